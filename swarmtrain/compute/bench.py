@@ -1,0 +1,62 @@
+"""A machine's own figures: how long one middle stage takes here, and how many stages its memory holds."""
+
+import asyncio
+import math
+
+import torch
+
+from swarmtrain.compute.lane import Kind, Lane, Task
+from swarmtrain.compute.stage import MiddleCompute
+from swarmtrain.core.config import RunConfig
+from swarmtrain.core.events import Measured
+from swarmtrain.core.sizes import memory_estimate
+from swarmtrain.core.units import format_bytes
+
+REPEATS = 3
+
+
+async def measure(config: RunConfig, lane: Lane, memory_bytes: int) -> Measured:
+    """Seconds of one microbatch through one middle stage: the best of three, of one block times its count.
+
+    Rounded up to a tenth of an octave, so that equal machines under a little noise report equal figures.
+    """
+    single = config.model_copy(
+        update={"model": config.model.model_copy(update={"blocks_per_stage": 1})}
+    )
+    compute = MiddleCompute(single, 1)
+    train, width = config.train, config.model.width
+    x_BTD = torch.ones(train.microbatch_size, train.sequence_length, width)
+    loop = asyncio.get_running_loop()
+    forward_seconds = backward_seconds = math.inf
+    for _ in range(REPEATS):
+        start = loop.time()
+        tape = await lane.submit(Task(Kind.FORWARD, 1), lambda: compute.forward(x_BTD))
+        middle = loop.time()
+        await lane.submit(
+            Task(Kind.BACKWARD, 1), lambda tape=tape: compute.backward(tape, x_BTD)  # type: ignore[misc]
+        )
+        forward_seconds = min(forward_seconds, middle - start)
+        backward_seconds = min(backward_seconds, loop.time() - middle)
+    blocks = config.model.blocks_per_stage
+    return Measured(
+        forward_seconds=_rounded_up(forward_seconds * blocks),
+        backward_seconds=_rounded_up(backward_seconds * blocks),
+        memory_bytes=memory_bytes,
+        reason=f"best of {REPEATS} microbatches of {train.microbatch_size} x {train.sequence_length}"
+        f" tokens through one block, times {blocks}; {format_bytes(memory_bytes)} may be used",
+    )
+
+
+def capacity_stages(config: RunConfig, vocab_size: int, memory_bytes: int) -> int:
+    """How many stages fit into `memory_bytes`, the edge among them."""
+    fitting = 0
+    while fitting <= config.model.stages:
+        stages = range(fitting + 1)
+        if memory_estimate(config, vocab_size, stages).total_bytes > memory_bytes:
+            break
+        fitting += 1
+    return fitting
+
+
+def _rounded_up(seconds: float) -> float:
+    return float(2.0 ** (math.ceil(10 * math.log2(max(seconds, 1e-9))) / 10))

@@ -1,0 +1,183 @@
+"""The compute lane: one task at a time per peer, in its own thread or inline on virtual time.
+
+Order (design.md section 4): state changes of the protocol first and in order of arrival, then backward and loss
+before forward, then the longest remaining round trip, then arrival.
+"""
+
+import asyncio
+import heapq
+import itertools
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class Kind(IntEnum):
+    """What a task is, in the order the lane prefers."""
+
+    STATE = 0
+    BACKWARD = 1
+    LOSS = 2
+    FORWARD = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """How the lane ranks and charges a task. `remaining` counts the route positions still ahead of it."""
+
+    kind: Kind
+    stage: int
+    remaining: int = 0
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        if self.kind is Kind.STATE:
+            return (0, 0)
+        urgent = 1 if self.kind in (Kind.BACKWARD, Kind.LOSS) else 2
+        return (urgent, -self.remaining)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """When a task ran, in loop seconds: for traces and for measured costs."""
+
+    task: Task
+    start_seconds: float
+    end_seconds: float
+
+
+Observer = Callable[[Span], None]
+
+
+class Lane(Protocol):
+    """Runs tasks one at a time."""
+
+    def submit(self, task: Task, work: Callable[[], T]) -> asyncio.Future[T]:
+        """Queue `work` at once; its outcome is the future's. Cancelling it does not stop a task that runs."""
+        ...
+
+    async def close(self) -> None:
+        """Refuse new tasks, end the running one, and leave no thread behind."""
+        ...
+
+
+class ThreadLane:
+    """Runs tasks in one thread of its own."""
+
+    def __init__(self, observe: Observer | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._observe = observe
+        self._queue: list[tuple[tuple[int, int], int, Task, Callable[[], Any], asyncio.Future[Any]]] = []
+        self._arrivals = itertools.count()
+        self._ready = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._work, name="compute-lane", daemon=True)
+        self._thread.start()
+
+    def submit(self, task: Task, work: Callable[[], T]) -> asyncio.Future[T]:
+        future: asyncio.Future[T] = self._loop.create_future()
+        with self._ready:
+            if self._closing:
+                future.cancel()
+                return future
+            heapq.heappush(self._queue, (task.rank, next(self._arrivals), task, work, future))
+            self._ready.notify()
+        return future
+
+    async def close(self) -> None:
+        with self._ready:
+            self._closing = True
+            waiting, self._queue = self._queue, []
+            self._ready.notify()
+        for *_, future in waiting:
+            future.cancel()
+        while self._thread.is_alive():
+            self._thread.join(timeout=0.001)
+            await asyncio.sleep(0)
+
+    def _work(self) -> None:
+        while True:
+            with self._ready:
+                while not self._queue and not self._closing:
+                    self._ready.wait()
+                if self._closing:
+                    return
+                _, _, task, work, future = heapq.heappop(self._queue)
+            if not future.cancelled():
+                self._run_one(task, work, future)
+
+    def _run_one(self, task: Task, work: Callable[[], Any], future: asyncio.Future[Any]) -> None:
+        start = self._loop.time()
+        result: Any = None
+        error: BaseException | None = None
+        try:
+            result = work()
+        except BaseException as problem:  # every outcome belongs to the waiter, none to this thread
+            error = problem
+        span = Span(task, start, self._loop.time())
+        self._loop.call_soon_threadsafe(self._deliver, span, future, result, error)
+
+    def _deliver(
+        self, span: Span, future: asyncio.Future[Any], result: Any, error: BaseException | None
+    ) -> None:
+        _settle(future, result, error)
+        if self._observe is not None:
+            self._observe(span)
+
+
+class VirtualLane:
+    """Runs tasks inline on a virtual clock and charges each its modelled seconds."""
+
+    def __init__(self, cost_seconds: Callable[[Task], float], observe: Observer | None = None) -> None:
+        self._cost_seconds, self._observe = cost_seconds, observe
+        self._queue: list[tuple[tuple[int, int], int, Task, Callable[[], Any], asyncio.Future[Any]]] = []
+        self._arrivals = itertools.count()
+        self._wake = asyncio.Event()
+        self._worker = asyncio.create_task(self._work(), name="compute-lane")
+
+    def submit(self, task: Task, work: Callable[[], T]) -> asyncio.Future[T]:
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._queue, (task.rank, next(self._arrivals), task, work, future))
+        self._wake.set()
+        return future
+
+    async def close(self) -> None:
+        self._worker.cancel()
+        await asyncio.gather(self._worker, return_exceptions=True)
+        for *_, future in self._queue:
+            future.cancel()
+        self._queue.clear()
+
+    async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            while not self._queue:
+                self._wake.clear()
+                await self._wake.wait()
+            _, _, task, work, future = heapq.heappop(self._queue)
+            if future.cancelled():
+                continue
+            start = loop.time()
+            await asyncio.sleep(self._cost_seconds(task))
+            result: Any = None
+            error: BaseException | None = None
+            try:
+                result = work()
+            except Exception as problem:
+                error = problem
+            _settle(future, result, error)
+            if self._observe is not None:
+                self._observe(Span(task, start, loop.time()))
+
+
+def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(result)

@@ -1,0 +1,71 @@
+"""One peer's copy of one stage: parameters, moments, the step's sum, and the move from step to step."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from swarmtrain.compute.accumulate import Contribution, new_accumulator, square_sum
+from swarmtrain.compute.flat import flat_digest
+from swarmtrain.compute.inner import Buffers, Update, adamw
+from swarmtrain.compute.stage import StageCompute
+from swarmtrain.core.config import RunConfig
+from swarmtrain.core.messages import Commit, StageDigest, StageSum
+from swarmtrain.core.types import Digest
+from swarmtrain.core.schedule import clip_factor
+
+
+@dataclass(slots=True)
+class ReducedSum:
+    """The sum over all replicas of a stage for one seal, and what REDUCED says of it."""
+
+    total: Tensor
+    facts: StageSum
+
+
+class Replica:
+    """State of one stage. Lane-only: no method may run beside another."""
+
+    def __init__(self, config: RunConfig, stage: int, compute: StageCompute) -> None:
+        self.stage, self.compute = stage, compute
+        self._optimizer = config.optimizer
+        self._accumulator = new_accumulator(config.train.accumulation, compute.flat.total)
+        zeros = torch.zeros_like
+        values = compute.flat.values
+        self.current = Buffers(values, zeros(values), zeros(values))
+        self._spare: Buffers | None = None
+
+    @property
+    def elements(self) -> int:
+        return self.compute.flat.total
+
+    @property
+    def total(self) -> Tensor:
+        """This replica's own sum of the step; int64 units in exact mode, fp32 in fast mode."""
+        return self._accumulator.total
+
+    def add(self, contribution: Contribution) -> None:
+        self._accumulator.add(contribution)
+
+    def retract(self, contribution: Contribution) -> None:
+        self._accumulator.retract(contribution)
+
+    def sealed(self, total: Tensor, tokens: int) -> ReducedSum:
+        """The facts of a reduced sum: digest and squared norm of the mean gradient."""
+        square, exponent = square_sum(total, tokens)
+        return ReducedSum(total, StageSum(self.stage, flat_digest(total), str(square), exponent))
+
+    def apply(self, reduced: ReducedSum, commit: Commit, clip_norm: float) -> StageDigest:
+        """Move to the next step in the second buffer; the old one stays as undo. Clears the sum."""
+        after = self._spare if self._spare is not None else Buffers.like(self.current.parameters)
+        update = Update(reduced.total, commit.tokens, clip_factor(commit.stages, clip_norm), commit.scalars)
+        spans = self.compute.flat.decayed_spans()
+        adamw(self.current, after, update, spans, self._optimizer)
+        self.current, self._spare = after, self.current
+        self.compute.flat.bind(after.parameters)
+        self._accumulator.clear()
+        return StageDigest(self.stage, self.digest())
+
+    def digest(self) -> Digest:
+        """SHA-256 of the flat parameters."""
+        return flat_digest(self.current.parameters)

@@ -1,0 +1,78 @@
+"""One stage's forward and backward on this machine: what a peer computes for a position of a route.
+
+Every function here runs on the compute lane, one at a time. Shapes: B microbatch, T sequence, D width, V vocab.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from swarmtrain.compute.accumulate import Contribution
+from swarmtrain.compute.flat import FlatParameters
+from swarmtrain.core.config import RunConfig
+from swarmtrain.core.types import EDGE_STAGE
+from swarmtrain.model.stages import EdgeStage, build_edge, build_middle
+
+
+@dataclass(slots=True)
+class Tape:
+    """What backward needs of a forward: input, output and the graph between them."""
+
+    x_BTD: Tensor | None
+    y_BTD: Tensor
+
+
+class EdgeCompute:
+    """Stage 0: embedding at position 0, final norm, head and loss at the last position."""
+
+    def __init__(self, config: RunConfig, vocab_size: int) -> None:
+        self.module: EdgeStage = build_edge(config.model, vocab_size, config.run.seed)
+        self.flat = FlatParameters(self.module)
+        self._embed = [parameter for _, parameter in self.module.embed_parameters()]
+        self._head = [parameter for _, parameter in self.module.head_parameters()]
+        self._embed_spans = self.flat.spans(self._embed)
+        self._head_spans = self.flat.spans(self._head)
+
+    def embed(self, tokens_BT: Tensor) -> Tape:
+        return Tape(None, self.module.embed(tokens_BT))
+
+    def embed_backward(self, tape: Tape, gradient_BTD: Tensor) -> Contribution:
+        gradients = torch.autograd.grad(tape.y_BTD, self._embed, gradient_BTD)
+        return Contribution(self._embed_spans, gradients)
+
+    def loss(self, x_BTD: Tensor, targets_BT: Tensor) -> tuple[float, Tensor, Contribution]:
+        """Summed loss in nats, its gradient for the input, and the head's contribution."""
+        x_BTD = x_BTD.detach().requires_grad_()
+        loss = self.module.loss_sum(x_BTD, targets_BT)
+        gradient_BTD, *gradients = torch.autograd.grad(loss, [x_BTD, *self._head])
+        return float(loss.detach()), gradient_BTD, Contribution(self._head_spans, gradients)
+
+
+class MiddleCompute:
+    """Stages 1..S: a run of blocks that maps x_BTD to y_BTD."""
+
+    def __init__(self, config: RunConfig, stage: int) -> None:
+        self.module: nn.Module = build_middle(config.model, stage, config.run.seed)
+        self.flat = FlatParameters(self.module)
+        self._parameters = list(self.module.parameters())
+        self._spans = self.flat.spans(self._parameters)
+
+    def forward(self, x_BTD: Tensor) -> Tape:
+        x_BTD = x_BTD.detach().requires_grad_()
+        return Tape(x_BTD, self.module(x_BTD))
+
+    def backward(self, tape: Tape, gradient_BTD: Tensor) -> tuple[Tensor, Contribution]:
+        """The input gradient and the contribution, from the output gradient."""
+        assert tape.x_BTD is not None
+        inputs = [tape.x_BTD, *self._parameters]
+        input_gradient_BTD, *gradients = torch.autograd.grad(tape.y_BTD, inputs, gradient_BTD)
+        return input_gradient_BTD, Contribution(self._spans, gradients)
+
+
+StageCompute = EdgeCompute | MiddleCompute
+
+
+def build_compute(config: RunConfig, vocab_size: int, stage: int) -> StageCompute:
+    """The compute of `stage` with its initial parameters, which follow from (seed, stage) alone."""
+    return EdgeCompute(config, vocab_size) if stage == EDGE_STAGE else MiddleCompute(config, stage)

@@ -1,0 +1,203 @@
+"""Every fact worth recording (I7): what happened, to whom, and why. Layers hand them to a `Record`."""
+
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Base of all events; `kind` is the class name in snake case."""
+
+    @property
+    def kind(self) -> str:
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
+
+    def to_json(self) -> dict[str, Any]:
+        """The event as plain JSON values, `kind` first; bytes become hex."""
+        fields = {name: _plain(value) for name, value in asdict(self).items()}
+        return {"kind": self.kind, **fields}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    return value
+
+
+Record = Callable[[Event], None]
+"""How a layer reports an event; peer and coordinator decide where it goes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured(Event):
+    """A machine's own figures, as the self-test found them."""
+
+    forward_seconds: float
+    backward_seconds: float
+    memory_bytes: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Placed(Event):
+    """This peer takes these stages."""
+
+    peer: str
+    stages: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerJoined(Event):
+    peer: str
+    name: str
+    address: str
+    stages: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLeft(Event):
+    peer: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRefused(Event):
+    """A handshake was refused; nobody else is affected."""
+
+    peer: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LinkClosed(Event):
+    peer: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TermStarted(Event):
+    """An edge peer conducts from here on."""
+
+    peer: str
+    term: int
+    step: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepOpened(Event):
+    step: int
+    term: int
+    roster_version: int
+    peers: int
+    microbatches: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed(Event):
+    """A seal was assigned: who owns how many items."""
+
+    step: int
+    seal: int
+    owners: tuple[tuple[str, int], ...]
+    void: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StepCommitted(Event):
+    """A majority acknowledged the step (R10). `seconds` since the step before."""
+
+    step: int
+    loss: float
+    tokens: int
+    seconds: float
+    learning_rate: float
+    gradient_norm: float
+    void: tuple[int, ...]
+    parameters_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeyVoided(Event):
+    """A contribution or activation was not finite, or too large for the sum: the key counts nowhere."""
+
+    step: int
+    key: int
+    position: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rerouted(Event):
+    """A caller picked another replica for a position."""
+
+    step: int
+    key: int
+    position: int
+    from_peer: str
+    to_peer: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Banned(Event):
+    peer: str
+    seconds: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DuplicateDropped(Event):
+    """A repeated call was answered from store, or a surplus contribution was retracted."""
+
+    step: int
+    key: int
+    position: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BadMessage(Event):
+    """A message failed its checks (I5); it cost its sender, nobody else."""
+
+    peer: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Diverged(Event):
+    """Replicas of a stage disagree on a digest."""
+
+    step: int
+    stage: int
+    what: str
+    digests: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointSaved(Event):
+    step: int
+    path: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunStopped(Event):
+    step: int
+    finished: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Noted(Event):
+    """A fact without a type of its own; `what` names it."""
+
+    what: str
+    detail: str

@@ -1,0 +1,337 @@
+"""The step protocol's messages as frozen values (protocol.md, rules R1 to R16).
+
+They carry no run hash: the link's handshake binds a link to one run, and the transport adds it. `seal` is the
+seal number n of a step, `base` the digest of the decisions that led to the step's parameters. Key sets travel
+as bitmaps, little-endian by key index, one per position.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from swarmtrain.core.types import Digest, Item, PeerId, Roster
+
+
+@dataclass(frozen=True, slots=True)
+class PositionKeys:
+    """The keys of one position, as a bitmap."""
+
+    position: int
+    keys: bytes
+
+
+def pack_items(items: Iterable[Item]) -> tuple[PositionKeys, ...]:
+    """Items as one bitmap per position, positions ascending."""
+    bitmaps: dict[int, int] = {}
+    for position, key in items:
+        bitmaps[position] = bitmaps.get(position, 0) | 1 << key
+    return tuple(
+        PositionKeys(position, bits.to_bytes((bits.bit_length() + 7) // 8, "little"))
+        for position, bits in sorted(bitmaps.items())
+    )
+
+
+def unpack_items(packed: Iterable[PositionKeys]) -> tuple[Item, ...]:
+    """The items in `packed`, ascending."""
+    items: list[Item] = []
+    for entry in packed:
+        bits = int.from_bytes(entry.keys, "little")
+        while bits:
+            lowest = bits & -bits
+            items.append((entry.position, lowest.bit_length() - 1))
+            bits ^= lowest
+    return tuple(sorted(items))
+
+
+@dataclass(frozen=True, slots=True)
+class KeyLoss:
+    """Summed loss of one key in nats over its tokens, as its head computed it."""
+
+    key: int
+    loss_sum: float
+
+
+@dataclass(frozen=True, slots=True)
+class StageSum:
+    """What a replica has after the reduce: the sum's digest, and its squared norm as `square_sum / 2**exponent`.
+
+    `square_sum` is decimal text because the integer has no bound.
+    """
+
+    stage: int
+    digest: Digest
+    square_sum: str
+    exponent: int
+
+
+@dataclass(frozen=True, slots=True)
+class StageDigest:
+    stage: int
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """The items whose gradient `peer` brings into the reduce."""
+
+    peer: PeerId
+    items: tuple[PositionKeys, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """A peer believed to hold a position of a key, to try first."""
+
+    position: int
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Freezes a step: keys 0..microbatches-1, their stage sequences, and the divisor in tokens (R14).
+
+    `sequences` has one entry that serves all keys, or one per key; an entry lists the middle stages visited.
+    `leads` says which edge starts which keys (items of position 0).
+    """
+
+    term: int
+    step: int
+    base: Digest
+    roster: Roster
+    leads: tuple[Ownership, ...]
+    microbatches: int
+    sequences: tuple[tuple[int, ...], ...]
+    tokens: int
+
+    def sequence(self, key: int) -> tuple[int, ...]:
+        return self.sequences[key if len(self.sequences) > 1 else 0]
+
+    def stage_at(self, position: int, key: int) -> int:
+        """The stage that position visits; embedding and head are stage 0."""
+        middle = self.sequence(key)
+        return middle[position - 1] if 1 <= position <= len(middle) else 0
+
+    def items(self) -> tuple[Item, ...]:
+        """Every item the step must hold exactly once, ascending."""
+        return tuple(
+            sorted(
+                (position, key)
+                for key in range(self.microbatches)
+                for position in range(len(self.sequence(key)) + 2)
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """An edge: these keys came back through the embedding."""
+
+    step: int
+    base: Digest
+    keys: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Freeze:
+    """Closes the step for seal `seal`; nothing accumulates from here on but what a Reopen lists (R5)."""
+
+    term: int
+    step: int
+    seal: int
+    roster: Roster
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a peer's accumulators hold; void keys had a non-finite or oversized contribution or activation."""
+
+    step: int
+    seal: int
+    held: tuple[PositionKeys, ...]
+    void: tuple[PositionKeys, ...]
+    losses: tuple[KeyLoss, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reopen:
+    """Admits the listed items again, so that missing runs can be re-driven."""
+
+    term: int
+    step: int
+    seal: int
+    roster: Roster
+    items: tuple[PositionKeys, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Redrive:
+    """Call a replica of `position` for `key` with kept bytes, or lead the key when `position` is 0 (R6)."""
+
+    term: int
+    step: int
+    seal: int
+    key: int
+    position: int
+    hints: tuple[Hint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Redriven:
+    """A re-driven run came back at `position`."""
+
+    step: int
+    seal: int
+    key: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    """One owner per item; a peer retracts what it holds and does not own, and all items of void keys.
+
+    `loss` is the mean over the tokens of keys that are not void, in nats; it rides along into the commit.
+    """
+
+    term: int
+    step: int
+    seal: int
+    roster: Roster
+    owners: tuple[Ownership, ...]
+    void: bytes
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reduced:
+    """A replica's reduce of `(term, step, seal)` ended; `stages` is empty when it could not serve the seal."""
+
+    term: int
+    step: int
+    seal: int
+    stages: tuple[StageSum, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scalars:
+    """Numbers every replica must use alike, computed once by the conductor (protocol.md, answer c)."""
+
+    learning_rate: float
+    bias_correction1: float
+    bias_correction2: float
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """The decision of step `step`: every replica applies the sum with this digest, or none does (R8).
+
+    `term` is the term of the reduce that was prepared, which a later conductor may spread unchanged.
+    """
+
+    term: int
+    step: int
+    seal: int
+    base: Digest
+    roster: Roster
+    stages: tuple[StageSum, ...]
+    scalars: Scalars
+    tokens: int
+    loss: float
+    void: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A commit as a conductor sends it, with the next step's opening on its back."""
+
+    term: int
+    commit: Commit
+    open: Open | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A replica applied; the digests of its parameters at `step`."""
+
+    step: int
+    base: Digest
+    stages: tuple[StageDigest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A majority is ready at `step`: what was kept for earlier steps may go (R10, R11)."""
+
+    term: int
+    step: int
+    stages: tuple[StageDigest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NewTerm:
+    """A candidate conductor asks the base roster for promises."""
+
+    term: int
+    step: int
+    base: Digest
+    roster: Roster
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A reduce that ended: what a replica could commit."""
+
+    term: int
+    seal: int
+    roster: Roster
+    stages: tuple[StageSum, ...]
+    void: bytes
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """No prepare of a lower term will be finished by this peer from now on."""
+
+    term: int
+    step: int
+    base: Digest
+    seal: int
+    last: Commit | None
+    prepared: Prepared | None
+    open: Open | None
+
+
+@dataclass(frozen=True, slots=True)
+class Nack:
+    """Somebody promised a higher term."""
+
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A peer that woke up or was cut off asks what was decided for `step` (R9)."""
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """The answer to Ask: the decision of the asked step."""
+
+    commit: Commit
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The run ends; `finished` says whether it reached its last step."""
+
+    term: int
+    step: int
+    finished: bool
+    reason: str
+
+
+StepMessage = (
+    Open | Done | Freeze | Held | Reopen | Redrive | Redriven | Assign | Reduced | Decision | Ready
+    | Release | NewTerm | Promise | Nack | Ask | Tell | Stop
+)  # fmt: skip

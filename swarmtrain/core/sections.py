@@ -1,0 +1,298 @@
+"""What can be configured: one frozen class per section of a RUN.toml, a description per field, and what cannot be.
+
+Reading files, overrides and writing are in config.py, which is also where others import these classes from. The
+ranges are wide but finite, because a configuration also arrives from the network (I5, I8).
+"""
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from swarmtrain.core.errors import ConfigError
+from swarmtrain.core.presets import PRESETS
+from swarmtrain.core.units import format_bytes, parse_bytes
+
+MIB = 1 << 20
+BYTE_TOKENS = 257
+"""Vocabulary of the byte tokenizer: 256 bytes and the end of a text."""
+
+CODEC_BYTES_PER_VALUE = {"none": 4.0, "bf16": 2.0, "int8": 1.0 + 4 / 256}
+"""Bytes on the wire per activation value; int8 carries one scale per block of 256."""
+
+
+def _whole_bytes(value: object) -> object:
+    """Pydantic takes a ValueError as the field's own fault and adds the key."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse_bytes(value)
+    except ConfigError as error:
+        raise ValueError(f"{error.what}; {error.remedy}") from error
+
+
+ByteCount = Annotated[int, BeforeValidator(_whole_bytes)]
+"""Bytes, as a number or as text with a unit such as "256MiB"."""
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, no unknown keys, no silent conversions, no infinities."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class RunSection(Section):
+    """The run as a whole."""
+
+    name: str = Field(
+        "run",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        description="Name of the run in logs and on the dashboard",
+    )
+    seed: int = Field(
+        1, ge=0, lt=1 << 63, description="Seed of initial values and of the data order"
+    )
+    steps: int = Field(100, ge=1, le=10**9, description="Steps to train")
+
+
+class ModelSection(Section):
+    """The model's shape. A preset fills the fields that are not set themselves."""
+
+    preset: str | None = Field(
+        None, description=f"Shape by name: {', '.join(PRESETS)}; fields that are set win"
+    )
+    family: str = Field(
+        "llama",
+        max_length=256,
+        pattern=r"^(llama|[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*)$",
+        description="Kind of block: llama, or your own as package.module:Name",
+    )
+    stages: int = Field(2, ge=1, le=512, description="Middle stages; the edge stage comes on top")
+    blocks_per_stage: int = Field(
+        1, ge=1, le=512, description="Transformer blocks per middle stage"
+    )
+    width: int = Field(128, ge=2, le=1 << 16, description="Width of the residual stream")
+    heads: int = Field(4, ge=1, le=1024, description="Attention heads; they split the width evenly")
+    kv_heads: int = Field(
+        2, ge=1, le=1024, description="Key and value heads, shared by attention heads"
+    )
+    ffn_width: int = Field(352, ge=1, le=1 << 18, description="Width inside the feed-forward part")
+    vocab_size: int = Field(0, ge=0, le=1 << 20, description="Vocabulary; 0 takes the tokenizer's")
+    tied: bool = Field(False, description="Whether the head shares the embedding's weights")
+    rope_base: float = Field(10_000.0, gt=1, le=1e9, description="Base of rotary positions")
+    norm_epsilon: float = Field(1e-5, gt=0, le=1, description="Added under the root in every norm")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, values: Any) -> Any:
+        name = values.get("preset") if isinstance(values, dict) else None
+        if not isinstance(name, str):
+            return values
+        if name not in PRESETS:
+            raise ConfigError(
+                f"model.preset = {name!r} is not a preset",
+                remedy=f"choose one of {', '.join(PRESETS)}",
+            )
+        return {**PRESETS[name].shape, **values}
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> "ModelSection":
+        if self.width % self.heads:
+            raise ConfigError(
+                f"model.width = {self.width} does not split over model.heads = {self.heads}",
+                "every head takes an equal slice of the width",
+                f"set model.width to a multiple of {self.heads}, or change model.heads",
+            )
+        if self.heads % self.kv_heads:
+            raise ConfigError(
+                f"model.kv_heads = {self.kv_heads} does not divide model.heads = {self.heads}",
+                "every key and value head serves the same number of attention heads",
+                f"set model.kv_heads to a divisor of {self.heads}",
+            )
+        if self.head_width % 2:
+            raise ConfigError(
+                f"model.width = {self.width} over model.heads = {self.heads} gives heads of an odd "
+                f"width, {self.head_width}",
+                "rotary positions turn the values of a head in pairs",
+                f"set model.width to a multiple of {2 * self.heads}",
+            )
+        return self
+
+    @property
+    def head_width(self) -> int:
+        return self.width // self.heads
+
+
+class DataSection(Section):
+    """What the model learns from."""
+
+    source: str = Field(
+        "stdlib",
+        max_length=4096,
+        pattern=r"^(stdlib|(text|shards|datasets):.+)$",
+        description="stdlib (Python's own sources), text:PATH, shards:FOLDER or datasets:NAME",
+    )
+    tokenizer: str = Field(
+        "bytes", min_length=1, max_length=4096, description="bytes, or the path of a tokenizer.json"
+    )
+    held_out: float = Field(0.02, gt=0, lt=1, description="Share of tokens kept for evaluation")
+
+
+class TrainSection(Section):
+    """What one step is made of."""
+
+    # 4096 is what a key bitmap on the wire may hold.
+    microbatches: int = Field(8, ge=1, le=4096, description="Microbatches per step")
+    microbatch_size: int = Field(4, ge=1, le=65_536, description="Samples per microbatch")
+    sequence_length: int = Field(128, ge=1, le=1 << 20, description="Tokens per sample")
+    accumulation: Literal["exact", "fast"] = Field(
+        "exact",
+        description="exact: sums in fixed point, bit for bit equal under faults; fast: in floats",
+    )
+
+    @property
+    def tokens_per_microbatch(self) -> int:
+        return self.microbatch_size * self.sequence_length
+
+
+class OptimizerSection(Section):
+    """AdamW and its learning rate: linear warm-up, then a cosine down to the last step."""
+
+    learning_rate: float = Field(3e-3, gt=0, le=100, description="Learning rate after warm-up")
+    warmup_steps: int = Field(10, ge=0, description="Steps over which the learning rate rises")
+    min_learning_rate_ratio: float = Field(
+        0.1, ge=0, le=1, description="Last learning rate / learning_rate"
+    )
+    beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the gradient average")
+    beta2: float = Field(0.95, ge=0, lt=1, description="Decay of the squared gradient average")
+    epsilon: float = Field(1e-8, gt=0, le=1, description="Added to the root of the squared average")
+    weight_decay: float = Field(0.1, ge=0, le=10, description="Decoupled weight decay")
+    clip_norm: float = Field(1.0, ge=0, description="Largest gradient norm; 0 turns clipping off")
+
+
+class WireSection(Section):
+    """How activations and gradients look between peers; every stage boundary uses it."""
+
+    codec: Literal["none", "bf16", "int8"] = Field(
+        "none", description="none: fp32, bf16: half the bytes, int8: a quarter (blockwise)"
+    )
+    zstd_level: int = Field(0, ge=0, le=19, description="zstd level; 0 turns compression off")
+
+
+class LimitsSection(Section):
+    """What a peer takes on before it pushes back; peers of one run may differ."""
+
+    in_flight: int = Field(8, ge=1, le=4096, description="Microbatches an edge keeps in flight")
+    slots_shared: int = Field(4, ge=0, le=4096, description="Compute slots besides one a position")
+    queue: int = Field(16, ge=0, le=65_536, description="Calls that wait for a slot before BUSY")
+    keys_per_step: int = Field(4096, ge=1, le=4096, description="Keys per step a peer can retain")
+    message_bytes: ByteCount = Field(
+        256 * MIB, ge=MIB, le=1 << 32, description="Largest message that is sent or accepted"
+    )
+    threads: int = Field(1, ge=1, le=1024, description="torch threads per peer")
+
+
+class LinksSection(Section):
+    """Timing and framing of links; both ends of a link use their own."""
+
+    heartbeat_seconds: float = Field(1.0, gt=0, le=60, description="Time between signs of life")
+    silence_seconds: float = Field(
+        4.0, gt=0, le=600, description="A call without any sign of life for this long is given up"
+    )
+    connect_seconds: float = Field(5.0, gt=0, le=600, description="Time to set up a link")
+    chunk_bytes: ByteCount = Field(MIB, ge=4096, le=MIB, description="Largest piece of a message")
+
+
+class SwarmSection(Section):
+    """Who must be there, and how long records in the directory live."""
+
+    min_peers: int = Field(1, ge=1, le=10_000, description="Peers needed to open the first step")
+    announce_seconds: float = Field(
+        30.0, ge=1, le=3600, description="Life of a record, renewed at a third"
+    )
+    join_seconds: float = Field(60.0, gt=0, le=3600, description="Time a newcomer has to join")
+
+
+class RunConfig(Section):
+    """One run, frozen: what `load_config` reads, what peers are sent, what a checkpoint records."""
+
+    run: RunSection = Field(default_factory=RunSection)
+    model: ModelSection = Field(default_factory=ModelSection)
+    data: DataSection = Field(default_factory=DataSection)
+    train: TrainSection = Field(default_factory=TrainSection)
+    optimizer: OptimizerSection = Field(default_factory=OptimizerSection)
+    wire: WireSection = Field(default_factory=WireSection)
+    limits: LimitsSection = Field(default_factory=LimitsSection)
+    links: LinksSection = Field(default_factory=LinksSection)
+    swarm: SwarmSection = Field(default_factory=SwarmSection)
+
+    @property
+    def hash(self) -> str:
+        """Hex SHA-256 of what peers must agree on for equal arithmetic.
+
+        Taken over canonical JSON (keys sorted, no spaces, floats by repr) of every section but `limits`, `links`
+        and `swarm`, and without `run.name` and `model.preset`, which name things and change no number.
+        """
+        agreed = self.model_dump(
+            exclude={
+                "limits": True,
+                "links": True,
+                "swarm": True,
+                "run": {"name"},
+                "model": {"preset"},
+            }
+        )
+        canonical = json.dumps(agreed, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """All settings as JSON; `config_from_json` gives an equal configuration back."""
+        return self.model_dump_json()
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> "RunConfig":
+        self._steps_fit()
+        self._limits_fit()
+        if self.data.tokenizer == "bytes" and 0 < self.model.vocab_size < BYTE_TOKENS:
+            raise ConfigError(
+                f"model.vocab_size = {self.model.vocab_size} is too small for the byte tokenizer",
+                f"data.tokenizer = 'bytes' has {BYTE_TOKENS} tokens",
+                f"set model.vocab_size to 0 or to at least {BYTE_TOKENS}",
+            )
+        return self
+
+    def _steps_fit(self) -> None:
+        warmup_steps, steps = self.optimizer.warmup_steps, self.run.steps
+        if warmup_steps > steps:
+            raise ConfigError(
+                f"optimizer.warmup_steps = {warmup_steps} is more than run.steps = {steps}",
+                "the learning rate would never reach its value",
+                f"set optimizer.warmup_steps to at most {steps}, or train longer",
+            )
+
+    def _limits_fit(self) -> None:
+        limits, train, links = self.limits, self.train, self.links
+        if limits.keys_per_step < train.microbatches:
+            raise ConfigError(
+                f"limits.keys_per_step = {limits.keys_per_step} is less than "
+                f"train.microbatches = {train.microbatches}",
+                "a stage with one replica must retain every key of a step",
+                f"set limits.keys_per_step to at least {train.microbatches}",
+            )
+        values = train.tokens_per_microbatch * self.model.width
+        activation_bytes = int(values * CODEC_BYTES_PER_VALUE[self.wire.codec])
+        if activation_bytes > limits.message_bytes:
+            raise ConfigError(
+                f"limits.message_bytes = {format_bytes(limits.message_bytes)} is less than one "
+                f"activation of {format_bytes(activation_bytes)}",
+                "an activation holds train.microbatch_size x train.sequence_length x model.width values",
+                "raise limits.message_bytes, or make the microbatch smaller",
+            )
+        if links.silence_seconds < 2 * links.heartbeat_seconds:
+            raise ConfigError(
+                f"links.silence_seconds = {links.silence_seconds} is less than two heartbeats of "
+                f"links.heartbeat_seconds = {links.heartbeat_seconds}",
+                "one late sign of life would break a healthy call",
+                f"set links.silence_seconds to at least {2 * links.heartbeat_seconds}",
+            )

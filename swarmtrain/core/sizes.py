@@ -1,0 +1,107 @@
+"""How many parameters a model has and how many bytes a peer needs for its stages: arithmetic, nothing allocated.
+
+Counts are those of the built-in Llama family; for a family of your own they are a guide only. D is the width, K
+the width of all key heads together, F the feed-forward width, V the vocabulary, T the tokens of a microbatch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from swarmtrain.core.sections import BYTE_TOKENS, ModelSection, RunConfig
+from swarmtrain.core.types import EDGE_STAGE
+
+FLOAT_BYTES = 4
+FIXED_POINT_BYTES = 8
+
+
+def vocabulary(model: ModelSection, tokenizer_tokens: int = BYTE_TOKENS) -> int:
+    """Rows of the embedding: the configured vocabulary, or the tokenizer's where that is 0."""
+    return model.vocab_size or tokenizer_tokens
+
+
+def stage_parameters(model: ModelSection, vocab_size: int, stage: int) -> int:
+    """Parameters of one replica of `stage`; stage 0 is the edge, all middle stages are equal."""
+    if stage == EDGE_STAGE:
+        embedding = vocab_size * model.width
+        return embedding + model.width + (0 if model.tied else embedding)
+    return model.blocks_per_stage * _block_parameters(model)
+
+
+def parameter_count(model: ModelSection, vocab_size: int) -> int:
+    """Parameters of the whole model, each counted once."""
+    return sum(stage_parameters(model, vocab_size, stage) for stage in range(model.stages + 1))
+
+
+def _block_parameters(model: ModelSection) -> int:
+    """Two norms; query and output D x D; key and value D x K; gate, up and down D x F; no biases."""
+    width, key_width = model.width, model.kv_heads * model.head_width
+    return 2 * width + 2 * width * width + 2 * width * key_width + 3 * width * model.ffn_width
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryEstimate:
+    """Bytes a peer needs at the peak of a step, by what they are for.
+
+    The process itself comes on top: an interpreter with torch, gRPC and the DHT loaded is about 300 MB.
+    """
+
+    parameters_bytes: int
+    moments_bytes: int
+    accumulator_bytes: int
+    reduced_bytes: int
+    second_buffer_bytes: int
+    gradient_bytes: int
+    retained_bytes: int
+    graph_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        state = self.parameters_bytes + self.moments_bytes + self.second_buffer_bytes
+        sums = self.accumulator_bytes + self.reduced_bytes + self.gradient_bytes
+        return state + sums + self.retained_bytes + self.graph_bytes
+
+
+def memory_estimate(config: RunConfig, vocab_size: int, stages: Sequence[int]) -> MemoryEstimate:
+    """What hosting `stages` costs, so that a machine can refuse them with numbers before allocating.
+
+    Per parameter: 4 bytes for itself, 8 for two moments, 8 (exact) or 4 (fast) each for the accumulator and the
+    reduced sum, 12 for the second buffer that a commit is applied into (protocol.md, answer f: 40 in exact). The
+    gradient of one microbatch at a time is 4 per parameter of the largest hosted stage. Retained until the step is
+    committed (rule R11): three boundary tensors of T x D floats a key and stage. Graphs: see `_graph_floats`; one
+    slot is reserved for each position, and every shared slot may be taken by the hungriest position.
+    """
+    counts = [stage_parameters(config.model, vocab_size, stage) for stage in stages]
+    parameters = sum(counts)
+    sum_bytes = FIXED_POINT_BYTES if config.train.accumulation == "exact" else FLOAT_BYTES
+    boundary_bytes = config.train.tokens_per_microbatch * config.model.width * FLOAT_BYTES
+    slots = [
+        floats
+        for stage in stages
+        for floats in _graph_floats(config, vocab_size, is_edge=stage == EDGE_STAGE)
+    ]
+    graph_floats = sum(slots) + config.limits.slots_shared * max(slots, default=0)
+    return MemoryEstimate(
+        parameters_bytes=FLOAT_BYTES * parameters,
+        moments_bytes=2 * FLOAT_BYTES * parameters,
+        accumulator_bytes=sum_bytes * parameters,
+        reduced_bytes=sum_bytes * parameters,
+        second_buffer_bytes=3 * FLOAT_BYTES * parameters,
+        gradient_bytes=FLOAT_BYTES * max(counts, default=0),
+        retained_bytes=3 * boundary_bytes * config.train.microbatches * len(stages),
+        graph_bytes=FLOAT_BYTES * graph_floats,
+    )
+
+
+def _graph_floats(config: RunConfig, vocab_size: int, *, is_edge: bool) -> tuple[int, ...]:
+    """Floats kept between forward and backward of one microbatch, per position of the stage.
+
+    A block keeps per token 10 D (each norm its input, that divided by its root mean square, and its output: 6;
+    queries, keys and values of all heads: 3; attention output: 1) and 4 F (gate, its activation, up, their
+    product); measured, 3 to 4 % above what autograd saves. The head keeps 3 D and 2 V (log-probabilities and their
+    gradient), the embedding its output.
+    """
+    model, tokens = config.model, config.train.tokens_per_microbatch
+    if is_edge:
+        return tokens * model.width, tokens * (3 * model.width + 2 * vocab_size)
+    block_floats = tokens * (10 * model.width + 4 * model.ffn_width)
+    return (model.blocks_per_stage * block_floats,)

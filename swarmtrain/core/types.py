@@ -1,0 +1,96 @@
+"""The nouns of swarmtrain as frozen values (design.md section 2); stdlib only, shared by every layer.
+
+Positions on a route: 0 is the embedding, 1..n are the middle visits, n+1 is the head with the loss. Embedding
+and head are separate positions of the edge stage (rule R4), so an item of work is `(position, key index)`.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NewType
+
+PeerId = NewType("PeerId", str)
+"""Hex digest of a peer's public key; sorts the same on every machine."""
+
+Digest = bytes
+"""A SHA-256 digest, 32 bytes."""
+
+EDGE_STAGE = 0
+"""Stage 0: embedding, final norm, head and loss."""
+
+Item = tuple[int, int]
+"""`(position, key index)`: one contribution to one stage's gradient sum in one step."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Visit:
+    """One hop of a route: `peer` computes `stage`."""
+
+    stage: int
+    peer: PeerId
+
+
+Route = tuple[Visit, ...]
+"""Visits of positions 0..n+1 in order; the first and the last are edge visits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A peer as a roster names it; `stages` ascend, `address` is what other peers dial."""
+
+    peer: PeerId
+    stages: tuple[int, ...]
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """Who takes part in a step; members ascend by peer id so that every reader iterates alike."""
+
+    version: int
+    members: tuple[Member, ...]
+
+    @staticmethod
+    def of(version: int, members: Iterable[Member]) -> "Roster":
+        return Roster(version, tuple(sorted(members, key=lambda member: member.peer)))
+
+    @property
+    def peers(self) -> tuple[PeerId, ...]:
+        return tuple(member.peer for member in self.members)
+
+    def __contains__(self, peer: object) -> bool:
+        return any(member.peer == peer for member in self.members)
+
+    def member(self, peer: PeerId) -> Member | None:
+        return next((member for member in self.members if member.peer == peer), None)
+
+    def replicas(self, stage: int) -> tuple[PeerId, ...]:
+        """Peers that host `stage`, ascending."""
+        return tuple(member.peer for member in self.members if stage in member.stages)
+
+    @property
+    def edges(self) -> tuple[PeerId, ...]:
+        return self.replicas(EDGE_STAGE)
+
+    def without(self, peer: PeerId) -> "Roster":
+        return Roster(self.version + 1, tuple(m for m in self.members if m.peer != peer))
+
+    def missing_stages(self, stages: int) -> tuple[int, ...]:
+        """Stages 0..`stages` that no member hosts."""
+        covered = {stage for member in self.members for stage in member.stages}
+        return tuple(stage for stage in range(stages + 1) if stage not in covered)
+
+
+def is_majority(present: Iterable[PeerId], base: Roster) -> bool:
+    """Whether `present` outvotes the rest of `base`; in an even split the lowest edge has a second vote.
+
+    The second vote keeps two peers able to lose one and go on (protocol.md, answer a).
+    """
+    voters = frozenset(present)
+    votes = sum(1 for peer in base.peers if peer in voters)
+    total = len(base.members)
+    if total % 2 == 0 and base.edges:
+        votes += base.edges[0] in voters
+        total += 1
+    return 2 * votes > total
+
+

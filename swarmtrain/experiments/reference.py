@@ -1,0 +1,121 @@
+"""The yardstick: the same run as a plain single-process PyTorch loop, with no peer, link or protocol.
+
+It shares with the swarm only the arithmetic that equality to the bit needs (design.md section 4): one
+quantisation per (key, position), the integer norm, the order of scalar operations, the optimizer. Forward and
+backward here are ordinary autograd through the whole depth of the model.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from swarmtrain.compute.accumulate import Contribution, contribution_limit, is_summable
+from swarmtrain.compute.replica import Replica
+from swarmtrain.compute.stage import EdgeCompute, MiddleCompute
+from swarmtrain.core.config import RunConfig
+from swarmtrain.core.layout import parameters_sha256
+from swarmtrain.core.messages import Commit
+from swarmtrain.core.schedule import scalars_of
+from swarmtrain.core.types import Roster
+from swarmtrain.data.stream import Corpus, microbatch
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceStep:
+    """What one step of the loop did; `loss` is the mean over the keys that count, nan when none does."""
+
+    step: int
+    loss: float
+    tokens: int
+    void: tuple[int, ...]
+
+
+class Reference:
+    """The whole model in one process. `stages` are edge, middle 1..S in order."""
+
+    def __init__(self, config: RunConfig, corpus: Corpus, vocab_size: int) -> None:
+        self.config, self.corpus = config, corpus
+        self.edge = EdgeCompute(config, vocab_size)
+        self.middle = [MiddleCompute(config, stage) for stage in range(1, config.model.stages + 1)]
+        self.stages = [
+            Replica(config, stage, compute) for stage, compute in enumerate([self.edge, *self.middle])
+        ]
+
+    def train(self) -> Iterator[ReferenceStep]:
+        """Run all steps, yielding after each."""
+        for step in range(self.config.run.steps):
+            yield self._step(step)
+
+    def parameters_sha256(self) -> str:
+        return parameters_sha256([replica.digest() for replica in self.stages])
+
+    def _step(self, step: int) -> ReferenceStep:
+        train = self.config.train
+        limit = contribution_limit(train.microbatches)
+        losses: list[float] = []
+        void: list[int] = []
+        for index in range(train.microbatches):
+            loss, owners, contributions = self._microbatch(step, index)
+            if all(is_summable(contribution, limit) for contribution in contributions):
+                losses.append(loss)
+                for replica, contribution in zip(owners, contributions, strict=True):
+                    replica.add(contribution)
+            else:
+                void.append(index)
+        tokens = train.microbatches * train.tokens_per_microbatch
+        self._apply(step, tokens)
+        counted = train.tokens_per_microbatch * len(losses)
+        return ReferenceStep(step, sum(losses) / counted if counted else float("nan"), tokens, tuple(void))
+
+    def _microbatch(self, step: int, index: int) -> tuple[float, list[Replica], list[Contribution]]:
+        """Loss and one contribution per position, with the stage each belongs to."""
+        config = self.config
+        tokens_BT = torch.from_numpy(
+            microbatch(
+                self.corpus,
+                seed=config.run.seed,
+                step=step,
+                index=index,
+                microbatch_size=config.train.microbatch_size,
+                sequence_length=config.train.sequence_length,
+            )
+        )
+        embedded = self.edge.embed(tokens_BT[:, :-1])
+        # A tied embedding is used at both ends; its two gradients are rounded apart, as two positions.
+        start_BTD = embedded.y_BTD.detach().requires_grad_()
+        x_BTD = start_BTD
+        for compute in self.middle:
+            x_BTD = compute.module(x_BTD)
+        loss = self.edge.module.loss_sum(x_BTD, tokens_BT[:, 1:])
+        head = [parameter for _, parameter in self.edge.module.head_parameters()]
+        blocks = [list(compute.module.parameters()) for compute in self.middle]
+        wanted: list[Tensor] = [start_BTD, *head, *(p for block in blocks for p in block)]
+        gradient_BTD, *gradients = torch.autograd.grad(loss, wanted)
+        contributions = [self.edge.embed_backward(embedded, gradient_BTD)]
+        taken = len(head)
+        contributions.append(Contribution(self.edge.flat.spans(head), gradients[:taken]))
+        for compute, block in zip(self.middle, blocks, strict=True):
+            mine = gradients[taken : taken + len(block)]
+            contributions.append(Contribution(compute.flat.spans(block), mine))
+            taken += len(block)
+        return float(loss.detach()), [self.stages[0], self.stages[0], *self.stages[1:]], contributions
+
+    def _apply(self, step: int, tokens: int) -> None:
+        config = self.config
+        reduced = [replica.sealed(replica.total, tokens) for replica in self.stages]
+        commit = Commit(
+            term=0,
+            step=step,
+            seal=0,
+            base=b"",
+            roster=Roster.of(0, []),
+            stages=tuple(entry.facts for entry in reduced),
+            scalars=scalars_of(config.optimizer, step, config.run.steps),
+            tokens=tokens,
+            loss=0.0,
+            void=b"",
+        )
+        for replica, entry in zip(self.stages, reduced, strict=True):
+            replica.apply(entry, commit, config.optimizer.clip_norm)

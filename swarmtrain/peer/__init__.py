@@ -1,0 +1,1 @@
+"""The program a volunteer runs. Read worker.py first: it tells how a microbatch flows."""

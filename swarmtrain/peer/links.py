@@ -1,0 +1,88 @@
+"""A peer's open links by peer: dials when needed, keeps one per pair, tells who could not be reached."""
+
+import asyncio
+from collections.abc import Callable
+
+from swarmtrain.core.errors import LinkClosed, LinkError
+from swarmtrain.core.types import PeerId
+from swarmtrain.peer.tasks import Tasks
+from swarmtrain.transport.link import Handler, Hello, Link, Transport
+
+Resolve = Callable[[PeerId], str | None]
+"""A peer's address, if anybody told it."""
+
+
+class Links:
+    """Links to other peers. `unreachable(peer, reason)` is called when a dial or an open link failed."""
+
+    unreachable: Callable[[PeerId, str], None]
+
+    def __init__(
+        self, transport: Transport, handler: Handler, connect_seconds: float, resolve: Resolve
+    ) -> None:
+        self._transport, self._handler = transport, handler
+        self._connect_seconds, self._resolve = connect_seconds, resolve
+        self._open: dict[PeerId, dict[Link, None]] = {}
+        self._dialling: dict[PeerId, asyncio.Task[Link]] = {}
+        self._waiting: dict[PeerId, list[tuple[str, bytes]]] = {}
+        self._tasks = Tasks(failed=lambda error: None)
+        self.unreachable = lambda peer, reason: None
+
+    @property
+    def open_links(self) -> tuple[Link, ...]:
+        return tuple(link for links in self._open.values() for link in links)
+
+    def opened(self, link: Link) -> None:
+        self._open.setdefault(link.remote.peer, {})[link] = None
+
+    def closed(self, link: Link, reason: str) -> None:
+        """Forget the link; the last one to a peer makes that peer unreachable until it is dialled again."""
+        links = self._open.get(link.remote.peer, {})
+        links.pop(link, None)
+        if not links and self._open.pop(link.remote.peer, None) is not None:
+            self.unreachable(link.remote.peer, reason)
+
+    async def to(self, peer: PeerId) -> Link:
+        """An open link to `peer`, dialled if there is none. Raises LinkError, Refused or Incompatible."""
+        links = self._open.get(peer)
+        if links:
+            return next(iter(links))
+        dialling = self._dialling.get(peer)
+        if dialling is None:
+            dialling = self._tasks.spawn(self._dial(peer), f"dial {peer}")
+            self._dialling[peer] = dialling
+            dialling.add_done_callback(lambda _: self._dialling.pop(peer, None))
+        return await asyncio.shield(dialling)
+
+    def tell(self, peer: PeerId, method: str, meta: bytes) -> None:
+        """One-way control, in order per peer; dials first when there is no link yet."""
+        links = self._open.get(peer)
+        if links and peer not in self._waiting:
+            next(iter(links)).tell(method, meta)
+            return
+        waiting = self._waiting.setdefault(peer, [])
+        waiting.append((method, meta))
+        if len(waiting) == 1:
+            self._tasks.spawn(self._tell_after_dial(peer), f"tell {peer}")
+
+    async def close(self) -> None:
+        await self._tasks.close()
+
+    async def _dial(self, peer: PeerId) -> Link:
+        address = self._resolve(peer)
+        if not address:
+            raise LinkClosed(
+                f"peer {peer} has no known address", "", "it must dial us, or publish one"
+            )
+        hello: Hello = self._handler.hello()
+        return await self._transport.dial(address, hello, self._handler, self._connect_seconds)
+
+    async def _tell_after_dial(self, peer: PeerId) -> None:
+        try:
+            link = await self.to(peer)
+        except LinkError as error:
+            self._waiting.pop(peer, None)
+            self.unreachable(peer, error.what)
+            return
+        for method, meta in self._waiting.pop(peer, []):
+            link.tell(method, meta)

@@ -1,0 +1,154 @@
+"""One position of one key on the compute lane: forward, backward, loss, and what enters or leaves the sum.
+
+Everything here is local to a peer: it knows the stage replicas and the step protocol's admission, not the links.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from swarmtrain.compute.accumulate import Contribution, contribution_limit, is_summable
+from swarmtrain.compute.lane import Kind, Lane, Task
+from swarmtrain.compute.replica import Replica
+from swarmtrain.compute.stage import EdgeCompute, MiddleCompute, Tape
+from swarmtrain.core.messages import Open
+from swarmtrain.core.types import EDGE_STAGE, Item
+from swarmtrain.peer.store import Answer, Entry
+from swarmtrain.steps.effects import Effect
+from swarmtrain.steps.member import StepMember
+
+Samples = Callable[[int, int], Tensor]
+"""`(step, index)` to tokens (B, T+1)."""
+
+Perform = Callable[[list[Effect]], None]
+"""Carries out the step protocol's effects."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one position's backward yields; the embedding has no input gradient."""
+
+    gradient_BTD: Tensor | None
+    contribution: Contribution
+    summable: bool
+    loss_sum: float | None = None
+
+
+@dataclass(slots=True)
+class Positions:
+    """Computes positions with this peer's replicas. `failed` hears of broken work on the sums."""
+
+    member: StepMember
+    replicas: dict[int, Replica]
+    lane: Lane
+    samples: Samples
+    microbatches: int
+    perform: Perform
+    failed: Callable[[BaseException], None]
+
+    async def forward(self, opening: Open, entry: Entry) -> Tape:
+        task = self._task(Kind.FORWARD, opening, entry)
+        compute = self.replicas[entry.stage].compute
+        if isinstance(compute, EdgeCompute):
+            tokens_BT = self.samples(opening.step, entry.item[1])
+            return await self.lane.submit(task, lambda: compute.embed(tokens_BT[:, :-1]))
+        x_BTD = entry.x_BTD
+        assert x_BTD is not None
+        return await self.lane.submit(task, lambda: compute.forward(x_BTD))
+
+    async def backward(self, opening: Open, entry: Entry, tape: Tape) -> Work:
+        task = self._task(Kind.BACKWARD, opening, entry)
+        return await self.lane.submit(task, lambda: self._differentiate(entry, tape))
+
+    async def head(self, opening: Open, entry: Entry) -> Work:
+        tokens_BT = self.samples(opening.step, entry.item[1])
+        task = self._task(Kind.LOSS, opening, entry)
+        return await self.lane.submit(task, lambda: self._loss(entry, tokens_BT))
+
+    async def again(self, opening: Open, entry: Entry) -> Work:
+        """The same work once more, from what is kept."""
+        if is_head(opening, entry.item):
+            return await self.head(opening, entry)
+        return await self.backward(opening, entry, await self.forward(opening, entry))
+
+    # ---- the sum ------------------------------------------------------------------------------------------------
+
+    def take(self, entry: Entry, work: Work) -> Answer:
+        """Let the contribution into the sum if the protocol admits it, once (I1, R5); the answer for the caller.
+
+        The item counts as held from here on: the lane keeps the order of work on the sums, so whatever reads
+        the sum later sees this contribution.
+        """
+        if not work.summable:
+            return self.void(entry.item, "the gradient is not finite or too large for the sum")
+        if self.member.admits(entry.item):
+            self.member.accumulated(entry.item, work.loss_sum)
+            replica = self.replicas[entry.stage]
+            self._on_sum(entry.stage, lambda: replica.add(work.contribution))
+        gradient_BTD = work.gradient_BTD
+        return Answer(gradient_BTD if gradient_BTD is not None else torch.empty(0))
+
+    def void(self, item: Item, reason: str) -> Answer:
+        self.perform(self.member.voided(item, reason))
+        return Answer(None)
+
+    def retract(self, opening: Open, entry: Entry) -> None:
+        """Take a contribution out again, recomputed from kept x and dy."""
+        tokens_BT = (
+            self.samples(opening.step, entry.item[1]) if entry.stage == EDGE_STAGE else None
+        )
+        replica = self.replicas[entry.stage]
+
+        def work() -> None:
+            compute = replica.compute
+            if isinstance(compute, MiddleCompute):
+                assert entry.x_BTD is not None
+                again = self._differentiate(entry, compute.forward(entry.x_BTD))
+            else:
+                assert tokens_BT is not None
+                if entry.item[0] == 0:
+                    again = self._differentiate(entry, compute.embed(tokens_BT[:, :-1]))
+                else:
+                    again = self._loss(entry, tokens_BT)
+            replica.retract(again.contribution)
+
+        self._on_sum(entry.stage, work)
+
+    def _on_sum(self, stage: int, work: Callable[[], None]) -> None:
+        self.lane.submit(Task(Kind.STATE, stage), work).add_done_callback(self._report)
+
+    def _report(self, ended: "asyncio.Future[None]") -> None:
+        if not ended.cancelled() and (error := ended.exception()) is not None:
+            self.failed(error)
+
+    # ---- on the lane --------------------------------------------------------------------------------------------
+
+    def _differentiate(self, entry: Entry, tape: Tape) -> Work:
+        compute, dy_BTD = self.replicas[entry.stage].compute, entry.dy_BTD
+        assert dy_BTD is not None
+        if isinstance(compute, EdgeCompute):
+            contribution = compute.embed_backward(tape, dy_BTD)
+            return Work(None, contribution, self._is_summable(contribution))
+        gradient_BTD, contribution = compute.backward(tape, dy_BTD)
+        return Work(gradient_BTD, contribution, self._is_summable(contribution))
+
+    def _loss(self, entry: Entry, tokens_BT: Tensor) -> Work:
+        compute, x_BTD = self.replicas[EDGE_STAGE].compute, entry.x_BTD
+        assert isinstance(compute, EdgeCompute) and x_BTD is not None
+        loss_sum, gradient_BTD, contribution = compute.loss(x_BTD, tokens_BT[:, 1:])
+        return Work(gradient_BTD, contribution, self._is_summable(contribution), loss_sum)
+
+    def _is_summable(self, contribution: Contribution) -> bool:
+        return is_summable(contribution, contribution_limit(self.microbatches))
+
+    def _task(self, kind: Kind, opening: Open, entry: Entry) -> Task:
+        positions = len(opening.sequence(entry.item[1])) + 2
+        return Task(kind, entry.stage, positions - entry.item[0])
+
+
+def is_head(opening: Open, item: Item) -> bool:
+    """Whether the item is the last position of its key's route."""
+    return item[0] == len(opening.sequence(item[1])) + 1

@@ -1,0 +1,199 @@
+"""The group reduce: replicas of a stage end a seal with the same sum, all of it or none (I3, R16).
+
+Each replica owns one slice of the flat sum. It pulls that slice of everybody's immutable snapshot, adds them in
+the order of peer ids, and serves the result; then it pulls the other slices. Every piece is tagged with
+(step, term, seal) and taken only for the reader's own tag.
+"""
+
+import asyncio
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from swarmtrain.compute.lane import Kind, Lane, Task
+from swarmtrain.compute.replica import ReducedSum, Replica
+from swarmtrain.core.errors import WireError
+from swarmtrain.core.layout import ALIGN_ELEMENTS
+from swarmtrain.core.messages import StageSum
+from swarmtrain.core.types import PeerId
+from swarmtrain.peer.links import Links
+from swarmtrain.steps.effects import Reduce
+from swarmtrain.steps.member import StepMember
+from swarmtrain.transport.link import Buffer, Message
+from swarmtrain.transport.requests import PieceReply, PieceRequest, Status
+
+_DIGEST_BYTES = 16
+_DTYPES = {torch.int64: "int64", torch.float32: "float32"}
+
+Tag = tuple[int, int, int]
+"""(step, term, seal)"""
+
+
+@dataclass(slots=True)
+class Shared:
+    """What a replica serves to its siblings under one tag: its snapshot, and its slice once it is summed."""
+
+    snapshot: Tensor
+    reduced: Tensor
+    own_slice_done: bool = False
+
+
+def slice_bounds(elements: int, slices: int) -> list[tuple[int, int]]:
+    """Equal slices of a flat sum, starting on multiples of ALIGN_ELEMENTS; the last may be shorter or empty."""
+    width = -(-elements // (slices * ALIGN_ELEMENTS)) * ALIGN_ELEMENTS
+    return [
+        (min(index * width, elements), min((index + 1) * width, elements)) for index in range(slices)
+    ]
+
+
+class Reducer:
+    """Runs and serves reduces for the stages of one peer."""
+
+    def __init__(
+        self,
+        me: PeerId,
+        member: StepMember,
+        replicas: dict[int, Replica],
+        lane: Lane,
+        links: Links,
+        silence_seconds: float,
+    ) -> None:
+        self._me, self._member, self._replicas = me, member, replicas
+        self._lane, self._links, self._silence_seconds = lane, links, silence_seconds
+        self._shared: dict[tuple[Tag, int], Shared] = {}
+        self._changed = asyncio.Condition()
+        self.sums: dict[int, ReducedSum] = {}
+
+    async def reduce(self, effect: Reduce) -> tuple[StageSum, ...]:
+        """Reduce every stage of this peer; LinkError or WireError when a sibling fails."""
+        tag = (effect.step, effect.term, effect.seal)
+        self._shared = {known: shared for known, shared in self._shared.items() if known[0] == tag}
+        work = [
+            self._reduce_stage(tag, stage, effect, self._snapshot(stage, effect))
+            for stage in sorted(self._replicas)
+        ]
+        sums = await asyncio.gather(*work)
+        self.sums = {entry.facts.stage: entry for entry in sums}
+        return tuple(entry.facts for entry in sums)
+
+    def _snapshot(self, stage: int, effect: Reduce) -> "asyncio.Future[Tensor]":
+        """Queued at once, behind all work on the sum; a copy only if somebody else will read it."""
+        replica = self._replicas[stage]
+        alone = len(effect.roster.replicas(stage)) == 1
+        work = (lambda: replica.total) if alone else (lambda: replica.total.clone())
+        return self._lane.submit(Task(Kind.STATE, stage), work)
+
+    async def _reduce_stage(
+        self, tag: Tag, stage: int, effect: Reduce, snapshot_ready: "asyncio.Future[Tensor]"
+    ) -> ReducedSum:
+        replica, siblings = self._replicas[stage], effect.roster.replicas(stage)
+        snapshot = await snapshot_ready
+        state = Task(Kind.STATE, stage)
+        if len(siblings) == 1:
+            return await self._lane.submit(state, lambda: replica.sealed(snapshot, effect.tokens))
+        shared = Shared(snapshot, torch.empty_like(snapshot))
+        self._shared[tag, stage] = shared
+        await self._notify()
+        bounds = slice_bounds(snapshot.numel(), len(siblings))
+        rank = siblings.index(self._me)
+        await self._sum_own_slice(tag, stage, siblings, bounds[rank])
+        others = [index for index in range(len(siblings)) if index != rank]
+        pieces = await asyncio.gather(
+            *(self._pull(siblings[i], tag, stage, (i, len(siblings)), True, bounds[i]) for i in others)
+        )
+        for index, piece in zip(others, pieces, strict=True):
+            start, end = bounds[index]
+            shared.reduced[start:end].copy_(piece)
+        return await self._lane.submit(state, lambda: replica.sealed(shared.reduced, effect.tokens))
+
+    async def _sum_own_slice(
+        self, tag: Tag, stage: int, siblings: tuple[PeerId, ...], bounds: tuple[int, int]
+    ) -> None:
+        shared, rank = self._shared[tag, stage], siblings.index(self._me)
+        start, end = bounds
+        place = (rank, len(siblings))
+        others = [peer for peer in siblings if peer != self._me]
+        pulled = await asyncio.gather(
+            *(self._pull(peer, tag, stage, place, False, bounds) for peer in others)
+        )
+        pieces = dict(zip(others, pulled, strict=True))
+        pieces[self._me] = shared.snapshot[start:end]
+
+        def add() -> None:
+            out = shared.reduced[start:end].copy_(pieces[siblings[0]])
+            for peer in siblings[1:]:
+                out.add_(pieces[peer])
+
+        await self._lane.submit(Task(Kind.STATE, stage), add)
+        shared.own_slice_done = True
+        await self._notify()
+
+    async def _pull(
+        self,
+        peer: PeerId,
+        tag: Tag,
+        stage: int,
+        place: tuple[int, int],
+        reduced: bool,
+        bounds: tuple[int, int],
+    ) -> Tensor:
+        """One piece from a sibling, checked (I5)."""
+        count = bounds[1] - bounds[0]
+        link = await self._links.to(peer)
+        request = PieceRequest(*tag, stage, *place, reduced)
+        message = Message(request.encode())
+        answer = await link.call("piece", message, silence_seconds=self._silence_seconds)
+        reply = PieceReply.decode(answer.meta)
+        dtype = self._replicas[stage].total.dtype
+        expected = (Status.OK, _DTYPES[dtype], count, count * dtype.itemsize, _digest(answer.body))
+        got = (reply.status, reply.dtype, reply.count, len(answer.body), reply.digest)
+        if got != expected:
+            raise WireError(
+                f"peer {peer} sent a piece of a reduce that does not fit",
+                f"status {reply.status.name}, {reply.count} x {reply.dtype}, {len(answer.body)} bytes",
+                "the step is sealed again; see whether this peer's events repeat",
+            )
+        if not count:
+            return torch.empty(0, dtype=dtype)
+        return torch.frombuffer(answer.body, dtype=dtype)
+
+    # ---- serving ------------------------------------------------------------------------------------------------
+
+    async def piece(self, request: PieceRequest) -> tuple[PieceReply, Buffer]:
+        """A slice of this peer's snapshot or of the sum it made, once it is there; FENCED for old tags."""
+        tag = (request.step, request.term, request.seal)
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._is_past(tag) or self._has(tag, request))
+        shared = self._shared.get((tag, request.stage))
+        fits = shared is not None and 0 <= request.slice < request.slices <= shared.snapshot.numel()
+        if shared is None or not fits or not self._has(tag, request):
+            return PieceReply(Status.FENCED, "int64", 0, b""), b""
+        start, end = slice_bounds(shared.snapshot.numel(), request.slices)[request.slice]
+        piece = (shared.reduced if request.reduced else shared.snapshot)[start:end]
+        body = memoryview(piece.numpy()).cast("B") if end > start else b""
+        return PieceReply(Status.OK, _DTYPES[piece.dtype], end - start, _digest(body)), body
+
+    async def fence(self) -> None:
+        """The seal or the step changed: answer those who wait for what will never be."""
+        await self._notify()
+
+    def forget_before(self, step: int) -> None:
+        """Drop what was served for earlier steps."""
+        self._shared = {known: kept for known, kept in self._shared.items() if known[0][0] >= step}
+
+    def _is_past(self, tag: Tag) -> bool:
+        return tag < (self._member.step, self._member.term, self._member.ledger.seal)
+
+    def _has(self, tag: Tag, request: PieceRequest) -> bool:
+        shared = self._shared.get((tag, request.stage))
+        return shared is not None and (shared.own_slice_done or not request.reduced)
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+
+def _digest(body: Buffer) -> bytes:
+    return hashlib.sha256(body).digest()[:_DIGEST_BYTES]

@@ -1,0 +1,94 @@
+"""Everything a peer has once it knows its stages: replicas, worker, reducer, and the island's driver."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from swarmtrain.compute.lane import Kind, Lane, Task
+from swarmtrain.compute.replica import Replica
+from swarmtrain.compute.stage import build_compute
+from swarmtrain.core.config import RunConfig
+from swarmtrain.core.events import Record
+from swarmtrain.core.types import PeerId
+from swarmtrain.peer.hops import Hops
+from swarmtrain.peer.island import Island, Parts
+from swarmtrain.peer.links import Links
+from swarmtrain.peer.position import Positions, Samples
+from swarmtrain.peer.reduce import Reducer
+from swarmtrain.peer.worker import Worker
+from swarmtrain.steps.keys import first_base
+from swarmtrain.steps.member import StepMember
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a peer brings to its stages; the worlds differ in `lane` and in what is behind `links`."""
+
+    me: PeerId
+    config: RunConfig
+    vocab_size: int
+    lane: Lane
+    links: Links
+    samples: Samples
+    record: Record
+
+
+@dataclass(slots=True)
+class Runtime:
+    """A peer at work."""
+
+    member: StepMember
+    replicas: dict[int, Replica]
+    worker: Worker
+    reducer: Reducer
+    island: Island
+
+    async def close(self) -> None:
+        await self.island.close()
+        await self.worker.close()
+
+
+async def build_runtime(
+    setting: Setting,
+    stages: tuple[int, ...],
+    ended: Callable[[bool, str], None],
+    failed: Callable[[BaseException], None],
+) -> Runtime:
+    """Build the stages with their initial parameters on the lane, and wire the parts together."""
+    config, lane = setting.config, setting.lane
+    member = StepMember(setting.me, stages, 0, first_base(bytes.fromhex(config.hash)))
+    replicas: dict[int, Replica] = {}
+    for stage in stages:
+        replicas[stage] = await lane.submit(
+            Task(Kind.STATE, stage), lambda stage=stage: _build(setting, stage)  # type: ignore[misc]
+        )
+    positions = Positions(
+        member=member,
+        replicas=replicas,
+        lane=lane,
+        samples=setting.samples,
+        microbatches=config.train.microbatches,
+        perform=lambda effects: island.perform(effects),
+        failed=failed,
+    )
+    worker = Worker(config, positions, setting.record)
+    worker.hops = Hops(setting.me, config, worker, setting.links, setting.record)
+    silence_seconds = config.links.silence_seconds
+    reducer = Reducer(setting.me, member, replicas, lane, setting.links, silence_seconds)
+    parts = Parts(
+        me=setting.me,
+        config=config,
+        member=member,
+        worker=worker,
+        reducer=reducer,
+        replicas=replicas,
+        lane=lane,
+        links=setting.links,
+        record=setting.record,
+    )
+    island = Island(parts, ended, failed)
+    return Runtime(member, replicas, worker, reducer, island)
+
+
+def _build(setting: Setting, stage: int) -> Replica:
+    compute = build_compute(setting.config, setting.vocab_size, stage)
+    return Replica(setting.config, stage, compute)

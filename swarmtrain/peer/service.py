@@ -1,0 +1,147 @@
+"""What a peer answers on its links: who may come in, and which calls it serves."""
+
+import hashlib
+from collections.abc import Callable
+
+from swarmtrain.core.errors import Incompatible, Refused, WireError
+from swarmtrain.core.events import BadMessage, LinkClosed, Noted, PeerRefused, Record
+from swarmtrain.core.messages import StageDigest, StepMessage
+from swarmtrain.core.types import PeerId
+from swarmtrain.peer.links import Links
+from swarmtrain.peer.runtime import Runtime
+from swarmtrain.transport.link import Hello, Link, Message
+from swarmtrain.transport.messages import decode_step
+from swarmtrain.transport.requests import (
+    Description, FinishRequest, PieceRequest, ProcessRequest, StateReply, StateRequest, Status,
+)  # fmt: skip
+
+_DIGEST_BYTES = 16
+
+
+class Service:
+    """The transport's handler at a peer. `runtime` is None until the peer has its stages."""
+
+    links: Links
+
+    def __init__(
+        self,
+        hello: Callable[[], Hello],
+        describe: Callable[[], Description],
+        on_step: Callable[[PeerId, StepMessage], None],
+        on_finish: Callable[[str], None],
+        record: Record,
+    ) -> None:
+        self._hello, self._describe = hello, describe
+        self._on_step, self._on_finish, self._record = on_step, on_finish, record
+        self.runtime: Runtime | None = None
+
+    # ---- the transport's Handler --------------------------------------------------------------------------------
+
+    def hello(self) -> Hello:
+        return self._hello()
+
+    def check(self, hello: Hello) -> None:
+        """Refuse other versions, runs and corpora before they cost anything (I4)."""
+        if hello.role == "query":
+            return
+        try:
+            check_compatible(self._hello(), hello)
+        except Incompatible as error:
+            self._record(PeerRefused(hello.peer, f"{error.what}: {error.why}"))
+            raise
+        if hello.kernel_class != self._hello().kernel_class:
+            detail = f"{hello.peer}: {hello.kernel_class}; here: {self._hello().kernel_class}"
+            self._record(Noted("kernel classes differ, so bits may", detail))
+
+    def opened(self, link: Link) -> None:
+        self.links.opened(link)
+
+    def closed(self, link: Link, reason: str) -> None:
+        if link.remote.role != "query":
+            self._record(LinkClosed(link.remote.peer, reason))
+        self.links.closed(link, reason)
+
+    def tell(self, link: Link, method: str, meta: bytes) -> None:
+        if link.remote.role == "query":
+            raise WireError("a query may not tell anything", f"method {method}")
+        match method:
+            case "step":
+                self._on_step(link.remote.peer, decode_step(meta))
+            case "finish":
+                self._on_finish(FinishRequest.decode(meta).reason)
+            case _:
+                raise WireError("an unknown one-way method", method)
+
+    async def call(self, link: Link, method: str, request: Message) -> Message:
+        try:
+            return await self._answer(link, method, request)
+        except WireError as error:
+            self._record(BadMessage(link.remote.peer, f"{method}: {error.what} ({error.why})"))
+            raise
+
+    # ---- methods ------------------------------------------------------------------------------------------------
+
+    async def _answer(self, link: Link, method: str, request: Message) -> Message:
+        if method == "describe":
+            return Message(self._describe().encode())
+        if link.remote.role == "query":
+            raise Refused("a query may only ask for the description", f"method {method}")
+        runtime = self.runtime
+        if runtime is None:
+            raise Refused("this peer has no stages yet", "", "call again when it is in the roster")
+        match method:
+            case "process":
+                hop = ProcessRequest.decode(request.meta)
+                reply, body = await runtime.worker.process(link.remote.peer, hop, request.body)
+                return Message(reply.encode(), body)
+            case "piece":
+                piece, body = await runtime.reducer.piece(PieceRequest.decode(request.meta))
+                return Message(piece.encode(), body)
+            case "state":
+                return _state(runtime, StateRequest.decode(request.meta))
+            case _:
+                raise WireError("an unknown method", method)
+
+
+def check_compatible(here: Hello, there: Hello) -> None:
+    """Raise Incompatible when two processes cannot be in one run."""
+    if there.version != here.version:
+        raise Incompatible(
+            "the other side runs another version of swarmtrain",
+            f"{there.version or 'unknown'} against {here.version}",
+            "install the same version on both sides",
+        )
+    if there.run != here.run:
+        raise Incompatible(
+            "the other side belongs to another run",
+            f"its configuration hashes to {there.run.hex()[:12]}, this one to {here.run.hex()[:12]}",
+            "join with the configuration of the run, or leave --config out to take the run's own",
+        )
+    if here.corpus and there.corpus and there.corpus != here.corpus:
+        raise Incompatible(
+            "the other side has another corpus",
+            f"it hashes to {there.corpus[:12]}, here to {here.corpus[:12]}",
+            "use the same data (for stdlib: the same Python version) on every edge peer",
+        )
+
+
+def _state(runtime: Runtime, request: StateRequest) -> Message:
+    """A piece of a stage's parameters and moments at the step this peer holds."""
+    member, replica = runtime.member, runtime.replicas.get(request.stage)
+    fenced = StateReply(Status.FENCED, member.step, member.base, 0, (), b"")
+    if replica is None or request.step != member.step:
+        return Message(fenced.encode())
+    current = replica.current
+    flats = [current.parameters, current.moment1, current.moment2]
+    each_bytes = flats[0].numel() * flats[0].itemsize
+    which, start = divmod(request.offset_bytes, each_bytes)
+    if which >= len(flats):
+        return Message(fenced.encode())
+    end = min(start + request.length_bytes, each_bytes)
+    body = memoryview(flats[which].numpy()).cast("B")[start:end]
+    digests = (StageDigest(request.stage, replica.digest()),) if request.offset_bytes == 0 else ()
+    digest = hashlib.sha256(body).digest()[:_DIGEST_BYTES]
+    reply = StateReply(
+        Status.OK, member.step, member.base, len(flats) * each_bytes, digests, digest
+    )
+    return Message(reply.encode(), body)

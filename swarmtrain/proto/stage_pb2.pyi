@@ -1,0 +1,119 @@
+from swarmtrain.proto import step_pb2 as _step_pb2
+from swarmtrain.proto import tensor_pb2 as _tensor_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Status(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STATUS_UNSPECIFIED: _ClassVar[Status]
+    STATUS_OK: _ClassVar[Status]
+    STATUS_VOID: _ClassVar[Status]
+    STATUS_BUSY: _ClassVar[Status]
+    STATUS_FENCED: _ClassVar[Status]
+    STATUS_REFRESH: _ClassVar[Status]
+    STATUS_FULL: _ClassVar[Status]
+    STATUS_MISMATCH: _ClassVar[Status]
+STATUS_UNSPECIFIED: Status
+STATUS_OK: Status
+STATUS_VOID: Status
+STATUS_BUSY: Status
+STATUS_FENCED: Status
+STATUS_REFRESH: Status
+STATUS_FULL: Status
+STATUS_MISMATCH: Status
+
+class ProcessRequest(_message.Message):
+    __slots__ = ("step", "base", "roster_version", "key", "position", "route", "attempt", "tensor")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    ROSTER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    ROUTE_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    base: bytes
+    roster_version: int
+    key: int
+    position: int
+    route: _containers.RepeatedCompositeFieldContainer[_step_pb2.Visit]
+    attempt: int
+    tensor: _tensor_pb2.TensorHeader
+    def __init__(self, step: _Optional[int] = ..., base: _Optional[bytes] = ..., roster_version: _Optional[int] = ..., key: _Optional[int] = ..., position: _Optional[int] = ..., route: _Optional[_Iterable[_Union[_step_pb2.Visit, _Mapping]]] = ..., attempt: _Optional[int] = ..., tensor: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ...) -> None: ...
+
+class ProcessReply(_message.Message):
+    __slots__ = ("status", "reason", "step", "tensor")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_FIELD_NUMBER: _ClassVar[int]
+    status: Status
+    reason: str
+    step: int
+    tensor: _tensor_pb2.TensorHeader
+    def __init__(self, status: _Optional[_Union[Status, str]] = ..., reason: _Optional[str] = ..., step: _Optional[int] = ..., tensor: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ...) -> None: ...
+
+class PieceRequest(_message.Message):
+    __slots__ = ("step", "term", "seal", "stage", "slice", "slices", "reduced")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    SEAL_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    SLICE_FIELD_NUMBER: _ClassVar[int]
+    SLICES_FIELD_NUMBER: _ClassVar[int]
+    REDUCED_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    term: int
+    seal: int
+    stage: int
+    slice: int
+    slices: int
+    reduced: bool
+    def __init__(self, step: _Optional[int] = ..., term: _Optional[int] = ..., seal: _Optional[int] = ..., stage: _Optional[int] = ..., slice: _Optional[int] = ..., slices: _Optional[int] = ..., reduced: _Optional[bool] = ...) -> None: ...
+
+class PieceReply(_message.Message):
+    __slots__ = ("status", "dtype", "count", "digest")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    status: Status
+    dtype: str
+    count: int
+    digest: bytes
+    def __init__(self, status: _Optional[_Union[Status, str]] = ..., dtype: _Optional[str] = ..., count: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
+
+class StateRequest(_message.Message):
+    __slots__ = ("stage", "step", "offset_bytes", "length_bytes")
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_BYTES_FIELD_NUMBER: _ClassVar[int]
+    stage: int
+    step: int
+    offset_bytes: int
+    length_bytes: int
+    def __init__(self, stage: _Optional[int] = ..., step: _Optional[int] = ..., offset_bytes: _Optional[int] = ..., length_bytes: _Optional[int] = ...) -> None: ...
+
+class StateReply(_message.Message):
+    __slots__ = ("status", "step", "base", "total_bytes", "digests", "digest")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    status: Status
+    step: int
+    base: bytes
+    total_bytes: int
+    digests: _containers.RepeatedCompositeFieldContainer[_step_pb2.StageDigest]
+    digest: bytes
+    def __init__(self, status: _Optional[_Union[Status, str]] = ..., step: _Optional[int] = ..., base: _Optional[bytes] = ..., total_bytes: _Optional[int] = ..., digests: _Optional[_Iterable[_Union[_step_pb2.StageDigest, _Mapping]]] = ..., digest: _Optional[bytes] = ...) -> None: ...

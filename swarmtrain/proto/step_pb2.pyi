@@ -1,0 +1,399 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Visit(_message.Message):
+    __slots__ = ("stage", "peer")
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    stage: int
+    peer: str
+    def __init__(self, stage: _Optional[int] = ..., peer: _Optional[str] = ...) -> None: ...
+
+class Member(_message.Message):
+    __slots__ = ("peer", "stages", "address")
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    peer: str
+    stages: _containers.RepeatedScalarFieldContainer[int]
+    address: str
+    def __init__(self, peer: _Optional[str] = ..., stages: _Optional[_Iterable[int]] = ..., address: _Optional[str] = ...) -> None: ...
+
+class Roster(_message.Message):
+    __slots__ = ("version", "members")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    members: _containers.RepeatedCompositeFieldContainer[Member]
+    def __init__(self, version: _Optional[int] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ...) -> None: ...
+
+class PositionKeys(_message.Message):
+    __slots__ = ("position", "keys")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    keys: bytes
+    def __init__(self, position: _Optional[int] = ..., keys: _Optional[bytes] = ...) -> None: ...
+
+class KeyLoss(_message.Message):
+    __slots__ = ("key", "loss_sum")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    LOSS_SUM_FIELD_NUMBER: _ClassVar[int]
+    key: int
+    loss_sum: float
+    def __init__(self, key: _Optional[int] = ..., loss_sum: _Optional[float] = ...) -> None: ...
+
+class StageSum(_message.Message):
+    __slots__ = ("stage", "digest", "square_sum", "exponent")
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SQUARE_SUM_FIELD_NUMBER: _ClassVar[int]
+    EXPONENT_FIELD_NUMBER: _ClassVar[int]
+    stage: int
+    digest: bytes
+    square_sum: str
+    exponent: int
+    def __init__(self, stage: _Optional[int] = ..., digest: _Optional[bytes] = ..., square_sum: _Optional[str] = ..., exponent: _Optional[int] = ...) -> None: ...
+
+class StageDigest(_message.Message):
+    __slots__ = ("stage", "digest")
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    stage: int
+    digest: bytes
+    def __init__(self, stage: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
+
+class Ownership(_message.Message):
+    __slots__ = ("peer", "items")
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    peer: str
+    items: _containers.RepeatedCompositeFieldContainer[PositionKeys]
+    def __init__(self, peer: _Optional[str] = ..., items: _Optional[_Iterable[_Union[PositionKeys, _Mapping]]] = ...) -> None: ...
+
+class Hint(_message.Message):
+    __slots__ = ("position", "peer")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    peer: str
+    def __init__(self, position: _Optional[int] = ..., peer: _Optional[str] = ...) -> None: ...
+
+class Scalars(_message.Message):
+    __slots__ = ("learning_rate", "bias_correction1", "bias_correction2")
+    LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
+    BIAS_CORRECTION1_FIELD_NUMBER: _ClassVar[int]
+    BIAS_CORRECTION2_FIELD_NUMBER: _ClassVar[int]
+    learning_rate: float
+    bias_correction1: float
+    bias_correction2: float
+    def __init__(self, learning_rate: _Optional[float] = ..., bias_correction1: _Optional[float] = ..., bias_correction2: _Optional[float] = ...) -> None: ...
+
+class Sequence(_message.Message):
+    __slots__ = ("values",)
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, values: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Open(_message.Message):
+    __slots__ = ("term", "step", "base", "roster", "leads", "microbatches", "sequences", "tokens")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    ROSTER_FIELD_NUMBER: _ClassVar[int]
+    LEADS_FIELD_NUMBER: _ClassVar[int]
+    MICROBATCHES_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCES_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    step: int
+    base: bytes
+    roster: Roster
+    leads: _containers.RepeatedCompositeFieldContainer[Ownership]
+    microbatches: int
+    sequences: _containers.RepeatedCompositeFieldContainer[Sequence]
+    tokens: int
+    def __init__(self, term: _Optional[int] = ..., step: _Optional[int] = ..., base: _Optional[bytes] = ..., roster: _Optional[_Union[Roster, _Mapping]] = ..., leads: _Optional[_Iterable[_Union[Ownership, _Mapping]]] = ..., microbatches: _Optional[int] = ..., sequences: _Optional[_Iterable[_Union[Sequence, _Mapping]]] = ..., tokens: _Optional[int] = ...) -> None: ...
+
+class Done(_message.Message):
+    __slots__ = ("step", "base", "keys")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    base: bytes
+    keys: bytes
+    def __init__(self, step: _Optional[int] = ..., base: _Optional[bytes] = ..., keys: _Optional[bytes] = ...) -> None: ...
+
+class Freeze(_message.Message):
+    __slots__ = ("term", "step", "seal", "roster")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    SEAL_FIELD_NUMBER: _ClassVar[int]
+    ROSTER_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    step: int
+    seal: int
+    roster: Roster
+    def __init__(self, term: _Optional[int] = ..., step: _Optional[int] = ..., seal: _Optional[int] = ..., roster: _Optional[_Union[Roster, _Mapping]] = ...) -> None: ...
+
+class Held(_message.Message):
+    __slots__ = ("step", "seal", "held", "void", "losses")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    SEAL_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    VOID_FIELD_NUMBER: _ClassVar[int]
+    LOSSES_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    seal: int
+    held: _containers.RepeatedCompositeFieldContainer[PositionKeys]
+    void: _containers.RepeatedCompositeFieldContainer[PositionKeys]
+    losses: _containers.RepeatedCompositeFieldContainer[KeyLoss]
+    def __init__(self, step: _Optional[int] = ..., seal: _Optional[int] = ..., held: _Optional[_Iterable[_Union[PositionKeys, _Mapping]]] = ..., void: _Optional[_Iterable[_Union[PositionKeys, _Mapping]]] = ..., losses: _Optional[_Iterable[_Union[KeyLoss, _Mapping]]] = ...) -> None: ...
+
+class Reopen(_message.Message):
+    __slots__ = ("term", "step", "seal", "roster", "items")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    SEAL_FIELD_NUMBER: _ClassVar[int]
+    ROSTER_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    step: int
+    seal: int
+    roster: Roster
+    items: _containers.RepeatedCompositeFieldContainer[PositionKeys]
+    def __init__(self, term: _Optional[int] = ..., step: _Optional[int] = ..., seal: _Optional[int] = ..., roster: _Optional[_Union[Roster, _Mapping]] = ..., items: _Optional[_Iterable[_Union[PositionKeys, _Mapping]]] = ...) -> None: ...
+
+class Redrive(_message.Message):
+    __slots__ = ("term", "step", "seal", "key", "position", "hints")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    SEAL_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    HINTS_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    step: int
+    seal: int
+    key: int
+    position: int
+    hints: _containers.RepeatedCompositeFieldContainer[Hint]
+    def __init__(self, term: _Optional[int] = ..., step: _Optional[int] = ..., seal: _Optional[int] = ..., key: _Optional[int] = ..., position: _Optional[int] = ..., hints: _Optional[_Iterable[_Union[Hint, _Mapping]]] = ...) -> None: ...
+
+class Redriven(_message.Message):
+    __slots__ = ("step", "seal", "key", "position")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    SEAL_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    seal: int
+    key: int
+    position: int
+    def __init__(self, step: _Optional[int] = ..., seal: _Optional[int] = ..., key: _Optional[int] = ..., position: _Optional[int] = ...) -> None: ...
+
+class Assign(_message.Message):
+    __slots__ = ("term", "step", "seal", "roster", "owners", "void", "loss")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    SEAL_FIELD_NUMBER: _ClassVar[int]
+    ROSTER_FIELD_NUMBER: _ClassVar[int]
+    OWNERS_FIELD_NUMBER: _ClassVar[int]
+    VOID_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    step: int
+    seal: int
+    roster: Roster
+    owners: _containers.RepeatedCompositeFieldContainer[Ownership]
+    void: bytes
+    loss: float
+    def __init__(self, term: _Optional[int] = ..., step: _Optional[int] = ..., seal: _Optional[int] = ..., roster: _Optional[_Union[Roster, _Mapping]] = ..., owners: _Optional[_Iterable[_Union[Ownership, _Mapping]]] = ..., void: _Optional[bytes] = ..., loss: _Optional[float] = ...) -> None: ...
+
+class Reduced(_message.Message):
+    __slots__ = ("term", "step", "seal", "stages")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    SEAL_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    step: int
+    seal: int
+    stages: _containers.RepeatedCompositeFieldContainer[StageSum]
+    def __init__(self, term: _Optional[int] = ..., step: _Optional[int] = ..., seal: _Optional[int] = ..., stages: _Optional[_Iterable[_Union[StageSum, _Mapping]]] = ...) -> None: ...
+
+class Commit(_message.Message):
+    __slots__ = ("term", "step", "seal", "base", "roster", "stages", "scalars", "tokens", "loss", "void")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    SEAL_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    ROSTER_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    SCALARS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    VOID_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    step: int
+    seal: int
+    base: bytes
+    roster: Roster
+    stages: _containers.RepeatedCompositeFieldContainer[StageSum]
+    scalars: Scalars
+    tokens: int
+    loss: float
+    void: bytes
+    def __init__(self, term: _Optional[int] = ..., step: _Optional[int] = ..., seal: _Optional[int] = ..., base: _Optional[bytes] = ..., roster: _Optional[_Union[Roster, _Mapping]] = ..., stages: _Optional[_Iterable[_Union[StageSum, _Mapping]]] = ..., scalars: _Optional[_Union[Scalars, _Mapping]] = ..., tokens: _Optional[int] = ..., loss: _Optional[float] = ..., void: _Optional[bytes] = ...) -> None: ...
+
+class Decision(_message.Message):
+    __slots__ = ("term", "commit", "open")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_FIELD_NUMBER: _ClassVar[int]
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    commit: Commit
+    open: Open
+    def __init__(self, term: _Optional[int] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., open: _Optional[_Union[Open, _Mapping]] = ...) -> None: ...
+
+class Ready(_message.Message):
+    __slots__ = ("step", "base", "stages")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    base: bytes
+    stages: _containers.RepeatedCompositeFieldContainer[StageDigest]
+    def __init__(self, step: _Optional[int] = ..., base: _Optional[bytes] = ..., stages: _Optional[_Iterable[_Union[StageDigest, _Mapping]]] = ...) -> None: ...
+
+class Release(_message.Message):
+    __slots__ = ("term", "step", "stages")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    step: int
+    stages: _containers.RepeatedCompositeFieldContainer[StageDigest]
+    def __init__(self, term: _Optional[int] = ..., step: _Optional[int] = ..., stages: _Optional[_Iterable[_Union[StageDigest, _Mapping]]] = ...) -> None: ...
+
+class NewTerm(_message.Message):
+    __slots__ = ("term", "step", "base", "roster")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    ROSTER_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    step: int
+    base: bytes
+    roster: Roster
+    def __init__(self, term: _Optional[int] = ..., step: _Optional[int] = ..., base: _Optional[bytes] = ..., roster: _Optional[_Union[Roster, _Mapping]] = ...) -> None: ...
+
+class Prepared(_message.Message):
+    __slots__ = ("term", "seal", "roster", "stages", "void", "loss")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    SEAL_FIELD_NUMBER: _ClassVar[int]
+    ROSTER_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    VOID_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    seal: int
+    roster: Roster
+    stages: _containers.RepeatedCompositeFieldContainer[StageSum]
+    void: bytes
+    loss: float
+    def __init__(self, term: _Optional[int] = ..., seal: _Optional[int] = ..., roster: _Optional[_Union[Roster, _Mapping]] = ..., stages: _Optional[_Iterable[_Union[StageSum, _Mapping]]] = ..., void: _Optional[bytes] = ..., loss: _Optional[float] = ...) -> None: ...
+
+class Promise(_message.Message):
+    __slots__ = ("term", "step", "base", "seal", "last", "prepared", "open")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    SEAL_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    PREPARED_FIELD_NUMBER: _ClassVar[int]
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    step: int
+    base: bytes
+    seal: int
+    last: Commit
+    prepared: Prepared
+    open: Open
+    def __init__(self, term: _Optional[int] = ..., step: _Optional[int] = ..., base: _Optional[bytes] = ..., seal: _Optional[int] = ..., last: _Optional[_Union[Commit, _Mapping]] = ..., prepared: _Optional[_Union[Prepared, _Mapping]] = ..., open: _Optional[_Union[Open, _Mapping]] = ...) -> None: ...
+
+class Nack(_message.Message):
+    __slots__ = ("term",)
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    def __init__(self, term: _Optional[int] = ...) -> None: ...
+
+class Ask(_message.Message):
+    __slots__ = ("step",)
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    def __init__(self, step: _Optional[int] = ...) -> None: ...
+
+class Tell(_message.Message):
+    __slots__ = ("commit",)
+    COMMIT_FIELD_NUMBER: _ClassVar[int]
+    commit: Commit
+    def __init__(self, commit: _Optional[_Union[Commit, _Mapping]] = ...) -> None: ...
+
+class Stop(_message.Message):
+    __slots__ = ("term", "step", "finished", "reason")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    step: int
+    finished: bool
+    reason: str
+    def __init__(self, term: _Optional[int] = ..., step: _Optional[int] = ..., finished: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class StepEnvelope(_message.Message):
+    __slots__ = ("open", "done", "freeze", "held", "reopen", "redrive", "redriven", "assign", "reduced", "decision", "ready", "release", "new_term", "promise", "nack", "ask", "tell", "stop")
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    FREEZE_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    REOPEN_FIELD_NUMBER: _ClassVar[int]
+    REDRIVE_FIELD_NUMBER: _ClassVar[int]
+    REDRIVEN_FIELD_NUMBER: _ClassVar[int]
+    ASSIGN_FIELD_NUMBER: _ClassVar[int]
+    REDUCED_FIELD_NUMBER: _ClassVar[int]
+    DECISION_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
+    NEW_TERM_FIELD_NUMBER: _ClassVar[int]
+    PROMISE_FIELD_NUMBER: _ClassVar[int]
+    NACK_FIELD_NUMBER: _ClassVar[int]
+    ASK_FIELD_NUMBER: _ClassVar[int]
+    TELL_FIELD_NUMBER: _ClassVar[int]
+    STOP_FIELD_NUMBER: _ClassVar[int]
+    open: Open
+    done: Done
+    freeze: Freeze
+    held: Held
+    reopen: Reopen
+    redrive: Redrive
+    redriven: Redriven
+    assign: Assign
+    reduced: Reduced
+    decision: Decision
+    ready: Ready
+    release: Release
+    new_term: NewTerm
+    promise: Promise
+    nack: Nack
+    ask: Ask
+    tell: Tell
+    stop: Stop
+    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., freeze: _Optional[_Union[Freeze, _Mapping]] = ..., held: _Optional[_Union[Held, _Mapping]] = ..., reopen: _Optional[_Union[Reopen, _Mapping]] = ..., redrive: _Optional[_Union[Redrive, _Mapping]] = ..., redriven: _Optional[_Union[Redriven, _Mapping]] = ..., assign: _Optional[_Union[Assign, _Mapping]] = ..., reduced: _Optional[_Union[Reduced, _Mapping]] = ..., decision: _Optional[_Union[Decision, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., new_term: _Optional[_Union[NewTerm, _Mapping]] = ..., promise: _Optional[_Union[Promise, _Mapping]] = ..., nack: _Optional[_Union[Nack, _Mapping]] = ..., ask: _Optional[_Union[Ask, _Mapping]] = ..., tell: _Optional[_Union[Tell, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ...) -> None: ...

@@ -1,0 +1,121 @@
+"""The ballot that makes a conductor: terms, promises and takeover (rule R8, protocol.md answer a).
+
+A candidate asks the roster of the last commit for promises. With promises from a majority it finds out what
+the terms before it may have decided, and only then conducts.
+"""
+
+from dataclasses import dataclass
+
+from swarmtrain.core.messages import Commit, NewTerm, Open, Prepared, Promise
+from swarmtrain.core.types import Digest, PeerId, Roster, is_majority
+from swarmtrain.steps.effects import Effect, Send
+
+_RANK_BITS = 16
+
+
+def next_term(highest: int, rank: int) -> int:
+    """A term above `highest` that no other rank can pick: candidates never share a term."""
+    return ((highest >> _RANK_BITS) + 1) << _RANK_BITS | rank
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """Nobody has opened the step: open it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """This decision was made; spread it."""
+
+    commit: Commit
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """Every reachable member of the sealed roster prepared this: commit it."""
+
+    prepared: Prepared
+    open: Open
+
+
+@dataclass(frozen=True, slots=True)
+class Reseal:
+    """The step is open and undecided: freeze it again above `seal`."""
+
+    open: Open
+    seal: int
+
+
+Outcome = Fresh | Decided | Complete | Reseal
+
+
+class Candidate:
+    """One try at becoming conductor. Raises nothing; a higher term elsewhere ends it by Nack."""
+
+    def __init__(self, peer: PeerId, term: int, step: int, base: Digest, roster: Roster) -> None:
+        self.peer, self.term, self.step, self.base, self.roster = peer, term, step, base, roster
+        self.promises: dict[PeerId, Promise] = {}
+
+    def start(self) -> list[Effect]:
+        """Ask everybody in the base roster; repeat it to ask those again who have not answered."""
+        message = NewTerm(self.term, self.step, self.base, self.roster)
+        return [Send(peer, message) for peer in self.roster.peers if peer not in self.promises]
+
+    def promised(self, sender: PeerId, message: Promise) -> None:
+        if message.term == self.term and sender in self.roster:
+            self.promises[sender] = message
+
+    @property
+    def has_majority(self) -> bool:
+        return is_majority(self.promises, self.roster)
+
+    @property
+    def has_all(self) -> bool:
+        return len(self.promises) == len(self.roster.members)
+
+    def outcome(self) -> Outcome:
+        """What the promises say of the step; call it with a majority and all who can be reached."""
+        promises = [self.promises[peer] for peer in sorted(self.promises)]
+        for promise in promises:
+            if promise.last is not None and promise.last.step >= self.step:
+                return Decided(promise.last)
+        opens = [promise.open for promise in promises if promise.open is not None]
+        opening = next((entry for entry in opens if entry.step == self.step), None)
+        if opening is None:
+            return Fresh()
+        seal = max(promise.seal for promise in promises)
+        prepared = [promise.prepared for promise in promises if promise.prepared is not None]
+        if prepared:
+            highest = max(prepared, key=lambda entry: (entry.term, entry.seal))
+            if self._all_prepared(highest):
+                return Complete(highest, opening)
+        return Reseal(opening, seal)
+
+    def _all_prepared(self, wanted: Prepared) -> bool:
+        """Every promised member of the sealed roster holds this prepare, and together all its stages."""
+        identity = (wanted.term, wanted.seal)
+        stages: set[int] = set()
+        for peer, promise in self.promises.items():
+            if peer not in wanted.roster:
+                continue
+            own = promise.prepared
+            if own is None or (own.term, own.seal) != identity:
+                return False
+            stages |= {entry.stage for entry in own.stages}
+        covered = {stage for member in wanted.roster.members for stage in member.stages}
+        return stages == covered
+
+    def merged(self, wanted: Prepared) -> Prepared:
+        """`wanted` with the sums of all its stages, gathered from the promises."""
+        identity = (wanted.term, wanted.seal)
+        sums = {
+            entry.stage: entry
+            for peer in sorted(self.promises)
+            if (own := self.promises[peer].prepared) is not None
+            and (own.term, own.seal) == identity
+            for entry in own.stages
+        }
+        stages = tuple(sums[stage] for stage in sorted(sums))
+        return Prepared(
+            wanted.term, wanted.seal, wanted.roster, stages, wanted.void, wanted.loss
+        )

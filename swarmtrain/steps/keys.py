@@ -1,0 +1,50 @@
+"""What identifies a step's work: bitmaps of keys, the base digest that fences it, and who leads which key."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+from swarmtrain.core.messages import Commit, Ownership, pack_items
+from swarmtrain.core.types import Digest, PeerId
+
+
+def pack_keys(keys: Iterable[int]) -> bytes:
+    """Key indices as one little-endian bitmap."""
+    bits = 0
+    for key in keys:
+        bits |= 1 << key
+    return bits.to_bytes((bits.bit_length() + 7) // 8, "little")
+
+
+def unpack_keys(bitmap: bytes) -> tuple[int, ...]:
+    """The key indices in `bitmap`, ascending."""
+    bits = int.from_bytes(bitmap, "little")
+    return tuple(index for index in range(bits.bit_length()) if bits >> index & 1)
+
+
+def first_base(run: bytes) -> Digest:
+    """The base digest of step 0: the initial parameters follow from the run alone."""
+    return hashlib.sha256(b"swarmtrain step 0" + run).digest()
+
+
+def next_base(commit: Commit) -> Digest:
+    """The base digest after `commit`: a chain over the decisions, which determine the parameters.
+
+    It depends on what was applied and not on who decided it, so a step redone in another term with the same
+    sums leads to the same base (R10). READY compares the digests of the parameters themselves.
+    """
+    chain = hashlib.sha256(commit.base)
+    scalars = commit.scalars
+    facts: list[object] = [commit.step, commit.tokens, scalars.learning_rate.hex()]
+    facts += [scalars.bias_correction1.hex(), scalars.bias_correction2.hex()]
+    for entry in sorted(commit.stages, key=lambda stage_sum: stage_sum.stage):
+        facts += [entry.stage, entry.digest.hex(), entry.square_sum, entry.exponent]
+    chain.update(repr(facts).encode())
+    return chain.digest()
+
+
+def share_leads(microbatches: int, edges: Sequence[PeerId]) -> tuple[Ownership, ...]:
+    """Keys dealt round robin to the edges; every edge reads the same corpus, so any edge can lead any key."""
+    return tuple(
+        Ownership(edge, pack_items((0, key) for key in range(rank, microbatches, len(edges))))
+        for rank, edge in enumerate(edges)
+    )

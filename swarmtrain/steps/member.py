@@ -1,0 +1,276 @@
+"""A peer's side of the step protocol (rules R1 to R5, R8 to R11): what it admits, holds, prepares and applies.
+
+Inputs are `handle(sender, message)` and the local facts `admits`, `accumulated`, `driven`, `reduced`, `applied`;
+each returns effects. The machine holds no tensors: answers and gradients live with the worker.
+"""
+
+from dataclasses import dataclass, field
+
+from swarmtrain.core.events import DuplicateDropped, KeyVoided, Noted
+from swarmtrain.core.messages import (
+    Ask, Assign, Commit, Decision, Done, Freeze, Held, KeyLoss, Nack, NewTerm, Open, Prepared, Promise,
+    Ready, Redrive, Redriven, Reduced, Release, Reopen, StageDigest, StageSum, StepMessage, Stop, Tell,
+    pack_items, unpack_items,
+)  # fmt: skip
+from swarmtrain.core.types import Digest, Item, PeerId, Roster
+from swarmtrain.steps.effects import (
+    Advance, Apply, CancelReduce, Drive, Effect, End, Forget, Note, Reduce, Resync, Retract, Send,
+)  # fmt: skip
+from swarmtrain.steps.keys import next_base, pack_keys, unpack_keys
+
+
+@dataclass
+class Ledger:
+    """One step's facts at one peer; replaced as a whole at every commit."""
+
+    open: Open | None = None
+    seal: int = 0
+    closed: bool = False
+    reopened: set[Item] = field(default_factory=set)
+    held: set[Item] = field(default_factory=set)
+    void: set[Item] = field(default_factory=set)
+    losses: dict[int, float] = field(default_factory=dict)
+    leading: set[int] = field(default_factory=set)
+    led: set[int] = field(default_factory=set)
+    assign: Assign | None = None
+    prepared: Prepared | None = None
+    applying: Commit | None = None
+    after: Decision | None = None
+
+
+class StepMember:
+    """The state machine of one peer. `step` and `base` name the parameters it holds right now."""
+
+    def __init__(self, peer: PeerId, stages: tuple[int, ...], step: int, base: Digest) -> None:
+        self.peer, self.stages = peer, stages
+        self.step, self.base = step, base
+        self.term = 0
+        self.conductor: PeerId | None = None
+        self.last: Commit | None = None
+        self.ledger = Ledger()
+        self._early: list[tuple[PeerId, Open]] = []
+
+    @property
+    def roster(self) -> Roster | None:
+        """The roster of the open step, or of the last decision."""
+        if self.ledger.open is not None:
+            return self.ledger.open.roster
+        return self.last.roster if self.last is not None else None
+
+    # ---- local facts ------------------------------------------------------------------------------------------
+
+    def admits(self, item: Item) -> bool:
+        """Whether a contribution to `item` may enter the accumulators now (R5); never twice (I1)."""
+        ledger = self.ledger
+        if item in ledger.held or item in ledger.void:
+            return False
+        return not ledger.closed or item in ledger.reopened
+
+    def accumulated(self, item: Item, loss_sum: float | None) -> None:
+        """The contribution to `item` is in the accumulators; heads report the key's loss as well."""
+        self.ledger.held.add(item)
+        if loss_sum is not None:
+            self.ledger.losses[item[1]] = loss_sum
+
+    def voided(self, item: Item, reason: str) -> list[Effect]:
+        """The contribution to `item` cannot be summed: its key will count nowhere.
+
+        This is a finding about the key, not a contribution, so it is taken at any time (also once frozen).
+        """
+        if item in self.ledger.void:
+            return []
+        self.ledger.void.add(item)
+        return [Note(KeyVoided(self.step, item[1], item[0], reason))]
+
+    def driven(self, effect: Drive) -> list[Effect]:
+        """What `effect` asked for came back."""
+        if effect.step != self.step or self.conductor is None:
+            return []
+        ledger = self.ledger
+        if effect.seal:
+            if effect.seal != ledger.seal:
+                return []
+            message = Redriven(self.step, effect.seal, effect.key, effect.position)
+            return [Send(self.conductor, message)]
+        ledger.led.add(effect.key)
+        if ledger.closed or ledger.led < ledger.leading:
+            return []
+        return [Send(self.conductor, Done(self.step, self.base, pack_keys(ledger.led)))]
+
+    def reduced(self, term: int, seal: int, sums: tuple[StageSum, ...]) -> list[Effect]:
+        """The reduce of `(term, seal)` ended; a promise to a higher term voids it (R8)."""
+        assign = self.ledger.assign
+        if assign is None or (assign.term, assign.seal) != (term, seal) or term != self.term:
+            return []
+        self.ledger.prepared = Prepared(term, seal, assign.roster, sums, assign.void, assign.loss)
+        return self._to_conductor(Reduced(term, self.step, seal, sums))
+
+    def applied(self, commit: Commit, digests: tuple[StageDigest, ...]) -> list[Effect]:
+        """The decision is applied: move to the next step, and take up what came early."""
+        decision = self.ledger.after
+        self.step, self.base = commit.step + 1, next_base(commit)
+        self.ledger = Ledger()
+        effects: list[Effect] = [Advance(self.step, self.base)]
+        effects += self._to_conductor(Ready(self.step, self.base, digests))
+        if decision is not None and decision.open is not None and self.conductor is not None:
+            self._early.append((self.conductor, decision.open))
+        early, self._early = self._early, []
+        for sender, message in early:
+            effects += self.handle(sender, message)
+        return effects
+
+    # ---- messages -----------------------------------------------------------------------------------------------
+
+    def handle(self, sender: PeerId, message: StepMessage) -> list[Effect]:
+        """React to `message`; stale terms are answered with Nack, stale steps with the decision."""
+        match message:
+            case Tell(commit):
+                return self._decided(commit, None)
+            case Ask(step):
+                known = self.last is not None and self.last.step == step
+                return [Send(sender, Tell(self.last))] if known and self.last is not None else []
+            case Open() | Freeze() | Reopen() | Redrive() | Assign() | Decision() | NewTerm() | Release() | Stop():
+                return self._from_conductor(sender, message)
+            case _:
+                return []
+
+    def _from_conductor(
+        self,
+        sender: PeerId,
+        message: Open | Freeze | Reopen | Redrive | Assign | Decision | NewTerm | Release | Stop,
+    ) -> list[Effect]:
+        if message.term < self.term:
+            return [Send(sender, Nack(self.term))]
+        self.term, self.conductor = message.term, sender
+        match message:
+            case NewTerm():
+                return self._promise(sender, message)
+            case Decision(commit=commit):
+                return self._decided(commit, message)
+            case Release():
+                return self._release(message)
+            case Stop():
+                return [End(message.finished, message.reason)]
+        if message.step != self.step or self.ledger.applying is not None:
+            return self._other_step(sender, message)
+        match message:
+            case Open():
+                return self._open(message)
+            case Freeze():
+                return self._freeze(sender, message)
+            case Reopen():
+                return self._reopen(message)
+            case Redrive():
+                return self._redrive(message)
+            case Assign():
+                return self._assign(message)
+
+    def _other_step(
+        self, sender: PeerId, message: Open | Freeze | Reopen | Redrive | Assign
+    ) -> list[Effect]:
+        """A conductor that is behind hears the decision; one that is ahead is asked for it (R9)."""
+        if self.last is not None and message.step == self.last.step:
+            return [Send(sender, Tell(self.last))]
+        if message.step < self.step:
+            return []
+        if isinstance(message, Open):
+            self._early = [(sender, message)]
+        return [] if self.ledger.applying is not None else [Send(sender, Ask(self.step))]
+
+    def _open(self, message: Open) -> list[Effect]:
+        if message.base != self.base:
+            return [Resync(message.step, "the step opened on other parameters than this peer holds")]
+        ledger = self.ledger
+        ledger.open = message
+        mine = [
+            key
+            for share in message.leads
+            if share.peer == self.peer
+            for _, key in unpack_items(share.items)
+            if key not in ledger.leading
+        ]
+        ledger.leading.update(mine)
+        return [Drive(self.step, key, 0, 0, ()) for key in mine]
+
+    def _freeze(self, sender: PeerId, message: Freeze) -> list[Effect]:
+        ledger = self.ledger
+        if message.seal < ledger.seal:
+            return []
+        effects: list[Effect] = []
+        if message.seal > ledger.seal:
+            ledger.seal, ledger.closed, ledger.reopened = message.seal, True, set()
+            ledger.assign = ledger.prepared = None
+            effects.append(CancelReduce())
+        losses = tuple(KeyLoss(key, ledger.losses[key]) for key in sorted(ledger.losses))
+        held, void = pack_items(ledger.held), pack_items(ledger.void)
+        return [*effects, Send(sender, Held(self.step, message.seal, held, void, losses))]
+
+    def _reopen(self, message: Reopen) -> list[Effect]:
+        if message.seal == self.ledger.seal and self.ledger.assign is None:
+            self.ledger.reopened |= set(unpack_items(message.items))
+        return []
+
+    def _redrive(self, message: Redrive) -> list[Effect]:
+        if message.seal != self.ledger.seal or self.ledger.open is None:
+            return []
+        return [Drive(self.step, message.key, message.position, message.seal, message.hints)]
+
+    def _assign(self, message: Assign) -> list[Effect]:
+        """Keep what this peer owns, retract the rest, and reduce an immutable snapshot (R2, R5)."""
+        ledger = self.ledger
+        if message.seal != ledger.seal:
+            return []
+        if ledger.assign is not None:
+            prepared = ledger.prepared
+            if prepared is None or (prepared.term, prepared.seal) != (message.term, message.seal):
+                return []
+            return self._to_conductor(Reduced(message.term, self.step, message.seal, prepared.stages))
+        owned = {
+            item
+            for ownership in message.owners
+            if ownership.peer == self.peer
+            for item in unpack_items(ownership.items)
+        }
+        if not owned <= ledger.held or ledger.open is None:
+            return self._to_conductor(Reduced(message.term, self.step, message.seal, ()))
+        ledger.assign, ledger.reopened = message, set()
+        surplus = tuple(sorted(ledger.held - owned))
+        ledger.held = owned
+        effects: list[Effect] = [Retract(surplus)] if surplus else []
+        void = set(unpack_keys(message.void))
+        effects += [
+            Note(DuplicateDropped(self.step, key, position, "held here, owned elsewhere"))
+            for position, key in surplus
+            if key not in void
+        ]
+        tokens = ledger.open.tokens
+        return [*effects, Reduce(self.step, message.term, message.seal, message.roster, tokens)]
+
+    def _decided(self, commit: Commit, decision: Decision | None) -> list[Effect]:
+        """Apply a decision whose sums this peer has; otherwise its state must come from a sibling (R9)."""
+        if commit.step != self.step or self.ledger.applying is not None:
+            return []
+        if commit.base != self.base:
+            return [Resync(commit.step, "the decision was made on other parameters than this peer holds")]
+        prepared = self.ledger.prepared
+        mine = [entry for entry in commit.stages if entry.stage in self.stages]
+        if prepared is None or any(entry not in prepared.stages for entry in mine):
+            return [Resync(commit.step + 1, "a step was decided without this peer's sums")]
+        self.last = commit
+        self.ledger.applying, self.ledger.after = commit, decision
+        self.ledger.closed, self.ledger.reopened = True, set()
+        return [Apply(commit)]
+
+    def _promise(self, sender: PeerId, message: NewTerm) -> list[Effect]:
+        ledger = self.ledger
+        promise = Promise(
+            message.term, self.step, self.base, ledger.seal, self.last, ledger.prepared, ledger.open
+        )
+        note = Noted("promise", f"term {message.term} to {sender} at step {self.step}")
+        return [Send(sender, promise), Note(note)]
+
+    def _release(self, message: Release) -> list[Effect]:
+        return [Forget(message.step)] if message.step <= self.step else []
+
+    def _to_conductor(self, message: StepMessage) -> list[Effect]:
+        return [Send(self.conductor, message)] if self.conductor is not None else []

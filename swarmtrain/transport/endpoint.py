@@ -1,0 +1,98 @@
+"""One process's side of all its links: greeting over a fresh pipe, and the orderly end of everything."""
+
+import asyncio
+import logging
+
+from swarmtrain.core.errors import Incompatible, LinkClosed, LinkError, Refused, WireError
+from swarmtrain.transport.frames import Frame, Kind, error_frame, pack, read_error, unpack
+from swarmtrain.transport.link import PROTOCOL, Handler, Hello, LinkLimits
+from swarmtrain.transport.messages import decode, encode
+from swarmtrain.transport.mux import Mux
+from swarmtrain.transport.pipe import Pipe
+from swarmtrain.transport.tasks import Tasks
+
+logger = logging.getLogger(__name__)
+
+
+class Endpoint:
+    """The links and tasks that one transport owns."""
+
+    def __init__(self, limits: LinkLimits) -> None:
+        self._limits = limits
+        self._links: dict[Mux, None] = {}
+        self.tasks = Tasks()
+        self.closed = False
+
+    async def greet(self, pipe: Pipe, hello: Hello, handler: Handler) -> Mux:
+        """The dialler's greeting. Raises Refused, Incompatible, LinkClosed or WireError; the pipe is then closed."""
+        try:
+            await pipe.send(pack(Frame(Kind.HELLO, meta=encode(hello))))
+            frame = unpack(await pipe.receive(), self._limits)
+            if frame.kind is Kind.REFUSE:
+                raise read_error(frame)
+            remote = _read_hello(frame, Kind.WELCOME)
+            handler.check(remote)
+        except BaseException:
+            self.tasks.spawn(self._drop(pipe, "the greeting failed"), "drop pipe")
+            raise
+        return self._open(pipe, remote, handler)
+
+    async def accept(self, pipe: Pipe, handler: Handler) -> Mux | None:
+        """The listener's greeting; None when the link was refused or the other side made no sense."""
+        try:
+            async with asyncio.timeout(self._limits.silent_seconds):
+                remote = await self._check(pipe, handler)
+                await pipe.send(pack(Frame(Kind.WELCOME, meta=encode(handler.hello()))))
+        except (LinkError, WireError, TimeoutError) as error:
+            logger.info("a link was not opened: %s", error)
+            await self._drop(pipe, "the greeting failed")
+            return None
+        return self._open(pipe, remote, handler)
+
+    async def close(self) -> None:
+        """Close all links at once, then cancel the calls still being answered."""
+        self.closed = True
+        closing = [link.close("the other side shut down") for link in list(self._links)]
+        await asyncio.gather(*closing)
+        await self.tasks.cancel_all()
+
+    async def _check(self, pipe: Pipe, handler: Handler) -> Hello:
+        """The other side's Hello if it may come in; it is told why not before the error is raised here."""
+        try:
+            remote = _read_hello(unpack(await pipe.receive(), self._limits), Kind.HELLO)
+            handler.check(remote)
+        except (Refused, WireError) as error:
+            await pipe.send(pack(error_frame(Kind.REFUSE, 0, error)))
+            raise
+        return remote
+
+    def _open(self, pipe: Pipe, remote: Hello, handler: Handler) -> Mux:
+        link = Mux(pipe, remote, handler, self._limits, self.tasks)
+        self._links[link] = None
+        self.tasks.spawn(self._forget(link), f"forget {remote.peer}")
+        link.start()
+        return link
+
+    async def _forget(self, link: Mux) -> None:
+        await link.closed.wait()
+        del self._links[link]
+
+    async def _drop(self, pipe: Pipe, reason: str) -> None:
+        try:
+            async with asyncio.timeout(self._limits.farewell_seconds):
+                await pipe.close(reason)
+        except (TimeoutError, LinkClosed):
+            logger.debug("a pipe did not end in time: %s", reason)
+
+
+def _read_hello(frame: Frame, kind: Kind) -> Hello:
+    if frame.kind is not kind:
+        raise WireError("malformed greeting", f"{frame.kind.name} instead of {kind.name}")
+    hello = decode(Hello, frame.meta)
+    if hello.protocol != PROTOCOL:
+        raise Incompatible(
+            "the other side speaks another version of the link protocol",
+            f"protocol {hello.protocol} against {PROTOCOL}, swarmtrain {hello.version}",
+            "install the same version of swarmtrain on both sides",
+        )
+    return hello

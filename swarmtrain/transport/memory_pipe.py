@@ -1,0 +1,169 @@
+"""Pipes inside one process, with modelled latency and bandwidth in the running loop's time.
+
+A line joins two names in one direction; all pipes between them share it, so bytes queue behind each other.
+Frames are passed on by reference and arrive in order. A cut line holds what is under way, like TCP does
+until it gives up; nothing is lost inside a pipe.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from swarmtrain.core.errors import LinkClosed
+
+LINE_BUFFER_BYTES = 256 << 10
+"""What a sender may hand over before the line has carried it, like a socket's buffer."""
+
+
+class Line:
+    """One direction between two names; both figures are asked for each frame, so they may change."""
+
+    def __init__(
+        self, latency_seconds: Callable[[], float], bytes_per_second: Callable[[], float]
+    ) -> None:
+        self.latency_seconds, self.bytes_per_second = latency_seconds, bytes_per_second
+        self.cut = False
+        self.flows: dict[Flow, None] = {}
+        self._free_at_seconds = 0.0
+
+    def carry(self, frame_bytes: int, now_seconds: float) -> float:
+        """Put a frame behind what waits already; returns when its last byte leaves."""
+        begin = max(self._free_at_seconds, now_seconds)
+        self._free_at_seconds = begin + frame_bytes / self.bytes_per_second()
+        return self._free_at_seconds
+
+    def hold(self) -> None:
+        """Cut: nothing arrives until `release`."""
+        self.cut = True
+        for flow in self.flows:
+            flow.arm()
+
+    def release(self) -> None:
+        self.cut = False
+        for flow in self.flows:
+            flow.arm()
+
+    def stop_sender(self, reason: str) -> None:
+        """The machine at the sending end died: what has not left it is lost, then the flows end."""
+        self._free_at_seconds = asyncio.get_running_loop().time()
+        for flow in self.flows:
+            flow.lose_unsent()
+            flow.hang_up(reason)
+
+    def stop_receiver(self, reason: str) -> None:
+        """The machine at the receiving end died."""
+        for flow in list(self.flows):
+            flow.abandon(reason)
+
+
+class Flow:
+    """One pipe's frames in one direction."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._loop = asyncio.get_running_loop()
+        self._under_way: deque[tuple[float, float, bytes | None]] = deque()
+        self._arrived: deque[bytes] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._waiting: asyncio.Future[None] | None = None
+        self._last_arrival_seconds = 0.0
+        self._hung_up: str | None = None
+        self._ended: str | None = None
+        line.flows[self] = None
+
+    async def send(self, frame: bytes) -> None:
+        if self._hung_up is not None:
+            raise LinkClosed("the connection ended", self._hung_up)
+        line, now = self._line, self._loop.time()
+        left_seconds = line.carry(len(frame), now)
+        self._put(left_seconds, frame)
+        backlog_seconds = left_seconds - now - LINE_BUFFER_BYTES / line.bytes_per_second()
+        if backlog_seconds > 0:
+            await asyncio.sleep(backlog_seconds)
+
+    def hang_up(self, reason: str) -> None:
+        """The sending side ends: the receiver hears of it behind everything sent before."""
+        if self._hung_up is None:
+            self._hung_up = reason
+            self._put(self._loop.time(), None)
+
+    async def receive(self) -> bytes:
+        while not self._arrived:
+            if self._ended is not None:
+                raise LinkClosed("the connection ended", self._ended)
+            self._waiting = self._loop.create_future()
+            await self._waiting
+        return self._arrived.popleft()
+
+    def abandon(self, reason: str) -> None:
+        """The receiving side ends: what is under way goes nowhere."""
+        self._end(reason)
+        self._under_way.clear()
+        self.arm()
+
+    def lose_unsent(self) -> None:
+        now = self._loop.time()
+        while self._under_way and self._under_way[-1][0] > now:
+            self._under_way.pop()
+        self.arm()
+
+    def arm(self) -> None:
+        """Set the timer for the next arrival, if the line lets anything through."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._under_way and not self._line.cut:
+            self._timer = self._loop.call_at(self._under_way[0][1], self._arrive)
+
+    def _put(self, left_seconds: float, frame: bytes | None) -> None:
+        if self._ended is not None:
+            return
+        arrival_seconds = left_seconds + self._line.latency_seconds()
+        self._last_arrival_seconds = max(self._last_arrival_seconds, arrival_seconds)
+        self._under_way.append((left_seconds, self._last_arrival_seconds, frame))
+        if self._timer is None:
+            self.arm()
+
+    def _arrive(self) -> None:
+        now = self._loop.time()
+        while self._under_way and self._under_way[0][1] <= now:
+            frame = self._under_way.popleft()[2]
+            if frame is None:
+                self._end(self._hung_up or "")
+            else:
+                self._arrived.append(frame)
+        self._notify()
+        self.arm()
+
+    def _end(self, reason: str) -> None:
+        if self._ended is None:
+            self._ended = reason
+            self._line.flows.pop(self, None)
+            self._notify()
+
+    def _notify(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+
+class MemoryPipe:
+    """One side of two flows."""
+
+    def __init__(self, outward: Flow, inward: Flow) -> None:
+        self._outward, self._inward = outward, inward
+
+    async def send(self, frame: bytes) -> None:
+        await self._outward.send(frame)
+
+    async def receive(self) -> bytes:
+        return await self._inward.receive()
+
+    async def close(self, reason: str) -> None:
+        self._outward.hang_up(reason)
+        self._inward.abandon(reason)
+
+
+def pipe_pair(there: Line, back: Line) -> tuple[MemoryPipe, MemoryPipe]:
+    """The dialler's and the listener's side of a new pipe."""
+    outward, inward = Flow(there), Flow(back)
+    return MemoryPipe(outward, inward), MemoryPipe(inward, outward)

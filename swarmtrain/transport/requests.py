@@ -1,0 +1,157 @@
+"""What peers ask each other and a coordinator, as frozen values that encode themselves.
+
+A tensor's bytes travel as the body of the message whose meta is one of these.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Self
+
+from swarmtrain.core.messages import StageDigest
+from swarmtrain.core.tensors import TensorHeader
+from swarmtrain.core.types import Digest, PeerId, Route
+from swarmtrain.transport.messages import decode, encode
+
+
+class Encoded:
+    """A value with a protobuf message of the same name."""
+
+    __slots__ = ()
+
+    def encode(self) -> bytes:
+        return encode(self)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Raises WireError."""
+        return decode(cls, data)
+
+
+class Status(IntEnum):
+    """How a peer answered a hop, a reduce piece or a state request."""
+
+    OK = 1
+    VOID = 2
+    BUSY = 3
+    FENCED = 4
+    REFRESH = 5
+    FULL = 6
+    MISMATCH = 7
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRequest(Encoded):
+    """One hop of a microbatch; the body is the activation that `tensor` describes."""
+
+    step: int
+    base: Digest
+    roster_version: int
+    key: int
+    position: int
+    route: Route
+    attempt: int
+    tensor: TensorHeader
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessReply(Encoded):
+    """The input gradient of a hop as the body, or why there is none; `step` is the answering peer's."""
+
+    status: Status
+    reason: str
+    step: int
+    tensor: TensorHeader | None
+
+
+@dataclass(frozen=True, slots=True)
+class PieceRequest(Encoded):
+    """Slice `slice` of `slices` of a stage's sum under one seal: own contribution, or the `reduced` one."""
+
+    step: int
+    term: int
+    seal: int
+    stage: int
+    slice: int
+    slices: int
+    reduced: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PieceReply(Encoded):
+    """`count` numbers of `dtype` as the body; `digest` is the body's."""
+
+    status: Status
+    dtype: str
+    count: int
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class StateRequest(Encoded):
+    """A piece of a stage's state at `step`."""
+
+    stage: int
+    step: int
+    offset_bytes: int
+    length_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StateReply(Encoded):
+    """The piece as the body; `digests` are those of the whole stages, `digest` the piece's."""
+
+    status: Status
+    step: int
+    base: Digest
+    total_bytes: int
+    digests: tuple[StageDigest, ...]
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Describe(Encoded):
+    """What is this run? Asked by a machine that wants to join."""
+
+
+@dataclass(frozen=True, slots=True)
+class Description(Encoded):
+    """The run as a joining machine needs it; `directory` are DHT multiaddresses, `corpus` its digest."""
+
+    version: str
+    config_json: str
+    run: bytes
+    directory: tuple[str, ...]
+    addresses: tuple[str, ...]
+    coordinator: str
+    corpus: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventBatch(Encoded):
+    """A peer's events, one JSON line each; `dropped` counts those that did not fit before."""
+
+    peer: PeerId
+    lines: tuple[str, ...]
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True)
+class StatusReply(Encoded):
+    """The coordinator's view of the run."""
+
+    json: str
+
+
+@dataclass(frozen=True, slots=True)
+class FinishRequest(Encoded):
+    """An operator ends the run."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveRequest(Encoded):
+    """A peer leaves on its own."""
+
+    peer: PeerId
+    reason: str

@@ -1,0 +1,97 @@
+"""Parameter counts and memory: against figures worked out by hand and against known models."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from swarmtrain.core.config import ModelSection, RunConfig, load_config
+from swarmtrain.core.presets import PRESETS
+from swarmtrain.core.sizes import memory_estimate, parameter_count, stage_parameters, vocabulary
+
+# Published sizes of the models that two presets take their shape from.
+LLAMA_3_8B = 8_030_261_248
+LLAMA_3_2_1B = 1_235_814_400
+
+
+def test_parameters_by_hand() -> None:
+    model = ModelSection(stages=3, blocks_per_stage=2, width=8, heads=2, kv_heads=1, ffn_width=5)
+    query_output = 2 * 8 * 8
+    key_value = 2 * 8 * 4
+    feed_forward = 3 * 8 * 5
+    norms = 2 * 8
+    middle = 2 * (query_output + key_value + feed_forward + norms)
+    edge = 11 * 8 + 8 + 11 * 8
+    assert [stage_parameters(model, 11, stage) for stage in range(4)] == [edge] + 3 * [middle]
+    assert parameter_count(model, 11) == edge + 3 * middle
+
+
+def test_a_tied_head_is_counted_once() -> None:
+    plain, tied = ModelSection(tied=False), ModelSection(tied=True)
+    assert stage_parameters(plain, 257, 0) - stage_parameters(tied, 257, 0) == 257 * plain.width
+
+
+@pytest.mark.parametrize(("preset", "parameters"), [("8b", LLAMA_3_8B), ("1b", LLAMA_3_2_1B)])
+def test_presets_have_the_published_size(preset: str, parameters: int) -> None:
+    model = ModelSection(preset=preset)
+    assert parameter_count(model, vocabulary(model)) == parameters
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_valid_and_say_their_size(preset: str) -> None:
+    model = ModelSection(preset=preset)
+    number, unit = (
+        PRESETS[preset].description.split(" ")[0][:-1],
+        PRESETS[preset].description.split(" ")[0][-1],
+    )
+    said = float(number) * {"M": 1e6, "B": 1e9}[unit]
+    assert parameter_count(model, vocabulary(model)) == pytest.approx(said, rel=0.04)
+    assert f"{model.stages} middle stages" in PRESETS[preset].description
+
+
+def test_tiny_has_a_million_parameters_in_four_middle_stages() -> None:
+    model = ModelSection(preset="tiny")
+    assert parameter_count(model, vocabulary(model)) >= 1_000_000
+    assert model.stages == 4
+
+
+@pytest.mark.parametrize(("accumulation", "per_parameter"), [("exact", 40), ("fast", 32)])
+def test_bytes_per_parameter(accumulation: str, per_parameter: int) -> None:
+    config = load_config((), [f"train.accumulation={accumulation}"])
+    estimate = memory_estimate(config, 257, [1])
+    state = (
+        estimate.total_bytes
+        - estimate.gradient_bytes
+        - estimate.retained_bytes
+        - estimate.graph_bytes
+    )
+    assert state == per_parameter * stage_parameters(config.model, 257, 1)
+
+
+def test_retained_and_graphs_by_hand() -> None:
+    config = load_config(
+        (), ["train.microbatches=6", "train.microbatch_size=2", "train.sequence_length=16",
+             "model.width=8", "model.heads=2", "model.ffn_width=5", "limits.slots_shared=3"]
+    )  # fmt: skip
+    tokens = 2 * 16
+    middle = memory_estimate(config, 257, [1])
+    assert middle.retained_bytes == 3 * 6 * tokens * 8 * 4
+    assert middle.graph_bytes == 4 * (1 + 3) * tokens * (10 * 8 + 4 * 5)
+    edge = memory_estimate(config, 257, [0])
+    head = tokens * (3 * 8 + 2 * 257)
+    assert edge.graph_bytes == 4 * (tokens * 8 + (1 + 3) * head)
+
+
+def test_nothing_hosted_needs_nothing() -> None:
+    assert memory_estimate(RunConfig(), 257, []).total_bytes == 0
+
+
+@settings(deadline=None)
+@given(st.sets(st.integers(0, 8), min_size=1), st.integers(0, 8))
+def test_more_stages_never_need_less(stages: set[int], extra: int) -> None:
+    config = load_config((), ["model.stages=8"])
+    one = memory_estimate(config, 257, sorted(stages))
+    more = memory_estimate(config, 257, sorted(stages | {extra}))
+    assert more.total_bytes >= one.total_bytes
+    # Shared slots and the one gradient in work are not paid once a stage.
+    alone = sum(memory_estimate(config, 257, [stage]).total_bytes for stage in stages)
+    assert one.total_bytes <= alone
