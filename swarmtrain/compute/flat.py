@@ -56,7 +56,7 @@ class FlatParameters:
 
 def flat_digest(flat: Tensor) -> Digest:
     """SHA-256 of the raw little-endian bytes of a flat tensor, padding included."""
-    return hashlib.sha256(memoryview(flat.numpy()).cast("B")).digest()
+    return hashlib.sha256(flat.view(torch.uint8).numpy().data).digest()
 
 
 def _elements(shape: tuple[int, ...]) -> int:

@@ -201,3 +201,30 @@ class Noted(Event):
 
     what: str
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed(Event):
+    """A missing run of positions was driven again from kept bytes (R6)."""
+
+    step: int
+    key: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lost(Event):
+    """A peer of the roster cannot be reached any more."""
+
+    peer: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic(Event):
+    """What a peer's links carried in all, framing and retries included."""
+
+    peer: str
+    bytes_sent: int
+    bytes_received: int
+    calls: int

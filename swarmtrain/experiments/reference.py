@@ -7,10 +7,13 @@ backward here are ordinary autograd through the whole depth of the model.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from swarmtrain.checkpoint.stage_file import StageState
+from swarmtrain.checkpoint.store import save
 from swarmtrain.compute.accumulate import Contribution, contribution_limit, is_summable
 from swarmtrain.compute.replica import Replica
 from swarmtrain.compute.stage import EdgeCompute, MiddleCompute
@@ -50,6 +53,25 @@ class Reference:
 
     def parameters_sha256(self) -> str:
         return parameters_sha256([replica.digest() for replica in self.stages])
+
+    def save(self, folder: Path) -> Path:
+        """Write a checkpoint of the state after the last step. Raises StateError."""
+        states = (
+            StageState(
+                stage=replica.stage,
+                names_shapes=tuple(
+                    zip(replica.compute.flat.names, replica.compute.flat.shapes, strict=True)
+                ),
+                parameters=replica.current.parameters.numpy(),
+                moment1=replica.current.moment1.numpy(),
+                moment2=replica.current.moment2.numpy(),
+            )
+            for replica in self.stages
+        )
+        config_json = self.config.to_json()
+        base = bytes(32)
+        steps = self.config.run.steps
+        return save(folder, step=steps, base=base, config_json=config_json, states=states)
 
     def _step(self, step: int) -> ReferenceStep:
         train = self.config.train

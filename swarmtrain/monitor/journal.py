@@ -29,6 +29,10 @@ class Journal:
         """Append `event`; it survives this process when the call returns. Raises StateError."""
         self._lines.append(journal_line(event, time_seconds, peer))
 
+    def write_line(self, line: str) -> None:
+        """Append an entry that `journal_line` made elsewhere. Raises StateError."""
+        self._lines.append(line)
+
     def close(self) -> None:
         self._lines.close()
 

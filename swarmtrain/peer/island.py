@@ -12,7 +12,7 @@ from swarmtrain.compute.lane import Kind, Lane, Task
 from swarmtrain.compute.replica import Replica
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.errors import LinkError, WireError
-from swarmtrain.core.events import Noted, Record, StepCommitted, TermStarted
+from swarmtrain.core.events import Noted, Record, Replayed, StepCommitted, TermStarted
 from swarmtrain.core.layout import parameters_sha256
 from swarmtrain.core.messages import Commit, Nack, Prepared, Promise, StageDigest, StepMessage
 from swarmtrain.core.schedule import gradient_norm, scalars_of
@@ -174,6 +174,8 @@ class Island:
             await worker.lead(opening, effect.key, effect.hints)
         else:
             await worker.redrive(opening, (effect.position, effect.key), effect.hints)
+        if effect.seal:
+            self.parts.record(Replayed(effect.step, effect.key, effect.position))
         self.perform(self.parts.member.driven(effect))
 
     async def _reduce(self, effect: Reduce) -> None:

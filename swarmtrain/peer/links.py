@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 from swarmtrain.core.errors import LinkClosed, LinkError
 from swarmtrain.core.types import PeerId
 from swarmtrain.peer.tasks import Tasks
-from swarmtrain.transport.link import Handler, Hello, Link, Transport
+from swarmtrain.transport.link import Handler, Hello, Link, LinkStats, Transport
 
 Resolve = Callable[[PeerId], str | None]
 """A peer's address, if anybody told it."""
@@ -25,18 +26,30 @@ class Links:
         self._open: dict[PeerId, dict[Link, None]] = {}
         self._dialling: dict[PeerId, asyncio.Task[Link]] = {}
         self._waiting: dict[PeerId, list[tuple[str, bytes]]] = {}
+        self._past = LinkStats()
         self._tasks = Tasks(failed=lambda error: None)
         self.unreachable = lambda peer, reason: None
+
+    def totals(self) -> LinkStats:
+        """Bytes and calls over all links there ever were."""
+        totals = replace(self._past)
+        for link in self.open_links:
+            _add(totals, link.stats)
+        return totals
 
     @property
     def open_links(self) -> tuple[Link, ...]:
         return tuple(link for links in self._open.values() for link in links)
+
+    def is_open(self, link: Link) -> bool:
+        return link in self._open.get(link.remote.peer, {})
 
     def opened(self, link: Link) -> None:
         self._open.setdefault(link.remote.peer, {})[link] = None
 
     def closed(self, link: Link, reason: str) -> None:
         """Forget the link; the last one to a peer makes that peer unreachable until it is dialled again."""
+        _add(self._past, link.stats)
         links = self._open.get(link.remote.peer, {})
         links.pop(link, None)
         if not links and self._open.pop(link.remote.peer, None) is not None:
@@ -86,3 +99,9 @@ class Links:
             return
         for method, meta in self._waiting.pop(peer, []):
             link.tell(method, meta)
+
+
+def _add(totals: LinkStats, stats: LinkStats) -> None:
+    totals.bytes_sent += stats.bytes_sent
+    totals.bytes_received += stats.bytes_received
+    totals.calls += stats.calls

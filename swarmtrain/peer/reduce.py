@@ -172,7 +172,7 @@ class Reducer:
             return PieceReply(Status.FENCED, "int64", 0, b""), b""
         start, end = slice_bounds(shared.snapshot.numel(), request.slices)[request.slice]
         piece = (shared.reduced if request.reduced else shared.snapshot)[start:end]
-        body = memoryview(piece.numpy()).cast("B") if end > start else b""
+        body = piece.view(torch.uint8).numpy().data if end > start else b""
         return PieceReply(Status.OK, _DTYPES[piece.dtype], end - start, _digest(body)), body
 
     async def fence(self) -> None:

@@ -1,7 +1,11 @@
 """What a peer answers on its links: who may come in, and which calls it serves."""
 
 import hashlib
+import json
 from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
 
 from swarmtrain.core.errors import Incompatible, Refused, WireError
 from swarmtrain.core.events import BadMessage, LinkClosed, Noted, PeerRefused, Record
@@ -18,39 +22,42 @@ from swarmtrain.transport.requests import (
 _DIGEST_BYTES = 16
 
 
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """What the service asks of its session: who we are, and where one-way control goes."""
+
+    hello: Callable[[], Hello]
+    describe: Callable[[], Description]
+    on_step: Callable[[PeerId, StepMessage], None]
+    on_drain: Callable[[str], None]
+    on_finish: Callable[[str], None]
+
+
 class Service:
     """The transport's handler at a peer. `runtime` is None until the peer has its stages."""
 
     links: Links
 
-    def __init__(
-        self,
-        hello: Callable[[], Hello],
-        describe: Callable[[], Description],
-        on_step: Callable[[PeerId, StepMessage], None],
-        on_finish: Callable[[str], None],
-        record: Record,
-    ) -> None:
-        self._hello, self._describe = hello, describe
-        self._on_step, self._on_finish, self._record = on_step, on_finish, record
+    def __init__(self, calls: Calls, record: Record) -> None:
+        self._calls, self._record = calls, record
         self.runtime: Runtime | None = None
 
     # ---- the transport's Handler --------------------------------------------------------------------------------
 
     def hello(self) -> Hello:
-        return self._hello()
+        return self._calls.hello()
 
     def check(self, hello: Hello) -> None:
         """Refuse other versions, runs and corpora before they cost anything (I4)."""
         if hello.role == "query":
             return
         try:
-            check_compatible(self._hello(), hello)
+            check_compatible(self._calls.hello(), hello)
         except Incompatible as error:
             self._record(PeerRefused(hello.peer, f"{error.what}: {error.why}"))
             raise
-        if hello.kernel_class != self._hello().kernel_class:
-            detail = f"{hello.peer}: {hello.kernel_class}; here: {self._hello().kernel_class}"
+        if hello.kernel_class != self._calls.hello().kernel_class:
+            detail = f"{hello.peer}: {hello.kernel_class}; here: {self._calls.hello().kernel_class}"
             self._record(Noted("kernel classes differ, so bits may", detail))
 
     def opened(self, link: Link) -> None:
@@ -66,9 +73,11 @@ class Service:
             raise WireError("a query may not tell anything", f"method {method}")
         match method:
             case "step":
-                self._on_step(link.remote.peer, decode_step(meta))
+                self._calls.on_step(link.remote.peer, decode_step(meta))
+            case "drain":
+                self._calls.on_drain(FinishRequest.decode(meta).reason)
             case "finish":
-                self._on_finish(FinishRequest.decode(meta).reason)
+                self._calls.on_finish(FinishRequest.decode(meta).reason)
             case _:
                 raise WireError("an unknown one-way method", method)
 
@@ -83,7 +92,7 @@ class Service:
 
     async def _answer(self, link: Link, method: str, request: Message) -> Message:
         if method == "describe":
-            return Message(self._describe().encode())
+            return Message(self._calls.describe().encode())
         if link.remote.role == "query":
             raise Refused("a query may only ask for the description", f"method {method}")
         runtime = self.runtime
@@ -99,6 +108,8 @@ class Service:
                 return Message(piece.encode(), body)
             case "state":
                 return _state(runtime, StateRequest.decode(request.meta))
+            case "layout":
+                return _layout(runtime, StateRequest.decode(request.meta))
             case _:
                 raise WireError("an unknown method", method)
 
@@ -138,10 +149,19 @@ def _state(runtime: Runtime, request: StateRequest) -> Message:
     if which >= len(flats):
         return Message(fenced.encode())
     end = min(start + request.length_bytes, each_bytes)
-    body = memoryview(flats[which].numpy()).cast("B")[start:end]
+    body = flats[which].view(torch.uint8).numpy().data[start:end]
     digests = (StageDigest(request.stage, replica.digest()),) if request.offset_bytes == 0 else ()
     digest = hashlib.sha256(body).digest()[:_DIGEST_BYTES]
     reply = StateReply(
         Status.OK, member.step, member.base, len(flats) * each_bytes, digests, digest
     )
     return Message(reply.encode(), body)
+
+
+def _layout(runtime: Runtime, request: StateRequest) -> Message:
+    """Names and shapes of a stage's parameters, in the order of its flat layout, as JSON."""
+    replica = runtime.replicas.get(request.stage)
+    if replica is None:
+        raise WireError("this peer does not host that stage", f"stage {request.stage}")
+    flat = replica.compute.flat
+    return Message(b"", json.dumps(list(zip(flat.names, flat.shapes, strict=True))).encode())

@@ -1,6 +1,7 @@
 """A peer's life: join, measure, choose stages, serve, leave. The only place that joins discovery and the island."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,13 +11,15 @@ from swarmtrain.compute.bench import capacity_stages, measure
 from swarmtrain.compute.lane import Lane
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.errors import DirectoryError, LinkError, ModelError
-from swarmtrain.core.events import Measured, Noted, PeerJoined, PeerLeft, Placed, Record, RunStopped
+from swarmtrain.core.events import (
+    Lost, Measured, Noted, PeerJoined, PeerLeft, Placed, Record, RunStopped, Traffic,
+)  # fmt: skip
 from swarmtrain.core.messages import NewTerm, StepMessage
 from swarmtrain.core.types import Member, PeerId, Roster
 from swarmtrain.data.stream import Corpus, microbatch
 from swarmtrain.peer.links import Links
 from swarmtrain.peer.runtime import Runtime, Setting, build_runtime
-from swarmtrain.peer.service import Service
+from swarmtrain.peer.service import Calls, Service
 from swarmtrain.peer.tasks import Tasks
 from swarmtrain.plan.assign import Assignment, Candidate, assign
 from swarmtrain.swarm.directory import Directory
@@ -79,9 +82,8 @@ class Session:
         self._queued: list[tuple[PeerId, StepMessage]] = []
         self._locking: asyncio.Task[None] | None = None
         self._tasks = Tasks(self._failed)
-        self.service = Service(
-            self._hello, self._describe, self._on_step, self._on_finish, record
-        )
+        calls = Calls(self._hello, self._describe, self._on_step, self.leave, self._on_finish)
+        self.service = Service(calls, record)
         connect_seconds = config.links.connect_seconds
         self.links = Links(
             world.transport, self.service, connect_seconds, lambda peer: self._addresses.get(peer)
@@ -107,8 +109,8 @@ class Session:
         finally:
             placing.cancel()
 
-    async def close(self) -> None:
-        """Withdraw, close links, end all tasks. Safe to call at any point of the life."""
+    async def close(self, farewell: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Withdraw, close links, end all tasks; `farewell` runs while the links still stand."""
         await self._tasks.close()
         if self.runtime is not None:
             await self.runtime.close()
@@ -116,17 +118,32 @@ class Session:
             await self.world.directory.withdraw()
         except DirectoryError as error:
             self._record(Noted("could not withdraw from the directory", error.what))
+        self._record(self._traffic())
+        self._record(PeerLeft(self.options.me, self._reason()))
+        if farewell is not None:
+            await farewell()
         await self.links.close()
         await self.world.transport.close()
         await self.world.lane.close()
         await self.world.directory.close()
-        self._record(PeerLeft(self.options.me, self._reason()))
 
     def leave(self, reason: str) -> None:
         """End this peer's part of the run; a conductor ends the run with it."""
         if self.runtime is not None:
             self.runtime.island.stop(reason, finished=False)
         self._end(False, reason)
+
+    async def linger(self, seconds: float) -> None:
+        """Serve state and last messages until the coordinator has what it needs, or for `seconds`."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.released.wait()
+        except TimeoutError:
+            self._record(Noted("not released", f"nobody asked for this peer's state in {seconds:g} s"))
+
+    def _traffic(self) -> Traffic:
+        stats = self.links.totals()
+        return Traffic(self.options.me, stats.bytes_sent, stats.bytes_received, stats.calls)
 
     def _reason(self) -> str:
         done = self.outcome.done() and not self.outcome.cancelled()
@@ -289,12 +306,14 @@ class Session:
             await self.links.to(peer)
         except LinkError:
             runtime = self.runtime
-            if runtime is not None and not self.outcome.done():
-                self._record(Noted("peer lost", f"{peer}: {reason}"))
-                runtime.island.lost(peer)
+            if runtime is None or self.outcome.done():
+                return
+            if runtime.member.roster is not None and peer in runtime.member.roster:
+                self._record(Lost(peer, reason))
+            runtime.island.lost(peer)
 
     def _on_finish(self, reason: str) -> None:
-        """The coordinator has what it needs, or an operator ends the run."""
+        """The coordinator has what it needs of this peer."""
         self.leave(reason)
         self.released.set()
 

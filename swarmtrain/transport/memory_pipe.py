@@ -66,7 +66,6 @@ class Flow:
         self._arrived: deque[bytes] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._waiting: asyncio.Future[None] | None = None
-        self._last_arrival_seconds = 0.0
         self._hung_up: str | None = None
         self._ended: str | None = None
         line.flows[self] = None
@@ -118,9 +117,9 @@ class Flow:
     def _put(self, left_seconds: float, frame: bytes | None) -> None:
         if self._ended is not None:
             return
+        # The queue keeps the order: a frame that would arrive earlier waits for those before it.
         arrival_seconds = left_seconds + self._line.latency_seconds()
-        self._last_arrival_seconds = max(self._last_arrival_seconds, arrival_seconds)
-        self._under_way.append((left_seconds, self._last_arrival_seconds, frame))
+        self._under_way.append((left_seconds, arrival_seconds, frame))
         if self._timer is None:
             self.arm()
 

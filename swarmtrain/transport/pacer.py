@@ -12,7 +12,8 @@ from swarmtrain.core.errors import WireError
 from swarmtrain.transport.link import LinkLimits
 
 MIN_CHUNK_BYTES = 16 << 10
-FIRST_CHUNK_BYTES = 64 << 10
+FIRST_CHUNKS = 4
+"""What may be under way before anything is known of the line."""
 CHUNK_SECONDS = 0.02
 SLACK_SECONDS = 0.02
 SHORTEST_SECONDS = 1e-6
@@ -41,12 +42,12 @@ class Pacer:
         self.acked_bytes = 0
         self.acked_at_seconds = 0.0
         self.bytes_per_second = 0.0
-        self.chunk_bytes = min(FIRST_CHUNK_BYTES, limits.chunk_bytes)
+        self.chunk_bytes = min(MIN_CHUNK_BYTES, limits.chunk_bytes)
 
     @property
     def window_bytes(self) -> int:
         if not self.bytes_per_second:
-            return min(8 * self.chunk_bytes, self._limits.window_bytes)
+            return min(FIRST_CHUNKS * self.chunk_bytes, self._limits.window_bytes)
         horizon_seconds = 2 * self._round_trip_seconds + SLACK_SECONDS
         wanted = int(self.bytes_per_second * horizon_seconds)
         return min(max(wanted, 2 * self.chunk_bytes), self._limits.window_bytes)

@@ -12,8 +12,9 @@ import pytest
 from swarmtrain.core.clock import run_virtual
 from swarmtrain.core.errors import DirectoryError, WireError
 from swarmtrain.core.events import BadMessage, Event
-from swarmtrain.swarm import dht, records
-from swarmtrain.swarm.dht import DhtDirectory, DhtOptions
+from swarmtrain.swarm import records
+from swarmtrain.swarm.daemon import DhtOptions, start_node, stop_node
+from swarmtrain.swarm.dht import DhtDirectory, key_of
 from swarmtrain.swarm.directory import Directory, Entry
 from swarmtrain.swarm.identity import Identity
 from swarmtrain.swarm.memory_directory import MemoryDirectoryHub
@@ -95,9 +96,9 @@ class DhtWorld(World):
     async def inject(self, entry: Entry) -> None:
         if self.hostile is None:
             # A member that checks nothing, so it also serves what it stored to all who ask.
-            self.hostile = await dht._start(DhtOptions(bootstrap=self.bootstrap), None)
-            self.stack.push_async_callback(dht._stop_daemon, self.hostile.p2p)
-        key = dht._key(RUN)
+            self.hostile = await start_node(DhtOptions(bootstrap=self.bootstrap), None)
+            self.stack.push_async_callback(stop_node, self.hostile)
+        key = key_of(RUN)
         await self.hostile.store(key, entry.sealed, entry.expires, subkey=entry.peer)
 
 
@@ -170,6 +171,7 @@ def test_the_newest_record_wins(play: Play) -> None:
         assert second.sequence > first.sequence and second.expires > first.expires
         await world.inject(Entry(first.peer, seal(first, identity("ann")), first.expires))
         assert await bob.records() == (second,)
+        assert await (await world.join("late")).records() == (second,)
         assert not world.bad("bob")
 
     play(scenario)
@@ -202,6 +204,8 @@ def test_bad_entries_are_ignored_and_reported_once(play: Play) -> None:
         assert len(reasons) == len(bad), reasons
         assert len(set(reasons)) == len(bad)
         assert {event.peer for event in world.bad("bob")} == {e.peer for e in bad}
+        # Somebody new knows nothing but what the storing nodes kept.
+        assert await until(await world.join("late"), {"ann"}) == (true_record,)
 
     play(scenario)
 

@@ -509,11 +509,16 @@ def test_an_address_that_accepts_but_never_answers_fails_in_time(kind: str) -> N
         near = Watcher("near")
         started = asyncio.get_running_loop().time()
         if kind == "grpc":
-            server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+            accepted: list[asyncio.StreamWriter] = []
+            server = await asyncio.start_server(
+                lambda reader, writer: accepted.append(writer), "127.0.0.1", 0
+            )
             port = server.sockets[0].getsockname()[1]
             with pytest.raises(LinkError, match="cannot reach"):
                 await world.transport().dial(f"127.0.0.1:{port}", near.hello(), near, 0.5)
             server.close()
+            for writer in accepted:
+                writer.close()
         else:
             address = await world.network.transport("cut").listen("127.0.0.1:0", Watcher("far"))
             world.network.cut("near", "cut")

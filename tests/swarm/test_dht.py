@@ -9,16 +9,19 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 from swarmtrain.core.errors import ConfigError, DirectoryError
-from swarmtrain.swarm import dht
-from swarmtrain.swarm.dht import DhtDirectory, DhtOptions
+from swarmtrain.core.events import BadMessage, Event
+from swarmtrain.swarm import daemon
+from swarmtrain.swarm.daemon import DhtOptions, start_node, stop_node
+from swarmtrain.swarm.dht import DhtDirectory, key_of
 from swarmtrain.swarm.identity import Identity
-from swarmtrain.swarm.records import PeerRecord
+from swarmtrain.swarm.records import MAX_LIFE_SECONDS, PeerRecord, seal
 
 RUN = "ab" * 32
 DEADLINE_SECONDS = 15.0
@@ -44,8 +47,8 @@ async def join(name: str, *bootstrap: str, start_seconds: float = 10.0) -> DhtDi
     return await DhtDirectory.open(RUN, identity, lambda _: None, options)
 
 
-async def publish(directory: DhtDirectory, name: str) -> None:
-    record = PeerRecord(
+def record_of(name: str) -> PeerRecord:
+    return PeerRecord(
         run=RUN,
         peer=Identity.from_seed(name.encode().ljust(32)).peer_id,
         name=name,
@@ -60,7 +63,10 @@ async def publish(directory: DhtDirectory, name: str) -> None:
         sequence=0,
         expires=0.0,
     )
-    await directory.publish(record, 60.0)
+
+
+async def publish(directory: DhtDirectory, name: str) -> None:
+    await directory.publish(record_of(name), 60.0)
 
 
 async def names(directory: DhtDirectory) -> list[str]:
@@ -97,7 +103,7 @@ def test_the_others_read_on_when_one_daemon_is_killed() -> None:
         with pytest.raises(DirectoryError, match="daemon p2pd ended"):
             await first.records()
         # Closing after the daemon's death must not wait for its answer.
-        async with asyncio.timeout(dht._TERMINATE_SECONDS):
+        async with asyncio.timeout(daemon.TERMINATE_SECONDS):
             for directory in (first, *others, late):
                 await directory.close()
 
@@ -108,7 +114,7 @@ def test_a_frozen_daemon_is_closed_by_force(monkeypatch: pytest.MonkeyPatch) -> 
     async def scenario() -> None:
         directory = await join("ann")
         os.kill(pid_of(directory), signal.SIGSTOP)
-        monkeypatch.setattr(dht, "_TERMINATE_SECONDS", 0.2)
+        monkeypatch.setattr(daemon, "TERMINATE_SECONDS", 0.2)
         async with asyncio.timeout(DEADLINE_SECONDS):
             await directory.close()
 
@@ -135,7 +141,7 @@ def test_a_frozen_bootstrap_is_an_error_within_the_deadline() -> None:
         started = asyncio.get_running_loop().time()
         with pytest.raises(DirectoryError, match=r"no answer in 1 s"):
             await join("bob", *frozen.bootstrap, start_seconds=1.0)
-        assert asyncio.get_running_loop().time() - started < 1.0 + dht._TERMINATE_SECONDS
+        assert asyncio.get_running_loop().time() - started < 1.0 + daemon.TERMINATE_SECONDS
         assert [child.pid for child in daemons()] == [pid_of(frozen)]
         os.kill(pid_of(frozen), signal.SIGCONT)
         await frozen.close()
@@ -194,10 +200,11 @@ def test_close_ends_calls_under_way() -> None:
         second = await join("bob", *first.bootstrap)
         os.kill(pid_of(first), signal.SIGSTOP)
         reading = asyncio.create_task(second.records())
+        pending = second._node.p2p._client.control._pending_calls
         async with asyncio.timeout(DEADLINE_SECONDS):
-            while not second._node.p2p._client.control._pending_calls:
+            while all(call.done() for call in pending.values()):  # noqa: ASYNC110
                 await asyncio.sleep(0)
-        async with asyncio.timeout(dht._RPC_SECONDS / 2):
+        async with asyncio.timeout(daemon.RPC_SECONDS / 2):
             await second.close()
             with pytest.raises(DirectoryError, match="left it"):
                 await reading
@@ -224,7 +231,7 @@ def test_nothing_is_changed_for_the_rest_of_the_process(
     async def scenario() -> None:
         directory = await join("ann")
         await publish(directory, "ann")
-        os.kill(pid_of(directory), signal.SIGINT)
+        os.kill(pid_of(directory), signal.SIGKILL)
         await directory._node.p2p._child.wait()
         await directory.close()
 
@@ -255,26 +262,33 @@ def test_a_killed_peer_takes_its_daemon_along(own_temporary_folder: Path) -> Non
         [sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment, text=True
     ) as peer:
         assert peer.stdout is not None
-        daemon = psutil.Process(int(peer.stdout.readline()))
+        p2pd = psutil.Process(int(peer.stdout.readline()))
         peer.kill()
-    assert dies(daemon), "p2pd outlived its peer"
+    assert dies(p2pd), "p2pd outlived its peer"
 
 
-def test_a_storing_node_refuses_what_is_not_under_its_runs_key() -> None:
+def test_a_storing_node_keeps_nothing_but_sound_entries_in_their_place() -> None:
     async def scenario() -> None:
-        directory = await join("ann")
-        await publish(directory, "ann")
-        hostile = await dht._start(DhtOptions(bootstrap=directory.bootstrap), None)
-        (record,) = await directory.records()
-        stored = directory._node.protocol.storage
-        keys = len(stored)
-        expires = directory.now() + 30
-        await hostile.store("elsewhere", b"x", expires, subkey=record.peer)
-        await hostile.store(dht._key(RUN), {"plain": "value"}, expires)
-        await hostile.store(dht._key(RUN), [1, 2], expires, subkey=("a", "tuple"))
-        assert len(stored) == keys
-        assert await directory.records() == (record,)
-        await dht._stop_daemon(hostile.p2p)
+        events: list[Event] = []
+        ann = Identity.from_seed(b"a" * 32)
+        directory = await DhtDirectory.open(RUN, ann, events.append, DhtOptions())
+        hostile = await start_node(DhtOptions(bootstrap=directory.bootstrap), None)
+        good = replace(record_of("eve"), expires=directory.now() + 30)
+        endless = replace(good, expires=directory.now() + 3 * MAX_LIFE_SECONDS)
+        sealed, key = seal(good, Identity.from_seed(b"eve".ljust(32))), key_of(RUN)
+        for place, value, expires, subkey in (
+            ("elsewhere", sealed, good.expires, good.peer),
+            (key, sealed, good.expires, "x" + good.peer),
+            (key, sealed, good.expires, None),
+            (key, {"a": "mapping"}, good.expires, good.peer),
+            (key, seal(endless, Identity.from_seed(b"eve".ljust(32))), endless.expires, good.peer),
+        ):
+            await hostile.store(place, value, expires, subkey=subkey)
+            assert len(directory._node.protocol.storage) == 0, place
+        assert all(isinstance(event, BadMessage) for event in events) and events
+        await hostile.store(key, sealed, good.expires, subkey=good.peer)
+        assert len(directory._node.protocol.storage) == 1
+        await stop_node(hostile)
         await directory.close()
 
     asyncio.run(scenario())

@@ -1,0 +1,5 @@
+"""`python -m swarmtrain`."""
+
+from swarmtrain.cli.app import main
+
+main()

@@ -1,0 +1,57 @@
+"""The `swarmtrain` command. Modules here import the rest of the package inside functions, so that help is quick."""
+
+import logging
+import sys
+from typing import Annotated
+
+import typer
+
+from swarmtrain import __version__
+from swarmtrain.cli import config, model, run, status
+from swarmtrain.core.errors import SwarmError
+
+app = typer.Typer(
+    name="swarmtrain",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Train one language model on machines that differ, sit far apart, and come and go.\n\n"
+    "Example: swarmtrain up RUN.toml --peers 4",
+)
+app.add_typer(config.app, name="config")
+for command in (run.up, run.coordinator, run.peer, run.reference, run.simulate):
+    app.command(rich_help_panel="Run")(command)
+app.command(rich_help_panel="Look")(status.status)
+for command in (model.evaluate, model.generate):
+    name = "eval" if command is model.evaluate else None
+    app.command(name, rich_help_panel="Use the model")(command)
+
+
+@app.callback()
+def options(
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show debug messages and tracebacks")
+    ] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit")] = False,
+) -> None:
+    """Settings for all commands."""
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+    level = logging.DEBUG if verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    # These two libraries report every connection at debug level.
+    for chatty in ("asyncio", "hivemind"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def main() -> None:
+    """Run the command line; errors end with the exit code their class names."""
+    try:
+        app()
+    except SwarmError as error:
+        if "-v" in sys.argv or "--verbose" in sys.argv:
+            logging.getLogger(__name__).exception("the command failed")
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)

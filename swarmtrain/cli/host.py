@@ -1,0 +1,187 @@
+"""Running one coordinator or one peer in this process: signals, printed lines, exit codes."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from swarmtrain.core.errors import ConfigError, Stopped
+
+if TYPE_CHECKING:
+    from swarmtrain.coordinator.state import RunState
+    from swarmtrain.core.config import RunConfig
+    from swarmtrain.core.events import Event
+    from swarmtrain.peer.joining import JoinOptions
+
+INTERRUPTED = 130
+LINGER_SECONDS = 120.0
+
+
+@contextlib.contextmanager
+def interrupts(first: Callable[[], None]) -> Iterator[None]:
+    """SIGINT and SIGTERM call `first` once; the second one ends the process at once."""
+    loop = asyncio.get_running_loop()
+    count = 0
+
+    def interrupted() -> None:
+        nonlocal count
+        count += 1
+        if count > 1:
+            os._exit(INTERRUPTED)
+        first()
+
+    signals = (signal.SIGINT, signal.SIGTERM)
+    for number in signals:
+        loop.add_signal_handler(number, interrupted)
+    try:
+        yield
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)
+
+
+def parse_stages(text: str) -> tuple[int, ...] | None:
+    """`auto` is None, `3` one stage, `1:3` the stages 1, 2 and 3. Raises ConfigError."""
+    if text == "auto":
+        return None
+    first, colon, last = text.partition(":")
+    if first.isdigit() and (last.isdigit() if colon else True):
+        stages = tuple(range(int(first), int(last if colon else first) + 1))
+        if stages:
+            return stages
+    raise ConfigError(
+        f"--stage {text!r} names no stages",
+        "it is neither auto, nor a stage, nor a range of stages",
+        "write auto, 3, or 1:3; stage 0 is the edge, with embedding and loss",
+    )
+
+
+def run_peer(options: "JoinOptions", lifeline: bool) -> None:
+    """Serve until the run ends. Exits 0 when it finished or this peer left, with the error's code otherwise."""
+    code = asyncio.run(_serve_peer(options, lifeline))
+    sys.exit(code)
+
+
+async def _serve_peer(options: "JoinOptions", lifeline: bool) -> int:
+    from swarmtrain.peer.joining import open_peer
+
+    joined = await open_peer(options, None, _print_event)
+    session = joined.session
+    interrupted = False
+
+    def leave() -> None:
+        nonlocal interrupted
+        interrupted = True
+        typer.echo("leaving the run", err=True)
+        session.leave("interrupted")
+        session.released.set()
+
+    watch = asyncio.create_task(_watch_lifeline(leave)) if lifeline else None
+    with interrupts(leave):
+        try:
+            outcome = await session.run()
+            await session.linger(LINGER_SECONDS if joined.reporter is not None else 5.0)
+        finally:
+            if watch is not None:
+                watch.cancel()
+            await joined.close()
+    typer.echo(f"ended after step {outcome.step}: {outcome.reason}")
+    if interrupted:
+        return INTERRUPTED
+    return 0 if outcome.finished or session.released.is_set() else Stopped.exit_code
+
+
+async def _watch_lifeline(leave: Callable[[], None]) -> None:
+    """Whoever started us holds the other end of our standard input; when it closes, they are gone."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    await reader.read()
+    leave()
+
+
+def _print_event(event: "Event") -> None:
+    """What a volunteer wants to read; everything else is in the journal."""
+    from swarmtrain.core import events
+
+    match event:
+        case events.Placed(stages=stages, reason=reason):
+            typer.echo(f"stages {', '.join(map(str, stages)) or 'none'}: {reason}")
+        case events.Measured() as measured:
+            typer.echo(
+                f"self-test: forward {1000 * measured.forward_seconds:.1f} ms, "
+                f"backward {1000 * measured.backward_seconds:.1f} ms a stage; {measured.reason}"
+            )
+        case events.TermStarted(term=term, reason=reason):
+            typer.echo(f"conducting in term {term}: {reason}")
+        case events.PeerRefused() | events.Lost() | events.BadMessage() | events.RunStopped():
+            typer.echo(f"{event.kind}: {event}")
+
+
+def run_coordinator(config: "RunConfig", folder: Path, listen: str, announce: str) -> None:
+    """Coordinate until the run ends, then save a checkpoint and the summary."""
+    sys.exit(asyncio.run(_coordinate(config, folder, listen, announce)))
+
+
+async def _coordinate(config: "RunConfig", folder: Path, listen: str, announce: str) -> int:
+    from swarmtrain.cli.progress import Progress
+    from swarmtrain.cli.summary import summary_of, write
+    from swarmtrain.experiments.local import open_coordinator
+
+    interrupted = asyncio.Event()
+    with Progress(config.run.steps) as progress:
+
+        def changed(state: "RunState", entry: dict[str, Any]) -> None:
+            show(progress, state, entry)
+
+        coordinator = await open_coordinator(config, folder, listen, announce, changed)
+        typer.echo(f"run {config.run.name}, configuration {config.hash[:12]}, folder {folder}")
+        typer.echo(f"to join:  swarmtrain peer --join {coordinator.address}")
+        try:
+            with interrupts(interrupted.set):
+                await _until(coordinator.stopped, interrupted)
+                if interrupted.is_set() and coordinator.state.conductor:
+                    coordinator.drain("drained by the coordinator")
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(coordinator.stopped.wait(), LINGER_SECONDS)
+                if coordinator.state.step:
+                    await coordinator.save_checkpoint()
+                coordinator.finish("the run is over")
+        finally:
+            await coordinator.close()
+        write(folder, config, summary_of(config, coordinator.state, None))
+    if interrupted.is_set():
+        return INTERRUPTED
+    return 0 if coordinator.state.finished else Stopped.exit_code
+
+
+async def _until(*events: asyncio.Event) -> None:
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
+
+
+def show(progress: Any, state: "RunState", entry: dict[str, Any]) -> None:
+    """An event on the progress display."""
+    event = entry["event"]
+    match event["kind"]:
+        case "step_committed":
+            peers = "  ".join(
+                f"{view.name}:{','.join(map(str, view.stages))}" for view in state.live_peers
+            )
+            progress.step(state.step, state.loss_last, state.tokens_per_second, peers)
+        case "placed":
+            name = state.peers[event["peer"]].name if event["peer"] in state.peers else "a peer"
+            stages = ", ".join(map(str, event["stages"])) or "none"
+            progress.note(f"{name} takes stages {stages}: {event['reason']}")
+        case "peer_refused" | "lost" | "bad_message" | "key_voided" | "diverged" | "banned":
+            progress.note(f"{event['kind']}: {event}")
+        case "run_stopped" if entry["peer"] == state.conductor:
+            progress.note(f"the run ended after step {event['step']}: {event['reason']}")

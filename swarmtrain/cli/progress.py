@@ -1,0 +1,76 @@
+"""Progress of a run: a live line on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+PLAIN_SECONDS = 5.0
+
+
+class Progress:
+    """Shows steps as they commit. Use as a context; `step(...)` after each, `note(text)` for events."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps, self._step = steps, 0
+        self._console = Console(stderr=True)
+        self._live = Live(console=self._console, auto_refresh=False) if sys.stderr.isatty() else None
+        self._started_seconds = self._printed_seconds = time.monotonic()
+        self._first_step_seconds: float | None = None
+        self._figures: dict[str, Any] = {}
+
+    def __enter__(self) -> "Progress":
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def note(self, text: str) -> None:
+        """One line above the progress."""
+        self._console.print(text, markup=False, highlight=False)
+
+    def step(self, done: int, loss: float, tokens_per_second: float, peers: str = "") -> None:
+        """`done` steps are committed; `peers` says who holds which stages."""
+        now = time.monotonic()
+        self._first_step_seconds = self._first_step_seconds or now
+        self._step = done
+        self._figures = {"loss": loss, "rate": tokens_per_second, "peers": peers}
+        if self._live is not None:
+            self._live.update(self._table(), refresh=True)
+        elif now - self._printed_seconds >= PLAIN_SECONDS or done in (1, self._steps):
+            self._printed_seconds = now
+            self.note(self._line())
+
+    def _eta_seconds(self) -> float:
+        """From the pace since the first step; the time before it was start-up."""
+        if self._first_step_seconds is None or self._step < 2:
+            return float("nan")
+        pace = (time.monotonic() - self._first_step_seconds) / (self._step - 1)
+        return pace * (self._steps - self._step)
+
+    def _line(self) -> str:
+        eta = self._eta_seconds()
+        text = f"step {self._step}/{self._steps}  loss {self._figures['loss']:.4f} nats/token"
+        text += f"  {self._figures['rate']:,.0f} tokens/s"
+        return text + (f"  ETA {eta:.0f} s" if eta == eta else "")
+
+    def _table(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        share = self._step / self._steps
+        bar = "#" * round(30 * share)
+        table.add_row(f"[{bar:<30}]".replace("[", r"\["), self._line())
+        if self._figures["peers"]:
+            table.add_row("", self._figures["peers"])
+        return table

@@ -1,0 +1,143 @@
+"""Commands that train: up, coordinator, peer, reference, simulate."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from swarmtrain.cli.settings import Out, Overrides, RunFile, Steps
+
+
+def up(
+    files: RunFile = None,
+    peers: Annotated[int, typer.Option("--peers", min=1, help="Peer processes to start")] = 4,
+    steps: Steps = None,
+    out: Out = None,
+    overrides: Overrides = None,
+    prompt: Annotated[str, typer.Option(help="Text the sample at the end continues")] = "def ",
+) -> None:
+    """Train on this machine: a coordinator and N peer processes, ending with a summary and a sample.
+
+    Example: swarmtrain up deploy/runs/demo.toml --peers 5
+
+    Ctrl+C stops after what is committed and keeps a checkpoint; Ctrl+C twice leaves at once.
+    """
+    from swarmtrain.cli.settings import new_run_folder, read_config
+    from swarmtrain.cli.up import run_up
+
+    config = read_config(files, overrides, steps, [f"swarm.min_peers={peers}"])
+    run_up(config, peers, new_run_folder(out, config), prompt)
+
+
+def coordinator(
+    files: RunFile = None,
+    listen: Annotated[
+        str, typer.Option(help="host:port to listen on; port 0 takes a free one")
+    ] = "127.0.0.1:8765",
+    announce: Annotated[
+        str, typer.Option(help="host:port that peers dial, when it is not --listen")
+    ] = "",
+    steps: Steps = None,
+    out: Out = None,
+    overrides: Overrides = None,
+) -> None:
+    """Start a run that others join: bootstrap, journal, state as JSON, final checkpoint.
+
+    Example: swarmtrain coordinator RUN.toml --listen 127.0.0.1:8765
+    """
+    from swarmtrain.cli.host import run_coordinator
+    from swarmtrain.cli.settings import new_run_folder, read_config
+
+    config = read_config(files, overrides, steps)
+    run_coordinator(config, new_run_folder(out, config), listen, announce)
+
+
+def peer(
+    join: Annotated[
+        str,
+        typer.Option("--join", envvar="SWARMTRAIN_JOIN", help="Any peer or coordinator, host:port"),
+    ],
+    stage: Annotated[
+        str, typer.Option("--stage", help="auto, one stage (3), or a range (1:3 is 1, 2 and 3)")
+    ] = "auto",
+    name: Annotated[str, typer.Option(help="Name that others see")] = "volunteer",
+    listen: Annotated[
+        str, typer.Option(help="host:port to listen on; port 0 takes a free one")
+    ] = "127.0.0.1:0",
+    announce: Annotated[
+        str, typer.Option(help="host:port that others dial, when it is not --listen")
+    ] = "",
+    identity: Annotated[
+        Path | None, typer.Option(help="Key file; made when missing. Without it: a new identity")
+    ] = None,
+    config: Annotated[
+        list[Path] | None, typer.Option("--config", "-c", help="Your own RUN.toml; must match")
+    ] = None,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for this peer's journal and trace")] = None,
+    lifeline: Annotated[
+        bool, typer.Option("--lifeline", hidden=True, help="End when standard input closes")
+    ] = False,
+) -> None:
+    """Join a run and serve: self-test, take stages, train until the run ends.
+
+    Example: swarmtrain peer --join 127.0.0.1:8765
+
+    Ctrl+C leaves the run; Ctrl+C twice leaves at once.
+    """
+    from swarmtrain.cli.host import parse_stages, run_peer
+    from swarmtrain.cli.settings import read_config
+    from swarmtrain.peer.joining import JoinOptions
+
+    own = read_config(config, overrides, None) if config or overrides else None
+    options = JoinOptions(
+        join=join,
+        name=name,
+        stages=parse_stages(stage),
+        listen=listen,
+        announce=announce,
+        identity=identity,
+        config=own,
+        cache_folder=_cache_folder(),
+        out=out,
+    )
+    run_peer(options, lifeline)
+
+
+def reference(
+    files: RunFile = None, steps: Steps = None, out: Out = None, overrides: Overrides = None
+) -> None:
+    """Train the same run as one plain PyTorch loop: the yardstick for `up`.
+
+    Example: swarmtrain reference deploy/runs/equality.toml --out runs/reference
+
+    In exact mode its parameters_sha256 equals that of `up`, whatever the number of peers.
+    """
+    from swarmtrain.cli.settings import new_run_folder, read_config
+    from swarmtrain.cli.yardstick import run_reference
+
+    config = read_config(files, overrides, steps)
+    run_reference(config, new_run_folder(out, config))
+
+
+def simulate(
+    scenario: Annotated[Path, typer.Argument(help="SCENARIO.toml", metavar="SCENARIO.toml")],
+    seed: Annotated[int | None, typer.Option(help="Seed, instead of the run's")] = None,
+    steps: Steps = None,
+    out: Out = None,
+    overrides: Overrides = None,
+) -> None:
+    """Train the same run in virtual time: real peers and tensors, modelled links and compute.
+
+    Example: swarmtrain simulate deploy/scenarios/calm.toml
+    """
+    from swarmtrain.cli.yardstick import run_scenario
+
+    more = [f"run.seed={seed}"] if seed is not None else []
+    run_scenario(scenario, steps, out, [*(overrides or ()), *more])
+
+
+def _cache_folder() -> Path:
+    from platformdirs import user_cache_path
+
+    return user_cache_path("swarmtrain")

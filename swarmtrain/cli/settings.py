@@ -1,0 +1,75 @@
+"""What the commands that read a RUN.toml share: options, the merged configuration, the run folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from swarmtrain.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from swarmtrain.core.config import RunConfig
+
+RunFile = Annotated[
+    list[Path] | None,
+    typer.Argument(help="RUN.toml files; later ones win", metavar="RUN.toml"),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a setting, as section.key=value; repeatable"),
+]
+Steps = Annotated[
+    int | None, typer.Option("--steps", min=1, help="Steps to train, instead of run.steps")
+]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", help="Run folder to write; default runs/NAME-1, runs/NAME-2, ..."),
+]
+
+
+def read_config(
+    files: Sequence[Path] | None,
+    overrides: Sequence[str] | None,
+    steps: int | None,
+    more: Sequence[str] = (),
+) -> "RunConfig":
+    """The merged configuration. Fewer steps than warm-up steps shorten the warm-up too. Raises ConfigError."""
+    from swarmtrain.core.config import load_config
+
+    chosen = [*(overrides or ()), *more]
+    if steps is None:
+        return load_config(files or (), chosen)
+    # Long enough for any warm-up; the real number comes second.
+    planned = load_config(files or (), [*chosen, "run.steps=1000000000"])
+    warmup_steps = min(planned.optimizer.warmup_steps, steps)
+    more_steps = [f"run.steps={steps}", f"optimizer.warmup_steps={warmup_steps}"]
+    return load_config(files or (), [*chosen, *more_steps])
+
+
+def new_run_folder(out: Path | None, config: "RunConfig") -> Path:
+    """A folder for one run, holding `config.toml`; an old run is never written over. Raises ConfigError."""
+    from swarmtrain.core.config import to_toml
+
+    folder = out or _next_free(Path("runs"), config.run.name)
+    if (folder / "config.toml").exists():
+        raise ConfigError(
+            f"{folder} already holds a run",
+            "its journal and checkpoints would be mixed with the new ones",
+            "choose another --out, or remove that folder",
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.toml").write_text(to_toml(config), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"the run folder {folder} cannot be written", str(error), "choose another --out"
+        ) from error
+    return folder
+
+
+def _next_free(parent: Path, name: str) -> Path:
+    number = 1
+    while (parent / f"{name}-{number}").exists():
+        number += 1
+    return parent / f"{name}-{number}"

@@ -1,0 +1,223 @@
+"""The coordinator: one address to join by, the run's journal, its state as JSON, and the final checkpoint."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from swarmtrain import __version__
+from swarmtrain.coordinator.collect import collect
+from swarmtrain.coordinator.state import RunState, apply
+from swarmtrain.core.config import RunConfig
+from swarmtrain.core.errors import Incompatible, Refused, StateError, WireError
+from swarmtrain.core.events import CheckpointSaved, Event, PeerRefused
+from swarmtrain.core.types import PeerId
+from swarmtrain.monitor.journal import Journal, journal_line
+from swarmtrain.monitor.lines import plain
+from swarmtrain.monitor.metrics import MetricsFile
+from swarmtrain.swarm.directory import Directory
+from swarmtrain.transport.link import PROTOCOL, Hello, Link, Message, Transport
+from swarmtrain.transport.requests import Description, EventBatch, FinishRequest, StatusReply
+
+logger = logging.getLogger(__name__)
+
+LONGEST_LINE_BYTES = 256 << 10
+
+
+@dataclass(slots=True)
+class RunFolder:
+    """Where a coordinator writes: journal, metrics, checkpoint. `write(line)` keeps a journal entry."""
+
+    path: Path
+    journal: Journal = field(init=False)
+    metrics: MetricsFile = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.journal = Journal(self.path / "journal.jsonl")
+        self.metrics = MetricsFile(self.path / "metrics.jsonl")
+
+    def close(self) -> None:
+        self.journal.close()
+        self.metrics.close()
+
+
+class Coordinator:
+    """Watches one run. `changed(state, entry)` is called after every event."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        me: PeerId,
+        transport: Transport,
+        folder: RunFolder,
+        changed: Callable[[RunState, dict[str, Any]], None],
+    ) -> None:
+        self.config, self.me, self.folder = config, me, folder
+        self._transport, self._changed = transport, changed
+        self.state = RunState()
+        self.address = ""
+        self.corpus_digest = ""
+        self.directory: Directory | None = None
+        self.stopped = asyncio.Event()
+        self._links: dict[Link, None] = {}
+
+    async def start(
+        self, listen: str, announce: str, directory: Directory, corpus_digest: str
+    ) -> None:
+        """Take links at `listen`; from here on peers can join by this address."""
+        self.directory, self.corpus_digest = directory, corpus_digest
+        listening = await self._transport.listen(listen, self)
+        self.address = announce or listening
+
+    async def close(self) -> None:
+        await self._transport.close()
+        if self.directory is not None:
+            await self.directory.close()
+        self.folder.close()
+
+    def drain(self, reason: str) -> None:
+        """Ask the peers to stop: the conductor ends the run after what is committed."""
+        self._tell_all("drain", FinishRequest(reason).encode())
+
+    def finish(self, reason: str) -> None:
+        """Let the peers go: nothing more is needed of them."""
+        self._tell_all("finish", FinishRequest(reason).encode())
+
+    async def save_checkpoint(self) -> Path:
+        """Collect the state after the last committed step. Raises StateError."""
+        if self.state.step == 0:
+            raise StateError("there is no checkpoint to save", "no step was committed", "")
+        start = asyncio.get_running_loop().time()
+        donors: dict[int, list[Link]] = {}
+        for link in self._links:
+            view = self.state.peers.get(link.remote.peer)
+            for stage in view.stages if view is not None else ():
+                donors.setdefault(stage, []).append(link)
+        path = await collect(
+            self.config, self.state.step, dict(donors), self.folder.path / "checkpoint"
+        )
+        seconds = asyncio.get_running_loop().time() - start
+        self.record(CheckpointSaved(self.state.step, path.name, seconds))
+        return path
+
+    def record(self, event: Event) -> None:
+        """An event of the coordinator's own."""
+        now = asyncio.get_running_loop().time()
+        self._take_line(journal_line(event, now, self.me))
+
+    def status(self) -> dict[str, Any]:
+        """Everything known of the run, as plain JSON."""
+        state: dict[str, Any] = asdict(self.state)
+        state["peers"] = [asdict(view) for view in self.state.live_peers]
+        state |= {
+            "run": self.config.run.name,
+            "run_hash": self.config.hash,
+            "steps": self.config.run.steps,
+            "tokens_per_second": self.state.tokens_per_second,
+            "coordinator": self.address,
+        }
+        return dict(plain(state))
+
+    # ---- the transport's Handler --------------------------------------------------------------------------------
+
+    def hello(self) -> Hello:
+        return Hello(
+            protocol=PROTOCOL,
+            version=__version__,
+            run=bytes.fromhex(self.config.hash),
+            peer=self.me,
+            corpus=self.corpus_digest,
+            kernel_class="",
+            address=self.address,
+            role="coordinator",
+        )
+
+    def check(self, hello: Hello) -> None:
+        if hello.role == "query":
+            return
+        run = bytes.fromhex(self.config.hash)
+        if (hello.version, hello.run) == (__version__, run):
+            return
+        why = f"version {hello.version or 'unknown'}, configuration {hello.run.hex()[:12]}"
+        self.record(PeerRefused(hello.peer, why))
+        raise Incompatible(
+            "this peer cannot join the run",
+            f"it has {why}; the run has version {__version__}, configuration {run.hex()[:12]}",
+            "join without a configuration of your own, with the same version of swarmtrain",
+        )
+
+    def opened(self, link: Link) -> None:
+        if link.remote.role == "peer":
+            self._links[link] = None
+
+    def closed(self, link: Link, reason: str) -> None:
+        self._links.pop(link, None)
+
+    def tell(self, link: Link, method: str, meta: bytes) -> None:
+        if method != "events" or link.remote.role != "peer":
+            raise WireError("a coordinator takes events from peers only", f"method {method}")
+        batch = EventBatch.decode(meta)
+        if batch.dropped:
+            logger.warning("peer %s dropped %d events", batch.peer, batch.dropped)
+        for line in batch.lines:
+            self._take_line(line)
+
+    async def call(self, link: Link, method: str, request: Message) -> Message:
+        match method:
+            case "describe":
+                return Message(self._describe().encode())
+            case "status":
+                return Message(StatusReply(json.dumps(self.status())).encode())
+            case _:
+                raise Refused("a coordinator does not serve this call", f"method {method}")
+
+    # ---- small things -------------------------------------------------------------------------------------------
+
+    def _describe(self) -> Description:
+        assert self.directory is not None
+        return Description(
+            version=__version__,
+            config_json=self.config.to_json(),
+            run=bytes.fromhex(self.config.hash),
+            directory=self.directory.bootstrap,
+            addresses=(self.address,),
+            coordinator=self.address,
+            corpus=self.corpus_digest,
+        )
+
+    def _take_line(self, line: str) -> None:
+        """Keep a journal entry and fold it into the state; a line that is none costs its sender (I5)."""
+        entry = _read_entry(line)
+        before = self.state.step
+        try:
+            self.state = apply(self.state, entry)
+        except (KeyError, TypeError, ValueError) as error:
+            raise WireError("an event lacks what its kind demands", repr(error)) from None
+        self.folder.journal.write_line(line)
+        event = entry["event"]
+        if self.state.step > before:
+            self.folder.metrics.write(
+                event["step"], float(event["loss"]), event["tokens"], event["seconds"]
+            )
+        self._changed(self.state, entry)
+        if self.state.stopped:
+            self.stopped.set()
+
+    def _tell_all(self, method: str, meta: bytes) -> None:
+        for link in list(self._links):
+            link.tell(method, meta)
+
+
+def _read_entry(line: str) -> dict[str, Any]:
+    try:
+        entry = json.loads(line) if len(line) <= LONGEST_LINE_BYTES else None
+    except ValueError:
+        entry = None
+    if not isinstance(entry, dict) or not isinstance(entry.get("event"), dict):
+        raise WireError("an event is no journal entry", line[:80])
+    if not isinstance(entry.get("peer"), str):
+        raise WireError("an event does not say whose it is", line[:80])
+    return entry

@@ -1,0 +1,120 @@
+"""The coordinator's view of a run as a pure fold over events: `apply(state, entry) -> state`.
+
+The same entries stand in the journal, so the view can be rebuilt from it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from swarmtrain.core.types import PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class PeerView:
+    """One peer as the run sees it; `state` is joining, serving or left."""
+
+    peer: PeerId
+    name: str
+    address: str
+    stages: tuple[int, ...] = ()
+    state: str = "joining"
+    bytes_sent: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """What is known of the run. Losses are nats per token; `step` counts committed steps."""
+
+    peers: Mapping[PeerId, PeerView] = field(default_factory=dict)
+    conductor: str = ""
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    loss_first: float | None = None
+    loss_last: float | None = None
+    parameters_sha256: str = ""
+    faults: int = 0
+    recoveries: int = 0
+    replayed_keys: int = 0
+    duplicate_keys_dropped: int = 0
+    stopped: bool = False
+    finished: bool = False
+    stop_reason: str = ""
+
+    @property
+    def live_peers(self) -> tuple[PeerView, ...]:
+        return tuple(view for _, view in sorted(self.peers.items()) if view.state != "left")
+
+    @property
+    def bytes_sent(self) -> int:
+        return sum(view.bytes_sent for view in self.peers.values())
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds if self.seconds > 0 else 0.0
+
+
+def apply(state: RunState, entry: Mapping[str, Any]) -> RunState:
+    """The state after one journal entry `{"event", "peer", "time_seconds"}`."""
+    event = entry["event"]
+    match event.get("kind"):
+        case "peer_joined":
+            view = PeerView(event["peer"], event["name"], event["address"], tuple(event["stages"]))
+            return replace(state, peers={**state.peers, view.peer: view})
+        case "placed":
+            return _with_peer(state, event["peer"], stages=tuple(event["stages"]))
+        case "step_opened":
+            return state
+        case "term_started":
+            views = {
+                peer: replace(view, state="serving") if view.state == "joining" else view
+                for peer, view in state.peers.items()
+            }
+            return replace(state, conductor=event["peer"], peers=views)
+        case "step_committed":
+            return _committed(state, event)
+        case "peer_left":
+            return _with_peer(state, event["peer"], state="left")
+        case "traffic":
+            return _with_peer(state, event["peer"], bytes_sent=event["bytes_sent"])
+        case "lost":
+            return replace(state, faults=state.faults + 1)
+        case "replayed":
+            return replace(state, replayed_keys=state.replayed_keys + 1)
+        case "duplicate_dropped":
+            return replace(state, duplicate_keys_dropped=state.duplicate_keys_dropped + 1)
+        case "run_stopped":
+            return _stopped(state, entry["peer"], event)
+    return state
+
+
+def _with_peer(state: RunState, peer: PeerId, **changes: Any) -> RunState:
+    view = state.peers.get(peer)
+    if view is None:
+        return state
+    return replace(state, peers={**state.peers, peer: replace(view, **changes)})
+
+
+def _committed(state: RunState, event: Mapping[str, Any]) -> RunState:
+    """A step counts once, also when two conductors acknowledged it."""
+    if event["step"] < state.step:
+        return state
+    return replace(
+        state,
+        step=event["step"] + 1,
+        tokens=state.tokens + event["tokens"],
+        seconds=state.seconds + event["seconds"],
+        loss_first=float(event["loss"]) if state.loss_first is None else state.loss_first,
+        loss_last=float(event["loss"]),
+        parameters_sha256=event["parameters_sha256"],
+    )
+
+
+def _stopped(state: RunState, peer: PeerId, event: Mapping[str, Any]) -> RunState:
+    """The conductor speaks for the run; another peer's end is its own."""
+    if peer != state.conductor:
+        return state
+    return replace(
+        state, stopped=True, finished=event["finished"], stop_reason=event["reason"]
+    )

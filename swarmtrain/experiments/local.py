@@ -1,0 +1,146 @@
+"""World two: a coordinator and N peer processes on this machine, over loopback. `swarmtrain up` runs this."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from swarmtrain.coordinator.service import Coordinator, RunFolder
+from swarmtrain.coordinator.state import RunState
+from swarmtrain.core.config import RunConfig
+from swarmtrain.core.errors import StateError, Stopped
+from swarmtrain.core.events import Noted
+from swarmtrain.data.stream import load_corpus
+from swarmtrain.experiments.children import Child, start_child, stop_all, wait_all
+from swarmtrain.swarm.dht import DhtDirectory, DhtOptions
+from swarmtrain.swarm.identity import Identity
+from swarmtrain.transport.grpc_transport import GrpcTransport
+from swarmtrain.transport.link import LinkLimits
+
+LEAVE_SECONDS = 15.0
+DRAIN_SECONDS = 15.0
+
+Changed = Callable[[RunState, dict[str, Any]], None]
+
+
+@dataclass(slots=True)
+class LocalSwarm:
+    """A run on this machine. `drain()` ends it early; `run()` always leaves nothing behind."""
+
+    config: RunConfig
+    peers: int
+    folder: Path
+    changed: Changed
+    coordinator: Coordinator = field(init=False)
+    children: list[Child] = field(default_factory=list)
+    _draining: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def drain(self) -> None:
+        self._draining.set()
+
+    async def run(self) -> RunState:
+        """Run to the last step or until drained; the final checkpoint is in `folder/checkpoint`.
+
+        Raises:
+            Stopped: the run ended before its last step for a reason other than `drain`.
+        """
+        await self._open()
+        try:
+            await self._start_peers()
+            await self._until_stopped()
+            await self._save()
+            self.coordinator.finish("the run is over")
+            left = await wait_all(self.children, LEAVE_SECONDS)
+            if left:
+                names = ", ".join(child.name for child in left)
+                self.coordinator.record(Noted("peers did not leave by themselves", names))
+            return self.coordinator.state
+        finally:
+            await stop_all(self.children)
+            await self.coordinator.close()
+
+    async def _open(self) -> None:
+        listen = "127.0.0.1:0"
+        self.coordinator = await open_coordinator(
+            self.config, self.folder, listen, "", self.changed
+        )
+
+    async def _start_peers(self) -> None:
+        logs = self.folder / "logs"
+        logs.mkdir(exist_ok=True)
+        config_path = self.folder / "config.toml"
+        for index in range(self.peers):
+            name = f"peer-{index + 1}"
+            arguments = ["peer", "--join", self.coordinator.address, "--name", name, "--lifeline"]
+            arguments += ["--listen", "127.0.0.1:0", "--config", str(config_path)]
+            self.children.append(await start_child(name, arguments, logs / f"{name}.log"))
+
+    async def _until_stopped(self) -> None:
+        """Wait for the run's end, a drain request, or the death of so many peers that nothing can go on."""
+        stopped = asyncio.create_task(self.coordinator.stopped.wait())
+        drained = asyncio.create_task(self._draining.wait())
+        watched = asyncio.create_task(self._watch_children())
+        try:
+            await asyncio.wait(
+                [stopped, drained, watched], return_when=asyncio.FIRST_COMPLETED
+            )
+            if drained.done() and not stopped.done():
+                self.coordinator.drain("drained from the terminal")
+                await asyncio.wait([stopped], timeout=DRAIN_SECONDS)
+        finally:
+            for task in (stopped, drained, watched):
+                task.cancel()
+        state = self.coordinator.state
+        if not state.finished and not self._draining.is_set():
+            raise Stopped(
+                f"the run stopped after {state.step} of {self.config.run.steps} steps",
+                state.stop_reason or self._obituary(),
+                f"see {self.folder / 'journal.jsonl'} and {self.folder / 'logs'}",
+            )
+
+    async def _watch_children(self) -> None:
+        """Return once the first peer died before the run could start, or all are gone."""
+        while True:
+            dead = [child for child in self.children if child.exit_code is not None]
+            started = self.coordinator.state.conductor != ""
+            if (dead and not started) or len(dead) == len(self.children):
+                return
+            await asyncio.sleep(0.2)
+
+    def _obituary(self) -> str:
+        dead = [child for child in self.children if child.exit_code not in (None, 0)]
+        return "\n".join(
+            f"{child.name} ended with code {child.exit_code}:\n{child.last_lines()}" for child in dead
+        )
+
+    async def _save(self) -> None:
+        if self.coordinator.state.step == 0:
+            return
+        try:
+            await self.coordinator.save_checkpoint()
+        except StateError as error:
+            self.coordinator.record(Noted("no checkpoint", str(error)))
+            raise
+
+
+async def open_coordinator(
+    config: RunConfig, folder: Path, listen: str, announce: str, changed: Changed
+) -> Coordinator:
+    """A coordinator with a directory of its own, ready to be joined at its `address`. Raises SwarmError."""
+    identity = Identity(Ed25519PrivateKey.generate())
+    limits = LinkLimits(
+        message_bytes=config.limits.message_bytes,
+        heartbeat_seconds=config.links.heartbeat_seconds,
+    )
+    corpus = load_corpus(config.data, None)
+    coordinator = Coordinator(
+        config, identity.peer_id, GrpcTransport(limits), RunFolder(folder), changed
+    )
+    host = listen.rpartition(":")[0] or "127.0.0.1"
+    options = DhtOptions(host="127.0.0.1" if host == "localhost" else host)
+    directory = await DhtDirectory.open(config.hash, identity, coordinator.record, options)
+    await coordinator.start(listen, announce, directory, corpus.digest)
+    return coordinator

@@ -1,0 +1,46 @@
+"""One question to a peer or coordinator by a process that takes no part in the run."""
+
+from swarmtrain import __version__
+from swarmtrain.core.errors import Refused
+from swarmtrain.core.types import PeerId
+from swarmtrain.transport.grpc_transport import GrpcTransport
+from swarmtrain.transport.link import PROTOCOL, Hello, Link, LinkLimits, Message
+from swarmtrain.transport.requests import Describe
+
+
+class _Asker:
+    """The handler of a process that only asks."""
+
+    def hello(self) -> Hello:
+        return Hello(PROTOCOL, __version__, b"", PeerId("query"), "", "", "", "query")
+
+    def check(self, hello: Hello) -> None:
+        """Whoever answers is asked; the answer is checked."""
+
+    async def call(self, link: Link, method: str, request: Message) -> Message:
+        raise Refused("this process only asks")
+
+    def tell(self, link: Link, method: str, meta: bytes) -> None:
+        """Nothing is told to a query."""
+
+    def opened(self, link: Link) -> None:
+        """Nothing to do."""
+
+    def closed(self, link: Link, reason: str) -> None:
+        """Nothing to do."""
+
+
+async def ask(address: str, method: str, timeout_seconds: float) -> Message:
+    """One question to the peer or coordinator at `address`. Raises LinkError."""
+    transport = GrpcTransport(LinkLimits())
+    asker = _Asker()
+    try:
+        link = await transport.dial(address, asker.hello(), asker, timeout_seconds)
+        return await link.call(
+            method,
+            Message(Describe().encode()),
+            silence_seconds=timeout_seconds,
+            deadline_seconds=timeout_seconds,
+        )
+    finally:
+        await transport.close()

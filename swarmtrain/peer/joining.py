@@ -1,0 +1,197 @@
+"""How a real process becomes a peer: ask one address what the run is, then open links, directory and lane."""
+
+import asyncio
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from swarmtrain import __version__
+from swarmtrain.compute.lane import Observer, ThreadLane
+from swarmtrain.core.config import RunConfig, config_from_json
+from swarmtrain.core.errors import CorpusError, Incompatible, LinkError, ModelError
+from swarmtrain.core.events import Event
+from swarmtrain.data.stream import Corpus, load_corpus
+from swarmtrain.monitor.journal import Journal, journal_line
+from swarmtrain.peer.asking import ask
+from swarmtrain.peer.report import Reporter
+from swarmtrain.peer.session import PeerOptions, Session, World
+from swarmtrain.swarm.dht import DhtDirectory, DhtOptions
+from swarmtrain.swarm.identity import Identity
+from swarmtrain.transport.grpc_transport import GrpcTransport
+from swarmtrain.transport.link import LinkLimits
+from swarmtrain.transport.requests import Description
+
+MEMORY_SHARE = 0.8
+"""Share of the memory that is free right now which a peer plans with."""
+
+
+@dataclass(frozen=True, slots=True)
+class JoinOptions:
+    """What a volunteer said on the command line. `config` is their own RUN.toml, which must match the run's."""
+
+    join: str
+    name: str
+    stages: tuple[int, ...] | None
+    listen: str
+    announce: str
+    identity: Path | None
+    config: RunConfig | None
+    cache_folder: Path | None
+    out: Path | None
+
+
+async def describe(address: str, timeout_seconds: float = 10.0) -> tuple[Description, RunConfig]:
+    """What run is at `address`. Raises LinkError, WireError, ConfigError or Incompatible."""
+    description = Description.decode((await ask(address, "describe", timeout_seconds)).meta)
+    if description.version != __version__:
+        raise Incompatible(
+            f"the run at {address} uses another version of swarmtrain",
+            f"version {description.version}; this is {__version__}",
+            "install the run's version",
+        )
+    return description, config_from_json(description.config_json)
+
+
+def accept_config(offered: RunConfig, own: RunConfig | None) -> RunConfig:
+    """The configuration to join with: the run's, unless it asks this machine to trust it too far.
+
+    Raises:
+        Incompatible: the volunteer's own configuration is another run's.
+        CorpusError, ModelError: the run wants local files read or local code imported, and only a local
+            configuration may say so.
+    """
+    if own is not None:
+        if own.hash != offered.hash:
+            raise Incompatible(
+                "your configuration is not the run's",
+                f"it hashes to {own.hash[:12]}, the run's to {offered.hash[:12]}",
+                "leave --config out to take the run's own, or ask its owner for the right file",
+            )
+        return own
+    data = offered.data
+    if data.source.split(":")[0] not in ("stdlib", "datasets") or data.tokenizer != "bytes":
+        raise CorpusError(
+            "this run reads files of the machine it runs on",
+            f"data.source = {data.source!r}, data.tokenizer = {data.tokenizer!r}; a run you join may not choose them",
+            "get the data and the RUN.toml from the run's owner and join with --config RUN.toml",
+        )
+    if offered.model.family != "llama":
+        raise ModelError(
+            "this run brings code of its own",
+            f"model.family = {offered.model.family!r}; a run you join may not make this machine import code",
+            "install that package yourself and join with --config RUN.toml",
+        )
+    return offered
+
+
+def kernel_class(threads: int) -> str:
+    """What must be equal for equal bits: torch, CPU capability, threads, device (protocol.md, answer b)."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"torch {torch.__version__} {platform.machine()} {capability} threads {threads} cpu"
+
+
+@dataclass(slots=True)
+class JoinedPeer:
+    """A session of this process, and how its events leave it."""
+
+    session: Session
+    reporter: Reporter | None
+    journal: Journal | None
+
+    async def close(self) -> None:
+        """Leave nothing behind."""
+        await self.session.close(self.reporter.close if self.reporter is not None else None)
+        if self.journal is not None:
+            self.journal.close()
+
+
+async def open_peer(
+    options: JoinOptions, observe: Observer | None, seen: Callable[[Event], None]
+) -> JoinedPeer:
+    """Join the run at `options.join`: directory open, links ready, nothing served yet. Raises SwarmError."""
+    description, offered = await describe(options.join)
+    config = accept_config(offered, options.config)
+    torch.set_num_threads(config.limits.threads)
+    corpus = _load_corpus(config, options, description)
+    identity = _identity(options.identity)
+    loop = asyncio.get_running_loop()
+    reporter = (
+        Reporter(identity.peer_id, description.coordinator, config.links.connect_seconds)
+        if description.coordinator
+        else None
+    )
+    journal = None
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        journal = Journal(options.out / "journal.jsonl")
+
+    def record(event: Event) -> None:
+        line = journal_line(event, loop.time(), identity.peer_id)
+        if journal is not None:
+            journal.write_line(line)
+        if reporter is not None:
+            reporter.add(line)
+        seen(event)
+
+    world = await _open_world(config, identity, description, record, observe)
+    peer_options = PeerOptions(
+        me=identity.peer_id,
+        name=options.name,
+        stages=options.stages,
+        listen=options.listen,
+        announce=options.announce,
+        memory_bytes=int(MEMORY_SHARE * psutil.virtual_memory().available),
+        kernel_class=kernel_class(config.limits.threads),
+        coordinator=description.coordinator,
+    )
+    session = Session(config, peer_options, world, corpus, record)
+    if reporter is not None:
+        reporter.start(world.transport, session.service, session.links)
+    return JoinedPeer(session, reporter, journal)
+
+
+async def _open_world(
+    config: RunConfig,
+    identity: Identity,
+    description: Description,
+    record: Callable[[Event], None],
+    observe: Observer | None,
+) -> World:
+    limits = LinkLimits(
+        chunk_bytes=config.links.chunk_bytes,
+        message_bytes=config.limits.message_bytes,
+        heartbeat_seconds=config.links.heartbeat_seconds,
+    )
+    if not description.directory:
+        raise LinkError(
+            "the run's directory has no address",
+            "the process at that address has not opened it yet",
+            "try again in a moment",
+        )
+    directory = await DhtDirectory.open(
+        config.hash, identity, record, DhtOptions(bootstrap=description.directory)
+    )
+    return World(GrpcTransport(limits), directory, ThreadLane(observe))
+
+
+def _load_corpus(config: RunConfig, options: JoinOptions, description: Description) -> Corpus:
+    """The run's corpus on this machine; another one would train another model (checked again by handshakes)."""
+    corpus = load_corpus(config.data, options.cache_folder)
+    if description.corpus and corpus.digest != description.corpus:
+        raise CorpusError(
+            "this machine's corpus is not the run's",
+            f"data.source = {config.data.source!r} hashes to {corpus.digest[:12]} here, "
+            f"to {description.corpus[:12]} in the run",
+            "use the run's Python version for stdlib, or get the run's token shards",
+        )
+    return corpus
+
+
+def _identity(path: Path | None) -> Identity:
+    """The identity kept at `path`, or one for this process alone."""
+    return Identity.load_or_create(path) if path else Identity(Ed25519PrivateKey.generate())

@@ -1,0 +1,68 @@
+"""Hands a peer's events to the coordinator: in batches, in order, bounded, and never in training's way."""
+
+import asyncio
+import logging
+from collections import deque
+
+from swarmtrain.core.errors import LinkError
+from swarmtrain.core.types import PeerId
+from swarmtrain.peer.links import Links
+from swarmtrain.transport.link import Handler, Link, Transport
+from swarmtrain.transport.requests import EventBatch
+
+logger = logging.getLogger(__name__)
+
+KEPT_LINES = 10_000
+BATCH_LINES = 200
+PAUSE_SECONDS = 0.1
+REDIAL_SECONDS = 1.0
+
+
+class Reporter:
+    """Sends journal lines to the coordinator at `address`; what does not fit is counted and dropped."""
+
+    def __init__(self, me: PeerId, address: str, connect_seconds: float) -> None:
+        self._me, self._address, self._connect_seconds = me, address, connect_seconds
+        self._lines: deque[str] = deque()
+        self._dropped = 0
+        self._link: Link | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def add(self, line: str) -> None:
+        if len(self._lines) >= KEPT_LINES:
+            self._lines.popleft()
+            self._dropped += 1
+        self._lines.append(line)
+
+    def start(self, transport: Transport, handler: Handler, links: Links) -> None:
+        """Begin to send; `handler` also serves what the coordinator asks over the same link."""
+        self._task = asyncio.create_task(self._run(transport, handler, links), name="report")
+
+    async def close(self) -> None:
+        """Send what is left, if there is a link, and end."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        while self._lines and self._link is not None:
+            self._send(self._link)
+
+    async def _run(self, transport: Transport, handler: Handler, links: Links) -> None:
+        """A lost coordinator is dialled again for as long as this peer lives; training goes on without it."""
+        while True:
+            try:
+                self._link = await transport.dial(
+                    self._address, handler.hello(), handler, self._connect_seconds
+                )
+                while links.is_open(self._link):
+                    if self._lines:
+                        self._send(self._link)
+                    await asyncio.sleep(PAUSE_SECONDS)
+            except LinkError as error:
+                logger.warning("the coordinator cannot be reached: %s", error.what)
+            self._link = None
+            await asyncio.sleep(REDIAL_SECONDS)
+
+    def _send(self, link: Link) -> None:
+        batch = [self._lines.popleft() for _ in range(min(BATCH_LINES, len(self._lines)))]
+        link.tell("events", EventBatch(self._me, tuple(batch), self._dropped).encode())
+        self._dropped = 0
