@@ -1,6 +1,7 @@
 """The `swarmtrain` command. Modules here import the rest of the package inside functions, so that help is quick."""
 
 import logging
+import os
 import sys
 from typing import Annotated
 
@@ -21,9 +22,8 @@ app.add_typer(config.app, name="config")
 for command in (run.up, run.coordinator, run.peer, run.reference, run.simulate):
     app.command(rich_help_panel="Run")(command)
 app.command(rich_help_panel="Look")(status.status)
-for command in (model.evaluate, model.generate):
-    name = "eval" if command is model.evaluate else None
-    app.command(name, rich_help_panel="Use the model")(command)
+app.command("eval", rich_help_panel="Use the model")(model.evaluate)
+app.command(rich_help_panel="Use the model")(model.generate)
 
 
 @app.callback()
@@ -37,6 +37,8 @@ def options(
     if version:
         typer.echo(__version__)
         raise typer.Exit
+    # gRPC reports every closed connection; it reads this when it is first imported.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     level = logging.DEBUG if verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     # These two libraries report every connection at debug level.

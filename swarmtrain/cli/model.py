@@ -26,7 +26,12 @@ def evaluate(
 
     model = TrainedModel.load(checkpoint_folder(checkpoint))
     loss = model.held_out_loss(batches)
-    facts = {"step": model.step, "eval_loss": loss, "perplexity": math.exp(loss), "batches": batches}
+    facts = {
+        "step": model.step,
+        "eval_loss": loss,
+        "perplexity": math.exp(loss),
+        "batches": batches,
+    }
     if output == "json":
         typer.echo(json.dumps(facts))
     else:

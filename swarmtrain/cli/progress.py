@@ -18,7 +18,9 @@ class Progress:
     def __init__(self, steps: int) -> None:
         self._steps, self._step = steps, 0
         self._console = Console(stderr=True)
-        self._live = Live(console=self._console, auto_refresh=False) if sys.stderr.isatty() else None
+        self._live = (
+            Live(console=self._console, auto_refresh=False) if sys.stderr.isatty() else None
+        )
         self._started_seconds = self._printed_seconds = time.monotonic()
         self._first_step_seconds: float | None = None
         self._figures: dict[str, Any] = {}

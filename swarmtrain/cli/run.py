@@ -74,7 +74,9 @@ def peer(
         list[Path] | None, typer.Option("--config", "-c", help="Your own RUN.toml; must match")
     ] = None,
     overrides: Overrides = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for this peer's journal and trace")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for this peer's journal and trace")
+    ] = None,
     lifeline: Annotated[
         bool, typer.Option("--lifeline", hidden=True, help="End when standard input closes")
     ] = False,

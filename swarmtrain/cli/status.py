@@ -1,7 +1,7 @@
 """`swarmtrain status`: what a coordinator knows of its run."""
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,7 +24,7 @@ def status(
     typer.echo(json.dumps(state, indent=2) if output == "json" else _table(state))
 
 
-def _table(state: dict) -> str:  # type: ignore[type-arg]
+def _table(state: dict[str, Any]) -> str:
     loss = state["loss_last"]
     lines = [
         f"run {state['run']} ({state['run_hash'][:12]}): step {state['step']} of {state['steps']}, "
@@ -32,8 +32,9 @@ def _table(state: dict) -> str:  # type: ignore[type-arg]
         f"{state['tokens_per_second']:,.0f} tokens/s"
         + (f", ended: {state['stop_reason']}" if state["stopped"] else "")
     ]
-    lines += [
-        f"  {view['name']:<16} {view['state']:<8} stages {','.join(map(str, view['stages'])) or '-':<8} {view['address']}"
-        for view in state["peers"]
-    ]
+    for view in state["peers"]:
+        stages = ",".join(map(str, view["stages"])) or "-"
+        lines.append(
+            f"  {view['name']:<16} {view['state']:<8} stages {stages:<8} {view['address']}"
+        )
     return "\n".join(lines)

@@ -10,9 +10,7 @@ if TYPE_CHECKING:
     from swarmtrain.core.config import RunConfig
 
 
-def summary_of(
-    config: "RunConfig", state: "RunState", eval_loss: float | None
-) -> dict[str, Any]:
+def summary_of(config: "RunConfig", state: "RunState", eval_loss: float | None) -> dict[str, Any]:
     """The contract's keys (design.md section 11) from what a coordinator saw."""
     return {
         "steps": state.step,

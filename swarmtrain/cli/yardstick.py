@@ -43,9 +43,7 @@ def run_reference(config: "RunConfig", folder: Path) -> None:
     write(folder, config, _summary(losses, tokens, before - begin, loop.parameters_sha256()))
 
 
-def run_scenario(
-    path: Path, steps: int | None, out: Path | None, overrides: Sequence[str]
-) -> None:
+def run_scenario(path: Path, steps: int | None, out: Path | None, overrides: Sequence[str]) -> None:
     """Run a scenario in virtual time and write its run folder."""
     import torch
 

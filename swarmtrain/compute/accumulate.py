@@ -81,7 +81,9 @@ class ExactAccumulator:
         self.total.zero_()
 
     def _merge(self, contribution: Contribution, sign: int) -> None:
-        for (offset, elements), gradient in zip(contribution.spans, contribution.gradients, strict=True):
+        for (offset, elements), gradient in zip(
+            contribution.spans, contribution.gradients, strict=True
+        ):
             flat = gradient.reshape(-1)
             for start in range(0, elements, _CHUNK_ELEMENTS):
                 piece = flat[start : start + _CHUNK_ELEMENTS]
@@ -110,7 +112,9 @@ class FastAccumulator:
         self.total.zero_()
 
     def _merge(self, contribution: Contribution, sign: float) -> None:
-        for (offset, elements), gradient in zip(contribution.spans, contribution.gradients, strict=True):
+        for (offset, elements), gradient in zip(
+            contribution.spans, contribution.gradients, strict=True
+        ):
             self.total[offset : offset + elements].add_(gradient.reshape(-1), alpha=sign)
 
 
@@ -137,7 +141,10 @@ def square_sum(total: Tensor, tokens: int) -> tuple[int, int]:
     """
     buffer = torch.empty(_CHUNK_ELEMENTS, dtype=torch.float64)
     peak = max(
-        (float(mean_gradient(piece, tokens, buffer).float().abs().amax()) for piece in _pieces(total)),
+        (
+            float(mean_gradient(piece, tokens, buffer).float().abs().amax())
+            for piece in _pieces(total)
+        ),
         default=0.0,
     )
     _, exponent_of_peak = torch.frexp(torch.tensor(peak, dtype=torch.float64))
@@ -151,4 +158,6 @@ def square_sum(total: Tensor, tokens: int) -> tuple[int, int]:
 
 
 def _pieces(flat: Tensor) -> Iterable[Tensor]:
-    return (flat[start : start + _CHUNK_ELEMENTS] for start in range(0, flat.numel(), _CHUNK_ELEMENTS))
+    return (
+        flat[start : start + _CHUNK_ELEMENTS] for start in range(0, flat.numel(), _CHUNK_ELEMENTS)
+    )

@@ -33,7 +33,8 @@ async def measure(config: RunConfig, lane: Lane, memory_bytes: int) -> Measured:
         tape = await lane.submit(Task(Kind.FORWARD, 1), lambda: compute.forward(x_BTD))
         middle = loop.time()
         await lane.submit(
-            Task(Kind.BACKWARD, 1), lambda tape=tape: compute.backward(tape, x_BTD)  # type: ignore[misc]
+            Task(Kind.BACKWARD, 1),
+            lambda tape=tape: compute.backward(tape, x_BTD),  # type: ignore[misc]
         )
         forward_seconds = min(forward_seconds, middle - start)
         backward_seconds = min(backward_seconds, loop.time() - middle)

@@ -71,7 +71,9 @@ class ThreadLane:
     def __init__(self, observe: Observer | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         self._observe = observe
-        self._queue: list[tuple[tuple[int, int], int, Task, Callable[[], Any], asyncio.Future[Any]]] = []
+        self._queue: list[
+            tuple[tuple[int, int], int, Task, Callable[[], Any], asyncio.Future[Any]]
+        ] = []
         self._arrivals = itertools.count()
         self._ready = threading.Condition()
         self._closing = False
@@ -132,9 +134,13 @@ class ThreadLane:
 class VirtualLane:
     """Runs tasks inline on a virtual clock and charges each its modelled seconds."""
 
-    def __init__(self, cost_seconds: Callable[[Task], float], observe: Observer | None = None) -> None:
+    def __init__(
+        self, cost_seconds: Callable[[Task], float], observe: Observer | None = None
+    ) -> None:
         self._cost_seconds, self._observe = cost_seconds, observe
-        self._queue: list[tuple[tuple[int, int], int, Task, Callable[[], Any], asyncio.Future[Any]]] = []
+        self._queue: list[
+            tuple[tuple[int, int], int, Task, Callable[[], Any], asyncio.Future[Any]]
+        ] = []
         self._arrivals = itertools.count()
         self._wake = asyncio.Event()
         self._worker = asyncio.create_task(self._work(), name="compute-lane")

@@ -11,8 +11,8 @@ from swarmtrain.compute.inner import Buffers, Update, adamw
 from swarmtrain.compute.stage import StageCompute
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.messages import Commit, StageDigest, StageSum
-from swarmtrain.core.types import Digest
 from swarmtrain.core.schedule import clip_factor
+from swarmtrain.core.types import Digest
 
 
 @dataclass(slots=True)
@@ -58,7 +58,9 @@ class Replica:
     def apply(self, reduced: ReducedSum, commit: Commit, clip_norm: float) -> StageDigest:
         """Move to the next step in the second buffer; the old one stays as undo. Clears the sum."""
         after = self._spare if self._spare is not None else Buffers.like(self.current.parameters)
-        update = Update(reduced.total, commit.tokens, clip_factor(commit.stages, clip_norm), commit.scalars)
+        update = Update(
+            reduced.total, commit.tokens, clip_factor(commit.stages, clip_norm), commit.scalars
+        )
         spans = self.compute.flat.decayed_spans()
         adamw(self.current, after, update, spans, self._optimizer)
         self.current, self._spare = after, self.current

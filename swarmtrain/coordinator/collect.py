@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from swarmtrain.checkpoint.stage_file import NamesShapes, StageState
 from swarmtrain.checkpoint.store import save
@@ -68,12 +67,14 @@ async def _pull_stage(
     names_shapes = _read_layout(bytes(layout.body))
     _, elements = flat_layout([shape for _, shape in names_shapes])
     whole = np.empty(3 * elements, dtype=np.float32)
-    target = memoryview(whole).cast("B")
+    target = whole.view(np.uint8).data
     base: Digest = b""
     digest: Digest = b""
     offset_bytes = 0
     while offset_bytes < target.nbytes:
-        reply, body = await _piece(link, StateRequest(stage, step, offset_bytes, PIECE_BYTES), config)
+        reply, body = await _piece(
+            link, StateRequest(stage, step, offset_bytes, PIECE_BYTES), config
+        )
         if reply.total_bytes != target.nbytes or not 0 < len(body) <= target.nbytes - offset_bytes:
             raise WireError("a stage's state has another size than its layout", f"stage {stage}")
         if offset_bytes == 0:
@@ -89,7 +90,7 @@ async def _pull_stage(
 
 async def _piece(
     link: Link, request: StateRequest, config: RunConfig
-) -> tuple[StateReply, npt.NDArray[np.uint8] | memoryview]:
+) -> tuple[StateReply, memoryview]:
     """One piece; a peer that still applies the last step is asked again for a while."""
     for _ in range(int(PATIENCE_SECONDS / _PAUSE_SECONDS)):
         answer = await link.call(
@@ -118,7 +119,11 @@ def _read_layout(body: bytes) -> NamesShapes:
     except (ValueError, TypeError) as error:
         raise WireError("a stage's layout makes no sense", str(error)) from None
     sane = all(extent > 0 for _, shape in layout for extent in shape)
-    if not sane or len(layout) > _MOST_PARAMETERS or len({name for name, _ in layout}) < len(layout):
+    if (
+        not sane
+        or len(layout) > _MOST_PARAMETERS
+        or len({name for name, _ in layout}) < len(layout)
+    ):
         raise WireError("a stage's layout makes no sense", "repeated names or empty shapes")
     if sum(math.prod(shape) for _, shape in layout) > 1 << 36:
         raise WireError("a stage's layout is absurdly large", "")

@@ -64,8 +64,6 @@ def apply(state: RunState, entry: Mapping[str, Any]) -> RunState:
             return replace(state, peers={**state.peers, view.peer: view})
         case "placed":
             return _with_peer(state, event["peer"], stages=tuple(event["stages"]))
-        case "step_opened":
-            return state
         case "term_started":
             views = {
                 peer: replace(view, state="serving") if view.state == "joining" else view
@@ -89,11 +87,11 @@ def apply(state: RunState, entry: Mapping[str, Any]) -> RunState:
     return state
 
 
-def _with_peer(state: RunState, peer: PeerId, **changes: Any) -> RunState:
-    view = state.peers.get(peer)
+def _with_peer(run: RunState, peer: PeerId, **changes: Any) -> RunState:
+    view = run.peers.get(peer)
     if view is None:
-        return state
-    return replace(state, peers={**state.peers, peer: replace(view, **changes)})
+        return run
+    return replace(run, peers={**run.peers, peer: replace(view, **changes)})
 
 
 def _committed(state: RunState, event: Mapping[str, Any]) -> RunState:
@@ -115,6 +113,4 @@ def _stopped(state: RunState, peer: PeerId, event: Mapping[str, Any]) -> RunStat
     """The conductor speaks for the run; another peer's end is its own."""
     if peer != state.conductor:
         return state
-    return replace(
-        state, stopped=True, finished=event["finished"], stop_reason=event["reason"]
-    )
+    return replace(state, stopped=True, finished=event["finished"], stop_reason=event["reason"])

@@ -1,18 +1,18 @@
 """The error tree. Every error a person sees says what happened, why, and what to do about it.
 
-    SwarmError
-      ConfigError        a configuration key, value or combination           exit code 2
-      CorpusError        the corpus or tokenizer is missing or differs        exit code 1
-      ModelError         the model does not fit its protocol or the machine   exit code 1
-      WireError          bytes from another peer are not what they claim      (costs the sender)
-      LinkError          a link broke, was refused, or fell silent            exit code 3
-        LinkClosed         the other side is gone
-        LinkSilent         the other side is there but does not answer
-        Refused            the handshake or a call was refused with a reason
-          Incompatible       another version, run or corpus                   exit code 4
-      DirectoryError     discovery is out of reach                            exit code 3
-      StateError         a checkpoint or a transferred state is not whole     exit code 1
-      Stopped            the run cannot go on (not survivable)                exit code 1
+SwarmError
+  ConfigError        a configuration key, value or combination           exit code 2
+  CorpusError        the corpus or tokenizer is missing or differs        exit code 1
+  ModelError         the model does not fit its protocol or the machine   exit code 1
+  WireError          bytes from another peer are not what they claim      (costs the sender)
+  LinkError          a link broke, was refused, or fell silent            exit code 3
+    LinkClosed         the other side is gone
+    LinkSilent         the other side is there but does not answer
+    Refused            the handshake or a call was refused with a reason
+      Incompatible       another version, run or corpus                   exit code 4
+  DirectoryError     discovery is out of reach                            exit code 3
+  StateError         a checkpoint or a transferred state is not whole     exit code 1
+  Stopped            the run cannot go on (not survivable)                exit code 1
 """
 
 

@@ -33,7 +33,9 @@ def learning_rate(optimizer: OptimizerSection, step: int, steps: int) -> float:
 
 def gradient_norm(stages: Iterable[StageSum]) -> float:
     """L2 norm of the mean gradient over all stages, each counted once; exact until the last square root."""
-    total = sum((Fraction(int(entry.square_sum), 2**entry.exponent) for entry in stages), Fraction(0))
+    total = sum(
+        (Fraction(int(entry.square_sum), 2**entry.exponent) for entry in stages), Fraction(0)
+    )
     return math.sqrt(total)
 
 

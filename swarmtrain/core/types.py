@@ -92,5 +92,3 @@ def is_majority(present: Iterable[PeerId], base: Roster) -> bool:
         votes += base.edges[0] in voters
         total += 1
     return 2 * votes > total
-
-

@@ -84,9 +84,7 @@ class LocalSwarm:
         drained = asyncio.create_task(self._draining.wait())
         watched = asyncio.create_task(self._watch_children())
         try:
-            await asyncio.wait(
-                [stopped, drained, watched], return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait([stopped, drained, watched], return_when=asyncio.FIRST_COMPLETED)
             if drained.done() and not stopped.done():
                 self.coordinator.drain("drained from the terminal")
                 await asyncio.wait([stopped], timeout=DRAIN_SECONDS)
@@ -113,7 +111,8 @@ class LocalSwarm:
     def _obituary(self) -> str:
         dead = [child for child in self.children if child.exit_code not in (None, 0)]
         return "\n".join(
-            f"{child.name} ended with code {child.exit_code}:\n{child.last_lines()}" for child in dead
+            f"{child.name} ended with code {child.exit_code}:\n{child.last_lines()}"
+            for child in dead
         )
 
     async def _save(self) -> None:

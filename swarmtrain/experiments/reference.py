@@ -16,7 +16,7 @@ from swarmtrain.checkpoint.stage_file import StageState
 from swarmtrain.checkpoint.store import save
 from swarmtrain.compute.accumulate import Contribution, contribution_limit, is_summable
 from swarmtrain.compute.replica import Replica
-from swarmtrain.compute.stage import EdgeCompute, MiddleCompute
+from swarmtrain.compute.stage import EdgeCompute, MiddleCompute, StageCompute
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.layout import parameters_sha256
 from swarmtrain.core.messages import Commit
@@ -42,9 +42,8 @@ class Reference:
         self.config, self.corpus = config, corpus
         self.edge = EdgeCompute(config, vocab_size)
         self.middle = [MiddleCompute(config, stage) for stage in range(1, config.model.stages + 1)]
-        self.stages = [
-            Replica(config, stage, compute) for stage, compute in enumerate([self.edge, *self.middle])
-        ]
+        computes: list[StageCompute] = [self.edge, *self.middle]
+        self.stages = [Replica(config, stage, compute) for stage, compute in enumerate(computes)]
 
     def train(self) -> Iterator[ReferenceStep]:
         """Run all steps, yielding after each."""
@@ -89,7 +88,9 @@ class Reference:
         tokens = train.microbatches * train.tokens_per_microbatch
         self._apply(step, tokens)
         counted = train.tokens_per_microbatch * len(losses)
-        return ReferenceStep(step, sum(losses) / counted if counted else float("nan"), tokens, tuple(void))
+        return ReferenceStep(
+            step, sum(losses) / counted if counted else float("nan"), tokens, tuple(void)
+        )
 
     def _microbatch(self, step: int, index: int) -> tuple[float, list[Replica], list[Contribution]]:
         """Loss and one contribution per position, with the stage each belongs to."""
@@ -122,7 +123,11 @@ class Reference:
             mine = gradients[taken : taken + len(block)]
             contributions.append(Contribution(compute.flat.spans(block), mine))
             taken += len(block)
-        return float(loss.detach()), [self.stages[0], self.stages[0], *self.stages[1:]], contributions
+        return (
+            float(loss.detach()),
+            [self.stages[0], self.stages[0], *self.stages[1:]],
+            contributions,
+        )
 
     def _apply(self, step: int, tokens: int) -> None:
         config = self.config

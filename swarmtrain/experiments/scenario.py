@@ -1,13 +1,13 @@
 """SCENARIO.toml: a run and the virtual world around it.
 
-    run = "../runs/equality.toml"      # relative to the scenario
+run = "../runs/equality.toml"      # relative to the scenario
 
-    [world]
-    peers = 4                          # equal peers that choose their stages themselves
-    latency_seconds = 0.02             # one way, every pair
-    bytes_per_second = 100e6           # one direction, every pair
-    forward_seconds = 0.05             # one microbatch through one position
-    backward_seconds = 0.1
+[world]
+peers = 4                          # equal peers that choose their stages themselves
+latency_seconds = 0.02             # one way, every pair
+bytes_per_second = 100e6           # one direction, every pair
+forward_seconds = 0.05             # one microbatch through one position
+backward_seconds = 0.1
 """
 
 import tomllib
@@ -43,7 +43,9 @@ def read_scenario(path: Path) -> tuple[Path, Scenario]:
     except OSError as error:
         raise ConfigError(f"{path} cannot be read", str(error), "check the path") from error
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is no TOML", str(error), "see the example in the docs") from error
+        raise ConfigError(
+            f"{path} is no TOML", str(error), "see the example in the docs"
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))

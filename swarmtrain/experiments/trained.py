@@ -58,7 +58,12 @@ class TrainedModel:
         return evaluate(self.stages, islice(held_out, batches))
 
     def sample(
-        self, prompt: str, max_new_tokens: int, temperature: float = 0.8, top_k: int = 40, seed: int = 0
+        self,
+        prompt: str,
+        max_new_tokens: int,
+        temperature: float = 0.8,
+        top_k: int = 40,
+        seed: int = 0,
     ) -> str:
         """Text that continues `prompt`."""
         context = self.config.train.sequence_length

@@ -58,7 +58,9 @@ class VirtualRun:
     @property
     def commits(self) -> list[StepCommitted]:
         """Acknowledged steps in order, each once."""
-        found = {event.step: event for _, _, event in self.events if isinstance(event, StepCommitted)}
+        found = {
+            event.step: event for _, _, event in self.events if isinstance(event, StepCommitted)
+        }
         return [found[step] for step in sorted(found)]
 
 

@@ -24,8 +24,21 @@ from swarmtrain.peer.worker import Worker
 from swarmtrain.steps.ballot import Candidate, Complete, Decided, Fresh, Reseal, next_term
 from swarmtrain.steps.conductor import Plan, StepConductor
 from swarmtrain.steps.effects import (
-    Acknowledged, Advance, Apply, CancelReduce, Drive, Effect, End, Forget, Note, Reduce, Resync, Retract,
-    Send, StepDown, Unsurvivable,
+    Acknowledged,
+    Advance,
+    Apply,
+    CancelReduce,
+    Drive,
+    Effect,
+    End,
+    Forget,
+    Note,
+    Reduce,
+    Resync,
+    Retract,
+    Send,
+    StepDown,
+    Unsurvivable,
 )  # fmt: skip
 from swarmtrain.steps.keys import unpack_keys
 from swarmtrain.steps.member import StepMember

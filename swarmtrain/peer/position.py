@@ -97,9 +97,7 @@ class Positions:
 
     def retract(self, opening: Open, entry: Entry) -> None:
         """Take a contribution out again, recomputed from kept x and dy."""
-        tokens_BT = (
-            self.samples(opening.step, entry.item[1]) if entry.stage == EDGE_STAGE else None
-        )
+        tokens_BT = self.samples(opening.step, entry.item[1]) if entry.stage == EDGE_STAGE else None
         replica = self.replicas[entry.stage]
 
         def work() -> None:

@@ -44,7 +44,8 @@ def slice_bounds(elements: int, slices: int) -> list[tuple[int, int]]:
     """Equal slices of a flat sum, starting on multiples of ALIGN_ELEMENTS; the last may be shorter or empty."""
     width = -(-elements // (slices * ALIGN_ELEMENTS)) * ALIGN_ELEMENTS
     return [
-        (min(index * width, elements), min((index + 1) * width, elements)) for index in range(slices)
+        (min(index * width, elements), min((index + 1) * width, elements))
+        for index in range(slices)
     ]
 
 
@@ -101,7 +102,10 @@ class Reducer:
         await self._sum_own_slice(tag, stage, siblings, bounds[rank])
         others = [index for index in range(len(siblings)) if index != rank]
         pieces = await asyncio.gather(
-            *(self._pull(siblings[i], tag, stage, (i, len(siblings)), True, bounds[i]) for i in others)
+            *(
+                self._pull(siblings[i], tag, stage, (i, len(siblings)), True, bounds[i])
+                for i in others
+            )
         )
         for index, piece in zip(others, pieces, strict=True):
             start, end = bounds[index]

@@ -59,7 +59,8 @@ async def build_runtime(
     replicas: dict[int, Replica] = {}
     for stage in stages:
         replicas[stage] = await lane.submit(
-            Task(Kind.STATE, stage), lambda stage=stage: _build(setting, stage)  # type: ignore[misc]
+            Task(Kind.STATE, stage),
+            lambda stage=stage: _build(setting, stage),  # type: ignore[misc]
         )
     positions = Positions(
         member=member,

@@ -16,7 +16,13 @@ from swarmtrain.peer.runtime import Runtime
 from swarmtrain.transport.link import Hello, Link, Message
 from swarmtrain.transport.messages import decode_step
 from swarmtrain.transport.requests import (
-    Description, FinishRequest, PieceRequest, ProcessRequest, StateReply, StateRequest, Status,
+    Description,
+    FinishRequest,
+    PieceRequest,
+    ProcessRequest,
+    StateReply,
+    StateRequest,
+    Status,
 )  # fmt: skip
 
 _DIGEST_BYTES = 16

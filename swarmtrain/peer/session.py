@@ -12,7 +12,15 @@ from swarmtrain.compute.lane import Lane
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.errors import DirectoryError, LinkError, ModelError
 from swarmtrain.core.events import (
-    Lost, Measured, Noted, PeerJoined, PeerLeft, Placed, Record, RunStopped, Traffic,
+    Lost,
+    Measured,
+    Noted,
+    PeerJoined,
+    PeerLeft,
+    Placed,
+    Record,
+    RunStopped,
+    Traffic,
 )  # fmt: skip
 from swarmtrain.core.messages import NewTerm, StepMessage
 from swarmtrain.core.types import Member, PeerId, Roster
@@ -139,7 +147,9 @@ class Session:
             async with asyncio.timeout(seconds):
                 await self.released.wait()
         except TimeoutError:
-            self._record(Noted("not released", f"nobody asked for this peer's state in {seconds:g} s"))
+            self._record(
+                Noted("not released", f"nobody asked for this peer's state in {seconds:g} s")
+            )
 
     def _traffic(self) -> Traffic:
         stats = self.links.totals()
@@ -365,7 +375,9 @@ class Session:
 
 def _alike(records: tuple[PeerRecord, ...], before: tuple[PeerRecord, ...]) -> bool:
     """Whether two looks into the directory show the same peers with the same figures."""
-    plain = [replace(entry, sequence=0, expires=0.0, stages=(), state="joining") for entry in records]
+    plain = [
+        replace(entry, sequence=0, expires=0.0, stages=(), state="joining") for entry in records
+    ]
     return plain == [
         replace(entry, sequence=0, expires=0.0, stages=(), state="joining") for entry in before
     ]

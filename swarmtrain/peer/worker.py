@@ -142,9 +142,9 @@ class Worker:
         """The entry's answer. A stored answer is not a held gradient: if the step was reopened for the item,
         accumulate it again first (R3)."""
         answer = await asyncio.shield(entry.answer)
-        if not answer.is_void and self.member.step == opening.step:
-            if self.member.admits(entry.item):
-                self.positions.take(entry, await self.positions.again(opening, entry))
+        is_current = self.member.step == opening.step
+        if not answer.is_void and is_current and self.member.admits(entry.item):
+            self.positions.take(entry, await self.positions.again(opening, entry))
         return answer
 
     def _enter(
@@ -207,8 +207,10 @@ class Worker:
         member = self.member
         async with self._moved:
             await self._moved.wait_for(
-                lambda: member.step > request.step
-                or (member.step == request.step and member.ledger.open is not None)
+                lambda: (
+                    member.step > request.step
+                    or (member.step == request.step and member.ledger.open is not None)
+                )
             )
         opening = member.ledger.open
         if member.step != request.step or request.base != member.base or opening is None:

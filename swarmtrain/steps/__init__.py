@@ -1,1 +1,1 @@
-"""The step protocol as pure state machines: events in, effects out; no torch, no asyncio, no clock (rules R1 to R16)."""
+"""The step protocol (R1 to R16) as pure state machines: events in, effects out; no torch, asyncio or clock."""

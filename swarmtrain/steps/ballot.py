@@ -116,6 +116,4 @@ class Candidate:
             for entry in own.stages
         }
         stages = tuple(sums[stage] for stage in sorted(sums))
-        return Prepared(
-            wanted.term, wanted.seal, wanted.roster, stages, wanted.void, wanted.loss
-        )
+        return Prepared(wanted.term, wanted.seal, wanted.roster, stages, wanted.void, wanted.loss)

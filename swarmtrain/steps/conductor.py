@@ -11,13 +11,40 @@ from typing import Literal
 
 from swarmtrain.core.events import Diverged, Sealed, StepOpened
 from swarmtrain.core.messages import (
-    Assign, Commit, Decision, Done, Freeze, Held, KeyLoss, Nack, Open, Ready, Redrive, Redriven, Reduced,
-    Release, Reopen, Scalars, StageDigest, StageSum, StepMessage, Stop, Tell, pack_items, unpack_items,
+    Assign,
+    Commit,
+    Decision,
+    Done,
+    Freeze,
+    Held,
+    KeyLoss,
+    Nack,
+    Open,
+    Ready,
+    Redrive,
+    Redriven,
+    Reduced,
+    Release,
+    Reopen,
+    Scalars,
+    StageDigest,
+    StageSum,
+    StepMessage,
+    Stop,
+    Tell,
+    pack_items,
+    unpack_items,
 )  # fmt: skip
 from swarmtrain.core.types import Digest, PeerId, Roster, is_majority
 from swarmtrain.steps.effects import Acknowledged, Effect, Note, Send, StepDown, Unsurvivable
 from swarmtrain.steps.holdings import (
-    Audit, Run, audit, driver_of, hints_for, missing_runs, ownerships,
+    Audit,
+    Run,
+    audit,
+    driver_of,
+    hints_for,
+    missing_runs,
+    ownerships,
 )  # fmt: skip
 from swarmtrain.steps.keys import next_base, pack_keys, share_leads, unpack_keys
 
@@ -60,7 +87,9 @@ Phase = Literal["run", "freeze", "replay", "assign", "finished"]
 class StepConductor:
     """Conducts from `step` on `base` with `roster`; `base_roster` is the roster of the last commit (R8)."""
 
-    def __init__(self, peer: PeerId, plan: Plan, term: int, step: int, base: Digest, roster: Roster) -> None:
+    def __init__(
+        self, peer: PeerId, plan: Plan, term: int, step: int, base: Digest, roster: Roster
+    ) -> None:
         self.peer, self.plan, self.term = peer, plan, term
         self.step, self.base = step, base
         self.roster = self.base_roster = roster
@@ -175,7 +204,9 @@ class StepConductor:
 
     def _led_by(self, peer: PeerId) -> set[int]:
         leads = self.open.leads if self.open is not None else ()
-        return {key for share in leads if share.peer == peer for _, key in unpack_items(share.items)}
+        return {
+            key for share in leads if share.peer == peer for _, key in unpack_items(share.items)
+        }
 
     def _done(self, message: Done) -> list[Effect]:
         if message.step != self.step or self.phase != "run":
@@ -212,7 +243,12 @@ class StepConductor:
             Send(
                 driver_of(run, found.owners, self.roster),
                 Redrive(
-                    self.term, self.step, self.seal, run.key, run.first, hints_for(run.key, found.owners)
+                    self.term,
+                    self.step,
+                    self.seal,
+                    run.key,
+                    run.first,
+                    hints_for(run.key, found.owners),
                 ),
             )
             for run in runs

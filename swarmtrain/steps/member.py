@@ -8,13 +8,47 @@ from dataclasses import dataclass, field
 
 from swarmtrain.core.events import DuplicateDropped, KeyVoided, Noted
 from swarmtrain.core.messages import (
-    Ask, Assign, Commit, Decision, Done, Freeze, Held, KeyLoss, Nack, NewTerm, Open, Prepared, Promise,
-    Ready, Redrive, Redriven, Reduced, Release, Reopen, StageDigest, StageSum, StepMessage, Stop, Tell,
-    pack_items, unpack_items,
+    Ask,
+    Assign,
+    Commit,
+    Decision,
+    Done,
+    Freeze,
+    Held,
+    KeyLoss,
+    Nack,
+    NewTerm,
+    Open,
+    Prepared,
+    Promise,
+    Ready,
+    Redrive,
+    Redriven,
+    Reduced,
+    Release,
+    Reopen,
+    StageDigest,
+    StageSum,
+    StepMessage,
+    Stop,
+    Tell,
+    pack_items,
+    unpack_items,
 )  # fmt: skip
 from swarmtrain.core.types import Digest, Item, PeerId, Roster
 from swarmtrain.steps.effects import (
-    Advance, Apply, CancelReduce, Drive, Effect, End, Forget, Note, Reduce, Resync, Retract, Send,
+    Advance,
+    Apply,
+    CancelReduce,
+    Drive,
+    Effect,
+    End,
+    Forget,
+    Note,
+    Reduce,
+    Resync,
+    Retract,
+    Send,
 )  # fmt: skip
 from swarmtrain.steps.keys import next_base, pack_keys, unpack_keys
 
@@ -129,7 +163,17 @@ class StepMember:
             case Ask(step):
                 known = self.last is not None and self.last.step == step
                 return [Send(sender, Tell(self.last))] if known and self.last is not None else []
-            case Open() | Freeze() | Reopen() | Redrive() | Assign() | Decision() | NewTerm() | Release() | Stop():
+            case (
+                Open()
+                | Freeze()
+                | Reopen()
+                | Redrive()
+                | Assign()
+                | Decision()
+                | NewTerm()
+                | Release()
+                | Stop()
+            ):
                 return self._from_conductor(sender, message)
             case _:
                 return []
@@ -179,7 +223,9 @@ class StepMember:
 
     def _open(self, message: Open) -> list[Effect]:
         if message.base != self.base:
-            return [Resync(message.step, "the step opened on other parameters than this peer holds")]
+            return [
+                Resync(message.step, "the step opened on other parameters than this peer holds")
+            ]
         ledger = self.ledger
         ledger.open = message
         mine = [
@@ -224,7 +270,9 @@ class StepMember:
             prepared = ledger.prepared
             if prepared is None or (prepared.term, prepared.seal) != (message.term, message.seal):
                 return []
-            return self._to_conductor(Reduced(message.term, self.step, message.seal, prepared.stages))
+            return self._to_conductor(
+                Reduced(message.term, self.step, message.seal, prepared.stages)
+            )
         owned = {
             item
             for ownership in message.owners
@@ -251,7 +299,11 @@ class StepMember:
         if commit.step != self.step or self.ledger.applying is not None:
             return []
         if commit.base != self.base:
-            return [Resync(commit.step, "the decision was made on other parameters than this peer holds")]
+            return [
+                Resync(
+                    commit.step, "the decision was made on other parameters than this peer holds"
+                )
+            ]
         prepared = self.ledger.prepared
         mine = [entry for entry in commit.stages if entry.stage in self.stages]
         if prepared is None or any(entry not in prepared.stages for entry in mine):

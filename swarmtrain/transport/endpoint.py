@@ -20,8 +20,8 @@ class Endpoint:
     def __init__(self, limits: LinkLimits) -> None:
         self._limits = limits
         self._links: dict[Mux, None] = {}
+        self._closed = False
         self.tasks = Tasks()
-        self.closed = False
 
     async def greet(self, pipe: Pipe, hello: Hello, handler: Handler) -> Mux:
         """The dialler's greeting. Raises Refused, Incompatible, LinkClosed or WireError; the pipe is then closed."""
@@ -32,6 +32,7 @@ class Endpoint:
                 raise read_error(frame)
             remote = _read_hello(frame, Kind.WELCOME)
             handler.check(remote)
+            self._check_open()
         except BaseException:
             self.tasks.spawn(self._drop(pipe, "the greeting failed"), "drop pipe")
             raise
@@ -43,6 +44,7 @@ class Endpoint:
             async with asyncio.timeout(self._limits.silent_seconds):
                 remote = await self._check(pipe, handler)
                 await pipe.send(pack(Frame(Kind.WELCOME, meta=encode(handler.hello()))))
+            self._check_open()
         except (LinkError, WireError, TimeoutError) as error:
             logger.info("a link was not opened: %s", error)
             await self._drop(pipe, "the greeting failed")
@@ -51,7 +53,7 @@ class Endpoint:
 
     async def close(self) -> None:
         """Close all links at once, then cancel the calls still being answered."""
-        self.closed = True
+        self._closed = True
         closing = [link.close("the other side shut down") for link in list(self._links)]
         await asyncio.gather(*closing)
         await self.tasks.cancel_all()
@@ -65,6 +67,11 @@ class Endpoint:
             await pipe.send(pack(error_frame(Kind.REFUSE, 0, error)))
             raise
         return remote
+
+    def _check_open(self) -> None:
+        """A link that opens after `close` looked for links would be nobody's to close."""
+        if self._closed:
+            raise LinkClosed("the transport is closed", "this process is shutting down")
 
     def _open(self, pipe: Pipe, remote: Hello, handler: Handler) -> Mux:
         link = Mux(pipe, remote, handler, self._limits, self.tasks)

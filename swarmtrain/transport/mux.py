@@ -57,10 +57,11 @@ class Mux:
 
     def start(self) -> None:
         """Begin to read, write and beat; the handler hears of the link before any call reaches it."""
-        self._handler.opened(self)
         self._reader = self._tasks.spawn(self._read(), f"read {self.remote.peer}")
         self._writer = self._tasks.spawn(self._write(), f"write {self.remote.peer}")
         self._beat()
+        # The tasks run no sooner than the next await, so this still comes first.
+        self._handler.opened(self)
 
     async def call(
         self,

@@ -20,6 +20,7 @@ from swarmtrain.core.errors import (
 )
 from swarmtrain.transport.frames import BULK, Frame, Kind, pack
 from swarmtrain.transport.link import BODY_ALIGNMENT_BYTES, Hello, Message
+from swarmtrain.transport.messages import encode
 from tests.transport.worlds import MIB, Watcher, World, drained, hello, run_in, until_end
 
 SILENCE_SECONDS = 10.0
@@ -561,6 +562,23 @@ def test_too_many_tells_close_the_link_with_a_reason(kind: str) -> None:
         assert "control" in near_side.closed_reasons[0]
 
     run_in(kind, test, control_bytes=MIB)
+
+
+def test_a_link_whose_greeting_ends_after_close_is_not_opened(kind: str) -> None:
+    async def test(world: World) -> None:
+        far, server = Watcher("far"), world.transport()
+        pipe = await world.raw_pipe(await server.listen("127.0.0.1:0", far))
+        await pipe.send(pack(Frame(Kind.HELLO, meta=encode(hello("raw")))))
+        await server.close()
+        near, dialler = Watcher("near"), world.transport()
+        await dialler.close()
+        address = await world.transport().listen("127.0.0.1:0", far)
+        with pytest.raises(LinkError, match="cannot reach"):
+            await dialler.dial(address, near.hello(), near, 1.0)
+        assert len(far.links) == len(far.closed_reasons)
+        assert not near.links
+
+    run_in(kind, test)
 
 
 def test_nothing_is_left_after_close(kind: str) -> None:

@@ -1,0 +1,34 @@
+# The two commands of the README. Both set up .venv first; a second call reuses it.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+
+.PHONY: demo test slow lint proto clean
+
+# Five peers train a 1.2M parameter model on this machine for about two minutes, and print a sample.
+demo: .venv/installed
+	$(BIN)/swarmtrain up deploy/runs/demo.toml --peers 5
+
+# Style, types and the whole default suite (under 15 minutes on two cores).
+test: lint
+	$(BIN)/python -m pytest -q
+
+slow: .venv/installed
+	$(BIN)/python -m pytest -q -m slow
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+proto: .venv/installed
+	$(BIN)/python proto/generate.py
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+		|| { echo "swarmtrain needs Python 3.11 to 3.13; set PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

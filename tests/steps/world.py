@@ -1,0 +1,380 @@
+"""A seeded random explorer over the real step machines: any delivery order, and faults at any point.
+
+Two edges and three middle stages with two replicas each run some steps. Handlers are atomic. The world, not the
+machines, judges what is applied (I1, I3, I4) and whether a survivable run ends. `explore(seed)` is one run.
+"""
+
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from swarmtrain.core.messages import (
+    Commit, Nack, Prepared, Promise, Scalars, StageDigest, StepMessage, Tell,
+)  # fmt: skip
+from swarmtrain.core.types import EDGE_STAGE, Digest, Item, Member, PeerId, Roster
+from swarmtrain.steps.ballot import Candidate, Complete, Decided, Fresh, Reseal, next_term
+from swarmtrain.steps.conductor import Plan, StepConductor
+from swarmtrain.steps.effects import (
+    Acknowledged, Advance, Apply, CancelReduce, Drive, Effect, End, Forget, Note, Reduce, Resync, Retract,
+    Send, StepDown, Unsurvivable,
+)  # fmt: skip
+from swarmtrain.steps.keys import first_base
+from swarmtrain.steps.member import StepMember
+from tests.steps.stand_ins import (
+    Call, Contents, CountingReducer, CountingWorker, Status, Tag, digest_of,
+)  # fmt: skip
+
+Kind = Literal[
+    "crash", "freeze", "lose", "repeat", "reroute", "overlap", "partition", "sloppy reduce"
+]
+FAULTS: tuple[Kind, ...] = (
+    "crash", "crash", "freeze", "lose", "lose", "repeat", "reroute", "reroute", "overlap", "partition"
+)  # fmt: skip
+STAGES = 3
+BASE = first_base(b"explored")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The shape of a run; `fifo` keeps the order of a link's tells, as real links do."""
+
+    keys: int = 3
+    steps: int = 2
+    faults: int = 3
+    kinds: tuple[Kind, ...] = FAULTS
+    fifo: bool = True
+    fast: bool = False
+    events: int = 6000
+
+
+@dataclass
+class Parcel:
+    kind: Literal["tell", "call", "answer", "piece", "local"]
+    sender: PeerId
+    to: PeerId
+    deliver: Callable[[], None]
+    lost: Callable[[], None] = field(default=lambda: None)
+
+
+Result = Literal["ok", "I1", "I3", "I4", "stalled", "lost", "stopped"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a run ended. `rejoin`: it stopped, though peers that were dropped before could have saved it."""
+
+    result: Result
+    why: str
+    events: int
+    takeovers: int
+    repeats: int
+    acknowledged: bool
+    rejoin: bool = False
+
+
+class Violation(Exception):
+    """The world saw an invariant break."""
+
+    def __init__(self, result: Result, why: str) -> None:
+        super().__init__(result, why)
+        self.result, self.why = result, why
+
+
+class Actor:
+    """One peer: the machines, driven as peer/island.py drives them."""
+
+    def __init__(self, world: "World", peer: PeerId, stage: int) -> None:
+        self.world, self.peer, self.stage = world, peer, stage
+        self.alive, self.frozen, self.group = True, False, 0
+        self.parameters = digest_of("initial", stage)
+        self.conductor: StepConductor | None = None
+        self.candidate: Candidate | None = None
+        self.wants_state = False
+        self.highest_term = 0
+        self._queue: deque[Effect] = deque()
+        self._performing = False
+        self.start(StepMember(peer, (stage,), 0, BASE))
+
+    def start(self, member: StepMember) -> None:
+        self.member = member
+        self.worker = CountingWorker(member, self.world, self.perform)
+        self.reducer = CountingReducer(member, self.worker, self.world, self.world.setting.fast)
+
+    @property
+    def live(self) -> bool:
+        return self.alive and not self.frozen
+
+    def receive(self, sender: PeerId, message: StepMessage) -> None:
+        if isinstance(message, Promise) and self.candidate is not None:
+            self.candidate.promised(sender, message)
+            if self.candidate.has_all:
+                self.conclude()
+            return
+        if isinstance(message, Nack):
+            self.highest_term = max(self.highest_term, message.term)
+            if self.candidate is not None and message.term > self.candidate.term:
+                self.candidate = None
+        effects = self.member.handle(sender, message)
+        if self.conductor is not None:
+            effects += self.conductor.handle(sender, message)
+        self.perform(effects)
+        self.worker.moved()
+
+    def stand(self, rank: int) -> None:
+        member = self.member
+        roster = member.last.roster if member.last is not None else self.world.roster
+        term = next_term(max(member.term, self.highest_term), rank)
+        self.conductor = None
+        self.candidate = Candidate(self.peer, term, member.step, member.base, roster)
+        self.perform(self.candidate.start())
+
+    def conclude(self) -> None:
+        candidate, self.candidate = self.candidate, None
+        assert candidate is not None
+        conductor = StepConductor(
+            self.peer, self.world.plan, candidate.term, candidate.step, candidate.base, candidate.roster
+        )
+        self.conductor = conductor
+        match candidate.outcome():
+            case Fresh():
+                effects = conductor.start()
+            case Decided(commit) if commit.step == candidate.step:
+                effects = conductor.spread(commit)
+            case Complete(prepared, opening):
+                whole = candidate.merged(prepared)
+                effects = conductor.spread(self.world.commit_of(whole, opening.base, candidate.step))
+            case Reseal(opening, seal):
+                effects = conductor.resume(opening, seal)
+            case Decided(commit):
+                self.conductor, effects = None, self.member.handle(self.peer, Tell(commit))
+        self.perform(effects)
+
+    def perform(self, effects: list[Effect]) -> None:
+        self._queue.extend(effects)
+        if self._performing:
+            return
+        self._performing = True
+        try:
+            while self._queue:
+                self._act(self._queue.popleft())
+        finally:
+            self._performing = False
+
+    def _act(self, effect: Effect) -> None:
+        world = self.world
+        match effect:
+            case Send(to, message) if to == self.peer:
+                self.receive(to, message)
+            case Send(to, message):
+                world.tell(self.peer, to, message)
+            case Drive():
+                world.later(self.peer, lambda: self.worker.drive(effect))
+            case Retract(items):
+                self.worker.retract(items)
+            case Reduce():
+                self.reducer.start(effect)
+            case CancelReduce():
+                self.reducer.running = None
+            case Apply(commit):
+                member = self.member
+                world.later(self.peer, lambda: self._apply(member, commit))
+            case Advance(step):
+                self.worker.leave_step(step)
+            case Forget(step):
+                self.worker.forget_before(step)
+            case Acknowledged(commit):
+                world.acknowledged.add(commit.step)
+                if commit.step + 1 == world.setting.steps and self.conductor is not None:
+                    self.perform(self.conductor.stop("the last step is committed", finished=True))
+            case StepDown(term):
+                self.conductor, self.highest_term = None, max(self.highest_term, term)
+            case Unsurvivable(reason):
+                world.give_up(self, reason)
+            case Resync():
+                self.wants_state = True
+            case End(finished, reason):
+                world.end(self, finished, reason)
+            case Note():
+                pass
+
+    def _apply(self, member: StepMember, commit: Commit) -> None:
+        if member is not self.member:
+            return
+        self.world.judge(self, commit)
+        theirs = next(entry.digest for entry in commit.stages if entry.stage == self.stage)
+        self.parameters = digest_of(self.parameters, theirs)
+        self.world.same(commit.step, self.stage, self.parameters)
+        self.worker.sums.clear()
+        digests = (StageDigest(self.stage, self.parameters),)
+        self.perform(self.member.applied(commit, digests))
+        self.worker.moved()
+
+    def resync(self) -> bool:
+        """State transfer is not modelled: the state of a sibling that is ahead is copied."""
+        siblings = [
+            other
+            for other in self.world.actors.values()
+            if other.stage == self.stage and other.live and other.member.step > self.member.step
+            and other.member.ledger.applying is None
+        ]  # fmt: skip
+        if not siblings:
+            return False
+        source, old = siblings[0], self.member
+        fresh = StepMember(self.peer, old.stages, source.member.step, source.member.base)
+        fresh.term, fresh.conductor, fresh.last = old.term, old.conductor, source.member.last
+        self.parameters, self.wants_state = source.parameters, False
+        self.start(fresh)
+        return True
+
+
+class World:
+    """All peers, the network between them, and the judge."""
+
+    def __init__(self, seed: int, setting: Setting) -> None:
+        self.random, self.setting = random.Random(seed), setting
+        names = [PeerId(f"p{index}") for index in range(2 * (STAGES + 1))]
+        self.random.shuffle(names)
+        hosted = {peer: index // 2 for index, peer in enumerate(names)}
+        self.roster = Roster.of(1, [Member(peer, (stage,), "") for peer, stage in hosted.items()])
+        self.plan = Plan(
+            steps=setting.steps,
+            stages=STAGES,
+            microbatches=setting.keys,
+            tokens=setting.keys * 8,
+            sequences=lambda step: (tuple(range(1, STAGES + 1)),),
+            scalars=lambda step: Scalars(0.1, 0.1, 0.1),
+        )
+        self.parcels: list[Parcel] = []
+        self.calls: dict[int, Call] = {}
+        self.numbers = self.events = self.takeovers = self.ticks = 0
+        self.acknowledged: set[int] = set()
+        self.applied: dict[tuple[int, int], Digest] = {}
+        self.sizes: set[Roster] = set()
+        self.heals: list[tuple[int, Callable[[], None]]] = []
+        self.stopped = ""
+        self.rejoin = False
+        self.spoils = self._spoils()
+        self.actors = {peer: Actor(self, peer, hosted[peer]) for peer in sorted(names)}
+        self.edges = sorted(peer for peer in names if hosted[peer] == EDGE_STAGE)
+        first, last = 5, 110 * setting.steps
+        self.faults = sorted(
+            (self.random.randrange(first, last), self.random.choice(setting.kinds))
+            for _ in range(self.random.randint(0, setting.faults))
+        )
+
+    def _spoils(self) -> dict[tuple[int, Item], Literal["forward", "backward"]]:
+        """One key in three runs has a gradient or an activation that is not finite."""
+        if self.random.random() > 1 / 3:
+            return {}
+        item = (self.random.randint(0, STAGES + 1), self.random.randrange(self.setting.keys))
+        way: Literal["forward", "backward"] = self.random.choice(("forward", "backward"))
+        return {(self.random.randrange(self.setting.steps), item): way}
+
+    # ---- what workers and reducers ask ------------------------------------------------------------------------
+
+    def choose(self, peers: tuple[PeerId, ...], hinted: PeerId | None) -> PeerId:
+        if hinted in peers and hinted is not None and self.random.random() < 0.7:
+            return hinted
+        return self.random.choice(peers)
+
+    def next_call(self) -> int:
+        self.numbers += 1
+        return self.numbers
+
+    def spoiled(self, step: int, item: Item) -> Literal["", "forward", "backward"]:
+        return self.spoils.get((step, item), "")
+
+    def call(self, call: Call) -> None:
+        self.calls[call.number] = call
+        callee = self.actors[call.callee]
+        self._post("call", call.caller, call.callee, lambda: callee.worker.process(call))
+
+    def answer(self, call: Call, status: Status) -> None:
+        def deliver() -> None:
+            if self.calls.pop(call.number, None) is not None:
+                self.actors[call.caller].worker.answered(call, status)
+
+        self._post("answer", call.callee, call.caller, deliver)
+
+    def piece(self, sender: PeerId, to: PeerId, stage: int, tag: Tag, contents: Contents) -> None:
+        actor = self.actors[to]
+        self.parcels.append(
+            Parcel(
+                "piece",
+                sender,
+                to,
+                lambda: actor.reducer.take(sender, tag, contents),
+                lambda: self.later(to, lambda: actor.reducer.fail(tag)),
+            )
+        )
+
+    def later(self, peer: PeerId, work: Callable[[], None]) -> None:
+        self.parcels.append(Parcel("local", peer, peer, work))
+
+    def tell(self, sender: PeerId, to: PeerId, message: StepMessage) -> None:
+        self._post("tell", sender, to, lambda: self.actors[to].receive(sender, message))
+
+    def _post(
+        self,
+        kind: Literal["tell", "call", "answer"],
+        sender: PeerId,
+        to: PeerId,
+        deliver: Callable[[], None],
+    ) -> None:
+        self.parcels.append(Parcel(kind, sender, to, deliver))
+
+    def commit_of(self, prepared: Prepared, base: Digest, step: int) -> Commit:
+        return Commit(
+            term=prepared.term,
+            step=step,
+            seal=prepared.seal,
+            base=base,
+            roster=prepared.roster,
+            stages=prepared.stages,
+            scalars=self.plan.scalars(step),
+            tokens=self.plan.tokens,
+            loss=prepared.loss,
+            void=prepared.void,
+        )
+
+    # ---- the judge --------------------------------------------------------------------------------------------
+
+    def judge(self, actor: Actor, commit: Commit) -> None:
+        """What `actor` is about to apply: every item of a key that counts once (I1), of this base alone (I4)."""
+        contents, step, stage = actor.reducer.total, commit.step, actor.stage
+        positions = (0, STAGES + 1) if stage == EDGE_STAGE else (stage,)
+        void = {key for (spoiled_step, (_, key)) in self.spoils if spoiled_step == step}
+        wanted = {
+            (position, key): 1
+            for position in positions
+            for key in range(self.setting.keys)
+            if key not in void
+        }
+        if any(base != commit.base for _, base, _ in contents):
+            raise Violation("I4", f"step {step}, stage {stage}: work of another base is applied")
+        counts = {item: count for item, _, count in contents}
+        if counts != wanted:
+            off = {i: counts.get(i, 0) for i in {*counts, *wanted} if counts.get(i) != wanted.get(i)}
+            raise Violation("I1", f"step {step}, stage {stage} at {actor.peer}: {off}")
+
+    def same(self, step: int, stage: int, parameters: Digest) -> None:
+        if self.applied.setdefault((step, stage), parameters) != parameters:
+            raise Violation("I3", f"step {step}, stage {stage}: replicas applied different sums")
+
+    def give_up(self, actor: Actor, reason: str) -> None:
+        conductor = actor.conductor
+        assert conductor is not None
+        base = conductor.base_roster
+        here = [peer for peer in base.peers if self.actors[peer].alive]
+        stages = {self.actors[peer].stage for peer in here}
+        self.rejoin |= 2 * len(here) > len(base.members) and len(stages) == STAGES + 1
+        actor.perform(conductor.stop(reason, finished=False))
+        self.end(actor, False, reason)
+
+    def end(self, actor: Actor, finished: bool, reason: str) -> None:
+        if not finished:
+            self.stopped = self.stopped or reason
+            actor.alive = False
+            actor.conductor = actor.candidate = None
