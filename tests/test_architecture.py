@@ -341,7 +341,7 @@ def test_budgets_are_noticed() -> None:
     found = list(size_findings("peer/x.py", ast.parse(text), MAX_FILE_LINES + 1))
     assert len(found) == 3
     method = "class A:\n    def fits(self, a, b, c, d, e, f, *, g): pass\n"
-    command = "@app.command()\ndef up(a, b, c, d, e, f, g): pass\n"
+    command = "def up(a: Annotated[int, typer.Option()], b, c, d, e, f, g): pass\n"
     assert not list(size_findings("peer/x.py", ast.parse(method), 2))
     assert not list(size_findings("cli/x.py", ast.parse(command), 2))
 

@@ -177,10 +177,10 @@ def show(progress: Any, state: "RunState", entry: dict[str, Any]) -> None:
                 f"{view.name}:{','.join(map(str, view.stages))}" for view in state.live_peers
             )
             progress.step(state.step, state.loss_last, state.tokens_per_second, peers)
-        case "placed":
-            name = state.peers[event["peer"]].name if event["peer"] in state.peers else "a peer"
-            stages = ", ".join(map(str, event["stages"])) or "none"
-            progress.note(f"{name} takes stages {stages}: {event['reason']}")
+        case "step_opened" if event["step"] == 0:
+            for view in state.live_peers:
+                stages = ", ".join(map(str, view.stages)) or "none"
+                progress.note(f"{view.name}: stages {stages}. {view.reason}")
         case "peer_refused" | "lost" | "bad_message" | "key_voided" | "diverged" | "banned":
             progress.note(f"{event['kind']}: {event}")
         case "run_stopped" if entry["peer"] == state.conductor:

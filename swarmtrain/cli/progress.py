@@ -41,7 +41,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """One line above the progress."""
-        self._console.print(text, markup=False, highlight=False)
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def step(self, done: int, loss: float, tokens_per_second: float, peers: str = "") -> None:
         """`done` steps are committed; `peers` says who holds which stages."""

@@ -12,13 +12,16 @@ from swarmtrain.core.events import Measured
 from swarmtrain.core.sizes import memory_estimate
 from swarmtrain.core.units import format_bytes
 
-REPEATS = 3
+LEAST_REPEATS = 3
+MOST_REPEATS = 12
+ENOUGH_SECONDS = 0.5
+"""Small models are measured more often: other work on the machine then hides less of its speed."""
 
 
 async def measure(config: RunConfig, lane: Lane, memory_bytes: int) -> Measured:
-    """Seconds of one microbatch through one middle stage: the best of three, of one block times its count.
+    """Seconds of one microbatch through one middle stage: the best of several, of one block times its count.
 
-    Rounded up to a tenth of an octave, so that equal machines under a little noise report equal figures.
+    Rounded up to half an octave, so that equal machines under some other work report equal figures.
     """
     single = config.model_copy(
         update={"model": config.model.model_copy(update={"blocks_per_stage": 1})}
@@ -28,7 +31,11 @@ async def measure(config: RunConfig, lane: Lane, memory_bytes: int) -> Measured:
     x_BTD = torch.ones(train.microbatch_size, train.sequence_length, width)
     loop = asyncio.get_running_loop()
     forward_seconds = backward_seconds = math.inf
-    for _ in range(REPEATS):
+    begin, repeats = loop.time(), 0
+    while repeats < LEAST_REPEATS or (
+        repeats < MOST_REPEATS and loop.time() - begin < ENOUGH_SECONDS
+    ):
+        repeats += 1
         start = loop.time()
         tape = await lane.submit(Task(Kind.FORWARD, 1), lambda: compute.forward(x_BTD))
         middle = loop.time()
@@ -43,7 +50,7 @@ async def measure(config: RunConfig, lane: Lane, memory_bytes: int) -> Measured:
         forward_seconds=_rounded_up(forward_seconds * blocks),
         backward_seconds=_rounded_up(backward_seconds * blocks),
         memory_bytes=memory_bytes,
-        reason=f"best of {REPEATS} microbatches of {train.microbatch_size} x {train.sequence_length}"
+        reason=f"best of {repeats} microbatches of {train.microbatch_size} x {train.sequence_length}"
         f" tokens through one block, times {blocks}; {format_bytes(memory_bytes)} may be used",
     )
 
@@ -60,4 +67,4 @@ def capacity_stages(config: RunConfig, vocab_size: int, memory_bytes: int) -> in
 
 
 def _rounded_up(seconds: float) -> float:
-    return float(2.0 ** (math.ceil(10 * math.log2(max(seconds, 1e-9))) / 10))
+    return float(2.0 ** (math.ceil(2 * math.log2(max(seconds, 1e-9))) / 2))

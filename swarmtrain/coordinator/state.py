@@ -18,6 +18,7 @@ class PeerView:
     name: str
     address: str
     stages: tuple[int, ...] = ()
+    reason: str = ""
     state: str = "joining"
     bytes_sent: int = 0
 
@@ -63,7 +64,8 @@ def apply(state: RunState, entry: Mapping[str, Any]) -> RunState:
             view = PeerView(event["peer"], event["name"], event["address"], tuple(event["stages"]))
             return replace(state, peers={**state.peers, view.peer: view})
         case "placed":
-            return _with_peer(state, event["peer"], stages=tuple(event["stages"]))
+            stages = tuple(event["stages"])
+            return _with_peer(state, event["peer"], stages=stages, reason=event["reason"])
         case "term_started":
             views = {
                 peer: replace(view, state="serving") if view.state == "joining" else view

@@ -87,6 +87,7 @@ class Session:
         self._assignment = Assignment((), "")
         self._addresses: dict[PeerId, str] = {}
         self._avoided: dict[PeerId, int] = {}
+        self._sequences: dict[PeerId, int] = {}
         self._queued: list[tuple[PeerId, StepMessage]] = []
         self._locking: asyncio.Task[None] | None = None
         self._tasks = Tasks(self._failed)
@@ -204,10 +205,8 @@ class Session:
 
     def _choose(self, records: tuple[PeerRecord, ...]) -> None:
         """Take the stages that the placement over everybody in the directory gives this peer."""
-        assignment = self._assign(records).get(self.options.me)
-        if assignment is not None and assignment.stages != self._assignment.stages:
-            self._record(Placed(self.options.me, assignment.stages, assignment.reason))
-            self._assignment = assignment
+        self._sequences = {entry.peer: entry.sequence for entry in records}
+        self._assignment = self._assign(records).get(self.options.me, self._assignment)
 
     def _assign(self, records: tuple[PeerRecord, ...]) -> dict[PeerId, Assignment]:
         wanted = [entry for entry in records if self._avoided.get(entry.peer, -1) < entry.sequence]
@@ -273,9 +272,9 @@ class Session:
             old, self.runtime = self.runtime, None
             await old.close()
         if stages != self._assignment.stages:
-            reason = "the conductor's view of the directory"
-            self._record(Placed(self.options.me, stages, reason))
-            self._assignment = replace(self._assignment, stages=stages)
+            reason = "Takes what the conductor saw fit when it looked into the directory."
+            self._assignment = Assignment(stages, reason)
+        self._record(Placed(self.options.me, stages, self._assignment.reason))
         setting = Setting(
             me=self.options.me,
             config=self.config,
@@ -318,9 +317,22 @@ class Session:
             runtime = self.runtime
             if runtime is None or self.outcome.done():
                 return
+            if runtime.island.candidate is not None and runtime.member.step == 0:
+                await self._start_without(peer)
+                return
             if runtime.member.roster is not None and peer in runtime.member.roster:
                 self._record(Lost(peer, reason))
             runtime.island.lost(peer)
+
+    async def _start_without(self, peer: PeerId) -> None:
+        """The directory named a peer that cannot be reached: choose again without it until it says more."""
+        self._record(
+            Lost(peer, "named by the directory, but out of reach; choosing stages without it")
+        )
+        self._avoided[peer] = self._sequences.get(peer, 0)
+        old, self.runtime, self.service.runtime = self.runtime, None, None
+        if old is not None:
+            await old.close()
 
     def _on_finish(self, reason: str) -> None:
         """The coordinator has what it needs of this peer."""

@@ -4,9 +4,9 @@ A candidate asks the roster of the last commit for promises. With promises from 
 the terms before it may have decided, and only then conducts.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from swarmtrain.core.messages import Commit, NewTerm, Open, Prepared, Promise
+from swarmtrain.core.messages import Commit, NewTerm, Open, Prepared, Promise, StageSum
 from swarmtrain.core.types import Digest, PeerId, Roster, is_majority
 from swarmtrain.steps.effects import Effect, Send
 
@@ -75,45 +75,48 @@ class Candidate:
 
     def outcome(self) -> Outcome:
         """What the promises say of the step; call it with a majority and all who can be reached."""
-        promises = [self.promises[peer] for peer in sorted(self.promises)]
-        for promise in promises:
-            if promise.last is not None and promise.last.step >= self.step:
-                return Decided(promise.last)
-        opens = [promise.open for promise in promises if promise.open is not None]
-        opening = next((entry for entry in opens if entry.step == self.step), None)
-        if opening is None:
+        decisions = [
+            promise.last
+            for promise in self.promises.values()
+            if promise.last is not None and promise.last.step >= self.step
+        ]
+        if decisions:
+            return Decided(max(decisions, key=lambda commit: commit.step))
+        here = [promise for promise in self.promises.values() if self._is_here(promise)]
+        opens = [promise.open for promise in here if promise.open is not None]
+        if not opens:
             return Fresh()
-        seal = max(promise.seal for promise in promises)
-        prepared = [promise.prepared for promise in promises if promise.prepared is not None]
+        opening = max(opens, key=lambda entry: (entry.term, entry.roster.version))
+        prepared = [promise.prepared for promise in here if promise.prepared is not None]
         if prepared:
             highest = max(prepared, key=lambda entry: (entry.term, entry.seal))
             if self._all_prepared(highest):
                 return Complete(highest, opening)
-        return Reseal(opening, seal)
-
-    def _all_prepared(self, wanted: Prepared) -> bool:
-        """Every promised member of the sealed roster holds this prepare, and together all its stages."""
-        identity = (wanted.term, wanted.seal)
-        stages: set[int] = set()
-        for peer, promise in self.promises.items():
-            if peer not in wanted.roster:
-                continue
-            own = promise.prepared
-            if own is None or (own.term, own.seal) != identity:
-                return False
-            stages |= {entry.stage for entry in own.stages}
-        covered = {stage for member in wanted.roster.members for stage in member.stages}
-        return stages == covered
+        return Reseal(opening, max(promise.seal for promise in here))
 
     def merged(self, wanted: Prepared) -> Prepared:
         """`wanted` with the sums of all its stages, gathered from the promises."""
-        identity = (wanted.term, wanted.seal)
         sums = {
             entry.stage: entry
             for peer in sorted(self.promises)
-            if (own := self.promises[peer].prepared) is not None
-            and (own.term, own.seal) == identity
-            for entry in own.stages
+            for entry in self._sums(self.promises[peer], wanted)
         }
-        stages = tuple(sums[stage] for stage in sorted(sums))
-        return Prepared(wanted.term, wanted.seal, wanted.roster, stages, wanted.void, wanted.loss)
+        return replace(wanted, stages=tuple(sums[stage] for stage in sorted(sums)))
+
+    def _is_here(self, promise: Promise) -> bool:
+        """A peer that is behind tells of another step: its seals and prepares say nothing of this one."""
+        return (promise.step, promise.base) == (self.step, self.base)
+
+    def _sums(self, promise: Promise, wanted: Prepared) -> tuple[StageSum, ...]:
+        """What the promise has prepared of the wanted seal; empty when nothing."""
+        own = promise.prepared
+        if own is None or not self._is_here(promise):
+            return ()
+        return own.stages if (own.term, own.seal) == (wanted.term, wanted.seal) else ()
+
+    def _all_prepared(self, wanted: Prepared) -> bool:
+        """Every promised member of the sealed roster holds this prepare, and together all its stages."""
+        sealed = [peer for peer in self.promises if peer in wanted.roster]
+        sums = [self._sums(self.promises[peer], wanted) for peer in sealed]
+        covered = {stage for member in wanted.roster.members for stage in member.stages}
+        return all(sums) and {entry.stage for own in sums for entry in own} == covered

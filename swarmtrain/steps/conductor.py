@@ -4,48 +4,20 @@ One edge peer runs it after winning a ballot. Inputs are messages, `lost(peer)` 
 effects. Messages may be lost or repeated: `tick` sends the current phase's question again.
 """
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from swarmtrain.core.events import Diverged, Sealed, StepOpened
+from swarmtrain.core.events import Sealed, StepOpened
 from swarmtrain.core.messages import (
-    Assign,
-    Commit,
-    Decision,
-    Done,
-    Freeze,
-    Held,
-    KeyLoss,
-    Nack,
-    Open,
-    Ready,
-    Redrive,
-    Redriven,
-    Reduced,
-    Release,
-    Reopen,
-    Scalars,
-    StageDigest,
-    StageSum,
-    StepMessage,
-    Stop,
-    Tell,
-    pack_items,
-    unpack_items,
+    Ask, Assign, Commit, Decision, Done, Freeze, Held, Nack, Open, Prepared, Promise, Ready, Redrive, Redriven,
+    Reduced, Release, Reopen, Scalars, StepMessage, Stop, Tell, pack_items, unpack_items,
 )  # fmt: skip
 from swarmtrain.core.types import Digest, PeerId, Roster, is_majority
+from swarmtrain.steps.ballot import Candidate, Complete, Decided, Fresh, Reseal
 from swarmtrain.steps.effects import Acknowledged, Effect, Note, Send, StepDown, Unsurvivable
-from swarmtrain.steps.holdings import (
-    Audit,
-    Run,
-    audit,
-    driver_of,
-    hints_for,
-    missing_runs,
-    ownerships,
-)  # fmt: skip
+from swarmtrain.steps.gathering import Acknowledging, Gathering, agree, mean_loss
+from swarmtrain.steps.holdings import Audit, driver_of, hints_for, missing_runs, ownerships
 from swarmtrain.steps.keys import next_base, pack_keys, share_leads, unpack_keys
 
 
@@ -60,36 +32,29 @@ class Plan:
     sequences: Callable[[int], tuple[tuple[int, ...], ...]]
     scalars: Callable[[int], Scalars]
 
-
-@dataclass
-class Gathering:
-    """Answers of the current phase, by peer or key."""
-
-    done: set[int] = field(default_factory=set)
-    held: dict[PeerId, Held] = field(default_factory=dict)
-    runs: set[Run] = field(default_factory=set)
-    reduced: dict[PeerId, tuple[StageSum, ...]] = field(default_factory=dict)
-    assign: Assign | None = None
-
-
-@dataclass
-class Acknowledging:
-    """A decided step that waits for a majority of READY."""
-
-    commit: Commit
-    ready: dict[PeerId, Ready] = field(default_factory=dict)
-    done: bool = False
+    def commit(self, prepared: Prepared, step: int, base: Digest) -> Commit:
+        """The decision that the conductor of the prepared seal would have sent."""
+        return Commit(
+            term=prepared.term,
+            step=step,
+            seal=prepared.seal,
+            base=base,
+            roster=prepared.roster,
+            stages=prepared.stages,
+            scalars=self.scalars(step),
+            tokens=self.tokens,
+            loss=prepared.loss,
+            void=prepared.void,
+        )
 
 
-Phase = Literal["run", "freeze", "replay", "assign", "finished"]
+Phase = Literal["run", "freeze", "replay", "assign", "ballot", "finished"]
 
 
 class StepConductor:
     """Conducts from `step` on `base` with `roster`; `base_roster` is the roster of the last commit (R8)."""
 
-    def __init__(
-        self, peer: PeerId, plan: Plan, term: int, step: int, base: Digest, roster: Roster
-    ) -> None:
+    def __init__(self, peer: PeerId, plan: Plan, term: int, step: int, base: Digest, roster: Roster) -> None:
         self.peer, self.plan, self.term = peer, plan, term
         self.step, self.base = step, base
         self.roster = self.base_roster = roster
@@ -98,6 +63,7 @@ class StepConductor:
         self.open: Open | None = None
         self._got = Gathering()
         self._acknowledging: Acknowledging | None = None
+        self._ballot: Candidate | None = None
 
     # ---- inputs -------------------------------------------------------------------------------------------------
 
@@ -105,18 +71,32 @@ class StepConductor:
         """Open the current step."""
         if self.step >= self.plan.steps:
             self.phase = "finished"
-            return []
+            return self._recall()
+        self.phase = "run"
         self.open = self._opening()
-        return [self._opened_note(), *self._broadcast(self.open)]
+        return [self._opened_note(), *self._broadcast(self.open), *self._recall()]
 
     def resume(self, opening: Open, seal: int) -> list[Effect]:
         """Take over a step that was open: ask what everybody holds, under a new seal."""
-        self.open, self.seal = opening, seal
-        return self._freeze()
+        self.open, self.seal = replace(opening, term=self.term, roster=self.roster), seal
+        return self._broadcast(self.open) + self._freeze() + self._recall()
 
     def spread(self, commit: Commit) -> list[Effect]:
-        """Take over a step that was, or may have been, decided: the same decision again."""
-        return self._decide(commit)
+        """Take over a step that was, or may have been, decided: the same decision again.
+
+        The promises were about that step. What became of the next one, and who is in its roster, takes the
+        promises of those who applied the decision.
+        """
+        hearers = sorted({*self.roster.peers, *commit.roster.peers})
+        self._move_past(commit)
+        self.roster = commit.roster
+        effects: list[Effect] = [Send(peer, Decision(self.term, commit, None)) for peer in hearers]
+        if self.step >= self.plan.steps:
+            self.phase = "finished"
+            return effects
+        self.phase = "ballot"
+        self._ballot = Candidate(self.peer, self.term, self.step, self.base, commit.roster)
+        return effects + self._ballot.start()
 
     def handle(self, sender: PeerId, message: StepMessage) -> list[Effect]:
         match message:
@@ -124,6 +104,10 @@ class StepConductor:
                 return [StepDown(term)]
             case Tell(commit) if commit.step >= self.step:
                 return [StepDown(self.term)]
+            case Tell(commit):
+                return self._recalled(commit)
+            case Promise():
+                return self._promised(sender, message)
             case Done() if message.base == self.base:
                 return self._done(message)
             case Held():
@@ -139,7 +123,9 @@ class StepConductor:
 
     def lost(self, peer: PeerId) -> list[Effect]:
         """Go on without `peer`, or say why that is impossible."""
-        if peer not in self.roster or self.phase == "finished":
+        waiting = self._acknowledging
+        is_over = self.phase == "finished" and (waiting is None or waiting.done)
+        if peer not in self.roster or is_over:
             return []
         roster = self.roster.without(peer)
         missing = roster.missing_stages(self.plan.stages)
@@ -148,43 +134,40 @@ class StepConductor:
         if not is_majority(roster.peers, self.base_roster):
             return [Unsurvivable(f"without peer {peer} no majority of the last roster is left")]
         self.roster = roster
-        if self.phase != "run" or self.open is None:
-            return self._freeze()
-        led_by_lost = self._led_by(peer) - self._got.done
-        self.open = self._opening()
-        lead = roster.edges[0]
-        effects = self._broadcast(self.open)
-        return effects + [
-            Send(lead, Redrive(self.term, self.step, self.seal, key, 0, ()))
-            for key in sorted(led_by_lost)
-        ]
+        match self.phase:
+            case "finished":
+                return []
+            case "ballot":
+                return self._conclude()
+            case "run":
+                self.open = self._opening()
+                return self._broadcast(self.open)
+            case _:
+                return self._freeze()
 
     def tick(self) -> list[Effect]:
         """Repeat what may have been lost; the receivers take repeats as the same question."""
-        effects: list[Effect] = []
-        waiting = self._acknowledging
-        if waiting is not None and not waiting.done:
-            opening = self.open if self.open is not None and self.open.step == self.step else None
-            decision = Decision(self.term, waiting.commit, opening)
-            silent = [peer for peer in waiting.commit.roster.peers if peer not in waiting.ready]
-            effects += [Send(peer, decision) for peer in silent]
+        effects = self._ask_ready()
         match self.phase:
             case "run" if self.open is not None:
                 effects += self._broadcast(self.open)
-            case "freeze":
+            case "freeze" if self.open is not None:
+                # A peer that never heard the opening cannot answer for it.
                 freeze = Freeze(self.term, self.step, self.seal, self.roster)
-                effects += [
-                    Send(peer, freeze) for peer in self.roster.peers if peer not in self._got.held
-                ]
+                for peer in self.roster.peers:
+                    if peer not in self._got.held:
+                        effects += [Send(peer, self._opening_now()), Send(peer, freeze)]
             case "replay":
                 effects += self._freeze()
             case "assign" if self._got.assign is not None:
                 waiting_for = [p for p in self.roster.peers if p not in self._got.reduced]
                 effects += [Send(peer, self._got.assign) for peer in waiting_for]
+            case "ballot" if self._ballot is not None:
+                effects += self._ballot.start()
         return effects
 
     def stop(self, reason: str, finished: bool) -> list[Effect]:
-        self.phase = "finished"
+        self.phase, self._acknowledging = "finished", None
         return self._broadcast(Stop(self.term, self.step, finished, reason))
 
     # ---- one phase after the other ------------------------------------------------------------------------------
@@ -202,11 +185,10 @@ class StepConductor:
             tokens=plan.tokens,
         )
 
-    def _led_by(self, peer: PeerId) -> set[int]:
-        leads = self.open.leads if self.open is not None else ()
-        return {
-            key for share in leads if share.peer == peer for _, key in unpack_items(share.items)
-        }
+    def _opening_now(self) -> Open:
+        """The step's opening with the roster as it is by now."""
+        assert self.open is not None
+        return replace(self.open, roster=self.roster)
 
     def _done(self, message: Done) -> list[Effect]:
         if message.step != self.step or self.phase != "run":
@@ -227,9 +209,7 @@ class StepConductor:
         self._got.held[sender] = message
         if len(self._got.held) < len(self.roster.members) or self.open is None:
             return []
-        held = {peer: frozenset(unpack_items(m.held)) for peer, m in self._got.held.items()}
-        void = {peer: frozenset(unpack_items(m.void)) for peer, m in self._got.held.items()}
-        found = audit(self.open.items(), held, void)
+        found = self._got.audit(self.open)
         return self._replay(found) if found.missing else self._assign(found)
 
     def _replay(self, found: Audit) -> list[Effect]:
@@ -243,20 +223,13 @@ class StepConductor:
             Send(
                 driver_of(run, found.owners, self.roster),
                 Redrive(
-                    self.term,
-                    self.step,
-                    self.seal,
-                    run.key,
-                    run.first,
-                    hints_for(run.key, found.owners),
+                    self.term, self.step, self.seal, run.key, run.first, hints_for(run.key, found.owners)
                 ),
             )
             for run in runs
         ]
 
     def _redriven(self, message: Redriven) -> list[Effect]:
-        if self.phase == "run" and (message.step, message.position) == (self.step, 0):
-            return self._done(Done(self.step, self.base, pack_keys([message.key])))
         if self.phase != "replay" or (message.step, message.seal) != (self.step, self.seal):
             return []
         ended = (message.key, message.position)
@@ -264,8 +237,8 @@ class StepConductor:
         return [] if self._got.runs else self._freeze()
 
     def _assign(self, found: Audit) -> list[Effect]:
+        assert self.open is not None
         self.phase = "assign"
-        losses = {entry.key: entry.loss_sum for entry in self._head_losses(found)}
         assign = Assign(
             term=self.term,
             step=self.step,
@@ -273,7 +246,7 @@ class StepConductor:
             roster=self.roster,
             owners=ownerships(found.owners),
             void=pack_keys(found.void),
-            loss=self._mean_loss(losses),
+            loss=mean_loss(self.open, found, self._got.held),
         )
         self._got.assign = assign
         shares = {peer: 0 for peer in self.roster.peers}
@@ -282,96 +255,120 @@ class StepConductor:
         note = Sealed(self.step, self.seal, tuple(shares.items()), found.void)
         return [Note(note), *self._broadcast(assign)]
 
-    def _head_losses(self, found: Audit) -> list[KeyLoss]:
-        """Each key's loss as the owner of its head reported it, keys ascending."""
-        assert self.open is not None
-        losses = []
-        for key in range(self.plan.microbatches):
-            if key in found.void:
-                continue
-            head = (len(self.open.sequence(key)) + 1, key)
-            answer = self._got.held[found.owners[head]]
-            losses += [entry for entry in answer.losses if entry.key == key]
-        return losses
-
-    def _mean_loss(self, losses: dict[int, float]) -> float:
-        """Nats per token over the keys that count, summed in key order; nan when every key is void."""
-        per_key_tokens = self.plan.tokens // self.plan.microbatches
-        if not losses:
-            return math.nan
-        return sum(losses[key] for key in sorted(losses)) / (per_key_tokens * len(losses))
-
     def _reduced(self, sender: PeerId, message: Reduced) -> list[Effect]:
-        """Decide when the whole sealed roster reports equal digests; anything else is a new seal (R8)."""
+        """A member's sums; one that could not serve the seal makes a new one."""
         current = (self.term, self.step, self.seal)
         if self.phase != "assign" or (message.term, message.step, message.seal) != current:
             return []
-        if sender not in self.roster:
+        expected = self.roster.member(sender)
+        if expected is None:
             return []
         self._got.reduced[sender] = message.stages
-        expected = self.roster.member(sender)
-        if expected is None or {entry.stage for entry in message.stages} != set(expected.stages):
+        if {entry.stage for entry in message.stages} != set(expected.stages):
             return self._freeze()
+        return self._decide_if_agreed()
+
+    def _decide_if_agreed(self) -> list[Effect]:
+        """Decide when the whole sealed roster reports equal digests; anything else is a new seal (R8).
+
+        The step before must be acknowledged by then, since applying this one overwrites its undo state (R10).
+        """
+        waiting, assign = self._acknowledging, self._got.assign
+        if self.phase != "assign" or assign is None or (waiting is not None and not waiting.done):
+            return []
         if len(self._got.reduced) < len(self.roster.members):
             return []
-        sums: dict[int, set[StageSum]] = {}
-        for peer in self.roster.peers:
-            for entry in self._got.reduced[peer]:
-                sums.setdefault(entry.stage, set()).add(entry)
-        split = [stage for stage in sorted(sums) if len(sums[stage]) > 1]
+        sums = self._got.sums(self.roster)
+        split = [stage for stage in sums if len(sums[stage]) > 1]
         if split:
-            return [self._diverged_note(split[0]), *self._freeze()]
-        return self._decide(self._commit(tuple(next(iter(sums[stage])) for stage in sorted(sums))))
-
-    def _commit(self, stages: tuple[StageSum, ...]) -> Commit:
-        assert self._got.assign is not None
-        return Commit(
-            term=self.term,
-            step=self.step,
-            seal=self.seal,
-            base=self.base,
-            roster=self.roster,
-            stages=stages,
-            scalars=self.plan.scalars(self.step),
-            tokens=self.plan.tokens,
-            loss=self._got.assign.loss,
-            void=self._got.assign.void,
-        )
+            return [Note(self._got.diverged(self.step, split[0], self.roster)), *self._freeze()]
+        stages = tuple(next(iter(found)) for found in sums.values())
+        prepared = Prepared(self.term, self.seal, self.roster, stages, assign.void, assign.loss)
+        return self._decide(self.plan.commit(prepared, self.step, self.base))
 
     def _decide(self, commit: Commit) -> list[Effect]:
         """COMMIT, with the next step's OPEN on its back; the step is acknowledged by READY (R10)."""
-        roster = self.roster
-        self._acknowledging = Acknowledging(commit)
-        self.base, self.step, self.seal = next_base(commit), commit.step + 1, 0
-        self.base_roster = commit.roster
-        self._got = Gathering()
+        self._move_past(commit)
         more = self.step < self.plan.steps
         self.phase = "run" if more else "finished"
         self.open = self._opening() if more else None
-        decision = Decision(self.term, commit, self.open)
-        effects: list[Effect] = [Send(peer, decision) for peer in roster.peers]
+        effects = self._broadcast(Decision(self.term, commit, self.open))
         return [self._opened_note(), *effects] if more else effects
+
+    def _move_past(self, commit: Commit) -> None:
+        self._acknowledging = Acknowledging(commit)
+        self.base, self.step, self.seal = next_base(commit), commit.step + 1, 0
+        self.base_roster = commit.roster
+        self._got, self.open = Gathering(), None
+
+    # ---- acknowledging a decision -------------------------------------------------------------------------------
 
     def _ready(self, sender: PeerId, message: Ready) -> list[Effect]:
         waiting = self._acknowledging
-        if waiting is None or message.step != waiting.commit.step + 1 or sender not in self.roster:
+        if waiting is None or message.step != waiting.commit.step + 1 or message.base != self.base:
+            return []
+        if sender not in waiting.commit.roster:
             return []
         waiting.ready[sender] = message
+        agreed, split = agree(waiting.ready)
+        effects: list[Effect] = [Note(event) for event in split]
+        release = Release(self.term, message.step, agreed)
         if waiting.done:
-            return self._late_ready(waiting, sender, message)
-        agreed, split = _agree(waiting.ready)
-        if not is_majority(waiting.ready, waiting.commit.roster) or len(agreed) <= self.plan.stages:
+            # A replica beyond the majority: it still must have the same parameters (I3).
+            return [*effects, Send(sender, release)]
+        if not waiting.is_enough:
             return []
         waiting.done = True
-        effects: list[Effect] = [Note(event) for event in split]
         effects.append(Acknowledged(waiting.commit, agreed))
-        return effects + self._broadcast(Release(self.term, message.step, agreed))
+        return effects + self._broadcast(release) + self._decide_if_agreed()
 
-    def _late_ready(self, waiting: Acknowledging, sender: PeerId, message: Ready) -> list[Effect]:
-        """A replica beyond the majority: it still must have the same parameters (I3)."""
-        agreed, split = _agree(waiting.ready)
-        effects: list[Effect] = [Note(event) for event in split]
-        return [*effects, Send(sender, Release(self.term, message.step, agreed))]
+    def _ask_ready(self) -> list[Effect]:
+        """The decision again, to those who have not reported that they applied it."""
+        waiting = self._acknowledging
+        if waiting is None or waiting.done:
+            return []
+        opening = self.open if self.phase == "run" else None
+        decision = Decision(self.term, waiting.commit, opening)
+        return [Send(p, decision) for p in waiting.commit.roster.peers if p not in waiting.ready]
+
+    def _recall(self) -> list[Effect]:
+        """The conductor before may have gone before the last decision was acknowledged: ask this peer for it."""
+        return [Send(self.peer, Ask(self.step - 1))] if self.step and not self._acknowledging else []
+
+    def _recalled(self, commit: Commit) -> list[Effect]:
+        if self._acknowledging is not None or next_base(commit) != self.base:
+            return []
+        self._acknowledging = Acknowledging(commit)
+        return self._ask_ready()
+
+    # ---- the ballot after a decision that was taken over --------------------------------------------------------
+
+    def _promised(self, sender: PeerId, message: Promise) -> list[Effect]:
+        """Promises count from those who applied the decision; the others are asked again."""
+        if self._ballot is None or message.step < self.step:
+            return []
+        self._ballot.promised(sender, message)
+        return self._conclude()
+
+    def _conclude(self) -> list[Effect]:
+        """With a majority and all that are left, find out what became of the step."""
+        ballot = self._ballot
+        if ballot is None or not ballot.has_majority:
+            return []
+        if any(peer not in ballot.promises for peer in self.roster.peers):
+            return []
+        self._ballot = None
+        match ballot.outcome():
+            case Fresh():
+                return self.start()
+            case Reseal(opening, seal):
+                return self.resume(opening, seal)
+            case Complete(prepared):
+                return self.spread(self.plan.commit(ballot.merged(prepared), self.step, self.base))
+            case Decided(commit) if commit.step == self.step:
+                return self.spread(commit)
+            case Decided():
+                return [StepDown(self.term)]
 
     # ---- small things -------------------------------------------------------------------------------------------
 
@@ -383,28 +380,3 @@ class StepConductor:
         return Note(
             StepOpened(self.step, self.term, self.roster.version, members, self.plan.microbatches)
         )
-
-    def _diverged_note(self, stage: int) -> Note:
-        digests = tuple(
-            (peer, entry.digest.hex())
-            for peer in self.roster.peers
-            for entry in self._got.reduced[peer]
-            if entry.stage == stage
-        )
-        return Note(Diverged(self.step, stage, "reduced sums", digests))
-
-
-def _agree(ready: dict[PeerId, Ready]) -> tuple[tuple[StageDigest, ...], list[Diverged]]:
-    """Each stage's parameter digest: the most frequent, then the lowest peer's; and who disagrees."""
-    by_stage: dict[int, list[tuple[PeerId, Digest]]] = {}
-    for peer in sorted(ready):
-        for entry in ready[peer].stages:
-            by_stage.setdefault(entry.stage, []).append((peer, entry.digest))
-    agreed, split = [], []
-    for stage in sorted(by_stage):
-        digests = [digest for _, digest in by_stage[stage]]
-        agreed.append(StageDigest(stage, max(digests, key=digests.count)))
-        if len(set(digests)) > 1:
-            shown = tuple((peer, digest.hex()) for peer, digest in by_stage[stage])
-            split.append(Diverged(ready[min(ready)].step, stage, "parameters", shown))
-    return tuple(agreed), split

@@ -4,7 +4,7 @@ Inputs are `handle(sender, message)` and the local facts `admits`, `accumulated`
 each returns effects. The machine holds no tensors: answers and gradients live with the worker.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from swarmtrain.core.events import DuplicateDropped, KeyVoided, Noted
 from swarmtrain.core.messages import (
@@ -55,9 +55,14 @@ from swarmtrain.steps.keys import next_base, pack_keys, unpack_keys
 
 @dataclass
 class Ledger:
-    """One step's facts at one peer; replaced as a whole at every commit."""
+    """One step's facts at one peer; replaced as a whole at every commit.
+
+    Seals of different conductors are ordered by `(seal_term, seal)`: a new conductor need not know how far
+    those before it had counted.
+    """
 
     open: Open | None = None
+    seal_term: int = 0
     seal: int = 0
     closed: bool = False
     reopened: set[Item] = field(default_factory=set)
@@ -73,7 +78,10 @@ class Ledger:
 
 
 class StepMember:
-    """The state machine of one peer. `step` and `base` name the parameters it holds right now."""
+    """The state machine of one peer. `step` and `base` name the parameters it holds right now.
+
+    `ready` is what this peer last reported of them; it is reported again when a conductor repeats the decision.
+    """
 
     def __init__(self, peer: PeerId, stages: tuple[int, ...], step: int, base: Digest) -> None:
         self.peer, self.stages = peer, stages
@@ -81,6 +89,8 @@ class StepMember:
         self.term = 0
         self.conductor: PeerId | None = None
         self.last: Commit | None = None
+        self.ready: Ready | None = None
+        self._ending: Stop | None = None
         self.ledger = Ledger()
         self._early: list[tuple[PeerId, Open]] = []
 
@@ -127,15 +137,18 @@ class StepMember:
             message = Redriven(self.step, effect.seal, effect.key, effect.position)
             return [Send(self.conductor, message)]
         ledger.led.add(effect.key)
-        if ledger.closed or ledger.led < ledger.leading:
-            return []
-        return [Send(self.conductor, Done(self.step, self.base, pack_keys(ledger.led)))]
+        return self._report_led()
 
     def reduced(self, term: int, seal: int, sums: tuple[StageSum, ...]) -> list[Effect]:
-        """The reduce of `(term, seal)` ended; a promise to a higher term voids it (R8)."""
+        """The reduce of `(term, seal)` ended; a promise to a higher term voids it (R8).
+
+        Empty `sums`: it failed, which the conductor answers with a new seal.
+        """
         assign = self.ledger.assign
         if assign is None or (assign.term, assign.seal) != (term, seal) or term != self.term:
             return []
+        if not sums:
+            return self._to_conductor(Reduced(term, self.step, seal, ()))
         self.ledger.prepared = Prepared(term, seal, assign.roster, sums, assign.void, assign.loss)
         return self._to_conductor(Reduced(term, self.step, seal, sums))
 
@@ -145,12 +158,15 @@ class StepMember:
         self.step, self.base = commit.step + 1, next_base(commit)
         self.ledger = Ledger()
         effects: list[Effect] = [Advance(self.step, self.base)]
-        effects += self._to_conductor(Ready(self.step, self.base, digests))
+        self.ready = Ready(self.step, self.base, digests)
+        effects += self._to_conductor(self.ready)
         if decision is not None and decision.open is not None and self.conductor is not None:
             self._early.append((self.conductor, decision.open))
         early, self._early = self._early, []
         for sender, message in early:
             effects += self.handle(sender, message)
+        if self._ending is not None:
+            effects.append(End(self._ending.finished, self._ending.reason))
         return effects
 
     # ---- messages -----------------------------------------------------------------------------------------------
@@ -158,10 +174,12 @@ class StepMember:
     def handle(self, sender: PeerId, message: StepMessage) -> list[Effect]:
         """React to `message`; stale terms are answered with Nack, stale steps with the decision."""
         match message:
+            case Tell(commit) if commit.step > self.step:
+                return [Resync(commit.step + 1, "more than one decision was missed")]
             case Tell(commit):
                 return self._decided(commit, None)
             case Ask(step):
-                known = self.last is not None and self.last.step == step
+                known = self.last is not None and self.last.step >= step
                 return [Send(sender, Tell(self.last))] if known and self.last is not None else []
             case (
                 Open()
@@ -185,16 +203,19 @@ class StepMember:
     ) -> list[Effect]:
         if message.term < self.term:
             return [Send(sender, Nack(self.term))]
+        if message.term == self.term and self.conductor not in (None, sender):
+            # A term is promised to one candidate only; the other one must ask above it.
+            return [Send(sender, Nack(self.term + 1))]
         self.term, self.conductor = message.term, sender
         match message:
             case NewTerm():
                 return self._promise(sender, message)
-            case Decision(commit=commit):
-                return self._decided(commit, message)
+            case Decision():
+                return self._decision(sender, message)
             case Release():
                 return self._release(message)
             case Stop():
-                return [End(message.finished, message.reason)]
+                return self._stop(message)
         if message.step != self.step or self.ledger.applying is not None:
             return self._other_step(sender, message)
         match message:
@@ -213,7 +234,7 @@ class StepMember:
         self, sender: PeerId, message: Open | Freeze | Reopen | Redrive | Assign
     ) -> list[Effect]:
         """A conductor that is behind hears the decision; one that is ahead is asked for it (R9)."""
-        if self.last is not None and message.step == self.last.step:
+        if self.last is not None and message.step <= self.last.step:
             return [Send(sender, Tell(self.last))]
         if message.step < self.step:
             return []
@@ -227,7 +248,13 @@ class StepMember:
                 Resync(message.step, "the step opened on other parameters than this peer holds")
             ]
         ledger = self.ledger
+        known = ledger.open
+        if known is not None and _age(message) < _age(known):
+            return []
         ledger.open = message
+        if message.term > ledger.seal_term:
+            # What closed the step was a conductor before this one, which opens it anew or freezes it next.
+            ledger.closed, ledger.reopened = False, set()
         mine = [
             key
             for share in message.leads
@@ -236,35 +263,57 @@ class StepMember:
             if key not in ledger.leading
         ]
         ledger.leading.update(mine)
+        if not mine and ledger.led:
+            return self._report_led()
         return [Drive(self.step, key, 0, 0, ()) for key in mine]
 
-    def _freeze(self, sender: PeerId, message: Freeze) -> list[Effect]:
+    def _report_led(self) -> list[Effect]:
+        """DONE, once every key that this edge leads came back; repeated with every repeat of OPEN."""
         ledger = self.ledger
-        if message.seal < ledger.seal:
+        if ledger.closed or ledger.led < ledger.leading:
+            return []
+        return self._to_conductor(Done(self.step, self.base, pack_keys(ledger.led)))
+
+    def _freeze(self, sender: PeerId, message: Freeze) -> list[Effect]:
+        """Close and say what is held. Without the OPEN there is nothing to close: the conductor repeats both."""
+        ledger = self.ledger
+        this, known = (message.term, message.seal), (ledger.seal_term, ledger.seal)
+        if this < known or ledger.open is None:
             return []
         effects: list[Effect] = []
-        if message.seal > ledger.seal:
-            ledger.seal, ledger.closed, ledger.reopened = message.seal, True, set()
+        if this > known:
+            ledger.seal_term, ledger.seal = this
+            ledger.closed, ledger.reopened = True, set()
+            self._refresh(message.roster)
             ledger.assign = ledger.prepared = None
             effects.append(CancelReduce())
         losses = tuple(KeyLoss(key, ledger.losses[key]) for key in sorted(ledger.losses))
         held, void = pack_items(ledger.held), pack_items(ledger.void)
         return [*effects, Send(sender, Held(self.step, message.seal, held, void, losses))]
 
+    def _refresh(self, roster: Roster) -> None:
+        """A newer roster replaces that of the open step: calls go to whom it names (R1)."""
+        opening = self.ledger.open
+        if opening is not None and roster.version > opening.roster.version:
+            self.ledger.open = replace(opening, roster=roster)
+
+    def _is_sealed(self, message: Reopen | Redrive | Assign) -> bool:
+        return (message.term, message.seal) == (self.ledger.seal_term, self.ledger.seal)
+
     def _reopen(self, message: Reopen) -> list[Effect]:
-        if message.seal == self.ledger.seal and self.ledger.assign is None:
+        if self._is_sealed(message) and self.ledger.assign is None:
             self.ledger.reopened |= set(unpack_items(message.items))
         return []
 
     def _redrive(self, message: Redrive) -> list[Effect]:
-        if message.seal != self.ledger.seal or self.ledger.open is None:
+        if not self._is_sealed(message):
             return []
         return [Drive(self.step, message.key, message.position, message.seal, message.hints)]
 
     def _assign(self, message: Assign) -> list[Effect]:
         """Keep what this peer owns, retract the rest, and reduce an immutable snapshot (R2, R5)."""
         ledger = self.ledger
-        if message.seal != ledger.seal:
+        if not self._is_sealed(message):
             return []
         if ledger.assign is not None:
             prepared = ledger.prepared
@@ -294,6 +343,25 @@ class StepMember:
         tokens = ledger.open.tokens
         return [*effects, Reduce(self.step, message.term, message.seal, message.roster, tokens)]
 
+    def _decision(self, sender: PeerId, message: Decision) -> list[Effect]:
+        """A repeat is answered with what was reported; one that is ahead makes this peer ask."""
+        commit = message.commit
+        if commit.step > self.step:
+            return [Send(sender, Ask(self.step))]
+        if commit.step < self.step:
+            return self._repeat_ready(sender, message)
+        return self._decided(commit, message)
+
+    def _repeat_ready(self, sender: PeerId, message: Decision) -> list[Effect]:
+        """READY again, and the opening on the decision's back, which may have been lost with it."""
+        ready = self.ready
+        if ready is None or ready.step != message.commit.step + 1 or ready.step != self.step:
+            return []
+        effects: list[Effect] = [Send(sender, ready)]
+        if message.open is not None and self.ledger.applying is None:
+            effects += self.handle(sender, message.open)
+        return effects
+
     def _decided(self, commit: Commit, decision: Decision | None) -> list[Effect]:
         """Apply a decision whose sums this peer has; otherwise its state must come from a sibling (R9)."""
         if commit.step != self.step or self.ledger.applying is not None:
@@ -322,7 +390,26 @@ class StepMember:
         return [Send(sender, promise), Note(note)]
 
     def _release(self, message: Release) -> list[Effect]:
-        return [Forget(message.step)] if message.step <= self.step else []
+        """A majority is ready. Parameters unlike the agreed ones must come from a sibling (I3)."""
+        if message.step > self.step:
+            return []
+        mine = self.ready.stages if self.ready is not None and self.ready.step == message.step else ()
+        agreed = {entry.stage: entry.digest for entry in message.stages}
+        if any(agreed.get(entry.stage, entry.digest) != entry.digest for entry in mine):
+            return [Resync(message.step, "this peer's parameters differ from the agreed ones")]
+        return [Forget(message.step)]
+
+    def _stop(self, message: Stop) -> list[Effect]:
+        """The end waits for a decision that is being applied, or the last step would be missing here."""
+        if message.finished and self.ledger.applying is not None:
+            self._ending = message
+            return []
+        return [End(message.finished, message.reason)]
 
     def _to_conductor(self, message: StepMessage) -> list[Effect]:
         return [Send(self.conductor, message)] if self.conductor is not None else []
+
+
+def _age(opening: Open) -> tuple[int, int]:
+    """Orders the openings of one step: by conductor, then by roster."""
+    return (opening.term, opening.roster.version)

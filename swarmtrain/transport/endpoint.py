@@ -26,6 +26,7 @@ class Endpoint:
     async def greet(self, pipe: Pipe, hello: Hello, handler: Handler) -> Mux:
         """The dialler's greeting. Raises Refused, Incompatible, LinkClosed or WireError; the pipe is then closed."""
         try:
+            self._check_open()
             await pipe.send(pack(Frame(Kind.HELLO, meta=encode(hello))))
             frame = unpack(await pipe.receive(), self._limits)
             if frame.kind is Kind.REFUSE:

@@ -168,7 +168,8 @@ class Transport(Protocol):
     async def dial(
         self, address: str, hello: Hello, handler: Handler, timeout_seconds: float
     ) -> Link:
-        """Open a link. Raises LinkError when nobody answers in time, Refused or Incompatible."""
+        """Open a link. Raises LinkError when nobody answers in time, Refused or Incompatible when the other
+        side or `handler.check` says no, and WireError when its greeting makes no sense."""
         ...
 
     async def close(self) -> None:

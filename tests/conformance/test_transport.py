@@ -575,7 +575,7 @@ def test_a_link_whose_greeting_ends_after_close_is_not_opened(kind: str) -> None
         address = await world.transport().listen("127.0.0.1:0", far)
         with pytest.raises(LinkError, match="cannot reach"):
             await dialler.dial(address, near.hello(), near, 1.0)
-        assert len(far.links) == len(far.closed_reasons)
+        await far.until(lambda: len(far.links) == len(far.closed_reasons))
         assert not near.links
 
     run_in(kind, test)

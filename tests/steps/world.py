@@ -91,7 +91,7 @@ class Actor:
         self.parameters = digest_of("initial", stage)
         self.conductor: StepConductor | None = None
         self.candidate: Candidate | None = None
-        self.wants_state = False
+        self.wants_state = self.ended = False
         self.highest_term = 0
         self._queue: deque[Effect] = deque()
         self._performing = False
@@ -224,9 +224,21 @@ class Actor:
         source, old = siblings[0], self.member
         fresh = StepMember(self.peer, old.stages, source.member.step, source.member.base)
         fresh.term, fresh.conductor, fresh.last = old.term, old.conductor, source.member.last
+        fresh.ready = source.member.ready
         self.parameters, self.wants_state = source.parameters, False
+        self.world.forget_local(self.peer)
+        parked = self.worker.parked
         self.start(fresh)
+        self.worker.parked = parked
+        self.worker.moved()
         return True
+
+    def holds(self, step: int) -> bool:
+        """Whether this peer's state of `step` exists: it is there, or has prepared what leads to it."""
+        member = self.member
+        if member.step >= step:
+            return True
+        return member.step == step - 1 and member.ledger.prepared is not None
 
 
 class World:
@@ -251,7 +263,6 @@ class World:
         self.numbers = self.events = self.takeovers = self.ticks = 0
         self.acknowledged: set[int] = set()
         self.applied: dict[tuple[int, int], Digest] = {}
-        self.sizes: set[Roster] = set()
         self.heals: list[tuple[int, Callable[[], None]]] = []
         self.stopped = ""
         self.rejoin = False
@@ -325,6 +336,16 @@ class World:
     ) -> None:
         self.parcels.append(Parcel(kind, sender, to, deliver))
 
+    def forget_local(self, peer: PeerId) -> None:
+        self.parcels = [p for p in self.parcels if p.kind != "local" or p.to != peer]
+
+    def rank(self, actor: Actor) -> int:
+        """As the driver ranks candidates: the place in the roster of the last commit."""
+        last = actor.member.last
+        roster = last.roster if last is not None else self.roster
+        peers = roster.peers
+        return peers.index(actor.peer) if actor.peer in peers else len(peers) + 8
+
     def commit_of(self, prepared: Prepared, base: Digest, step: int) -> Commit:
         return Commit(
             term=prepared.term,
@@ -374,6 +395,7 @@ class World:
         self.end(actor, False, reason)
 
     def end(self, actor: Actor, finished: bool, reason: str) -> None:
+        actor.ended = True
         if not finished:
             self.stopped = self.stopped or reason
             actor.alive = False
