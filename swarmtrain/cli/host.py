@@ -132,7 +132,7 @@ def run_coordinator(config: "RunConfig", folder: Path, listen: str, announce: st
 async def _coordinate(config: "RunConfig", folder: Path, listen: str, announce: str) -> int:
     from swarmtrain.cli.progress import Progress
     from swarmtrain.cli.summary import summary_of, write
-    from swarmtrain.experiments.local import open_coordinator
+    from swarmtrain.experiments.local import new_coordinator, open_directory
 
     interrupted = asyncio.Event()
     with Progress(config.run.steps) as progress:
@@ -140,10 +140,14 @@ async def _coordinate(config: "RunConfig", folder: Path, listen: str, announce: 
         def changed(state: "RunState", entry: dict[str, Any]) -> None:
             show(progress, state, entry)
 
-        coordinator = await open_coordinator(config, folder, listen, announce, changed)
-        typer.echo(f"run {config.run.name}, configuration {config.hash[:12]}, folder {folder}")
-        typer.echo(f"to join:  swarmtrain peer --join {coordinator.address}")
+        coordinator = new_coordinator(config, folder, changed)
         try:
+            await coordinator.start(listen, announce)
+            await open_directory(
+                coordinator, listen.rpartition(":")[0].replace("localhost", "127.0.0.1")
+            )
+            typer.echo(f"run {config.run.name}, configuration {config.hash[:12]}, folder {folder}")
+            typer.echo(f"to join:  swarmtrain peer --join {coordinator.address}")
             with interrupts(interrupted.set):
                 await _until(coordinator.stopped, interrupted)
                 if interrupted.is_set() and coordinator.state.conductor:
@@ -173,15 +177,19 @@ def show(progress: Any, state: "RunState", entry: dict[str, Any]) -> None:
     event = entry["event"]
     match event["kind"]:
         case "step_committed":
+            if event["step"] == 0:
+                _note_placement(progress, state)
             peers = "  ".join(
                 f"{view.name}:{','.join(map(str, view.stages))}" for view in state.live_peers
             )
             progress.step(state.step, state.loss_last, state.tokens_per_second, peers)
-        case "step_opened" if event["step"] == 0:
-            for view in state.live_peers:
-                stages = ", ".join(map(str, view.stages)) or "none"
-                progress.note(f"{view.name}: stages {stages}. {view.reason}")
         case "peer_refused" | "lost" | "bad_message" | "key_voided" | "diverged" | "banned":
             progress.note(f"{event['kind']}: {event}")
         case "run_stopped" if entry["peer"] == state.conductor:
             progress.note(f"the run ended after step {event['step']}: {event['reason']}")
+
+
+def _note_placement(progress: Any, state: "RunState") -> None:
+    for view in sorted(state.live_peers, key=lambda view: view.name):
+        stages = ", ".join(map(str, view.stages)) or "none"
+        progress.note(f"{view.name}: stages {stages}. {view.reason}")

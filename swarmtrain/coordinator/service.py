@@ -14,11 +14,11 @@ from swarmtrain.coordinator.state import RunState, apply
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.errors import Incompatible, Refused, StateError, WireError
 from swarmtrain.core.events import CheckpointSaved, Event, PeerRefused
-from swarmtrain.core.types import PeerId
 from swarmtrain.monitor.journal import Journal, journal_line
 from swarmtrain.monitor.lines import plain
 from swarmtrain.monitor.metrics import MetricsFile
 from swarmtrain.swarm.directory import Directory
+from swarmtrain.swarm.identity import Identity
 from swarmtrain.transport.link import PROTOCOL, Hello, Link, Message, Transport
 from swarmtrain.transport.requests import Description, EventBatch, FinishRequest, StatusReply
 
@@ -50,32 +50,34 @@ class Coordinator:
     def __init__(
         self,
         config: RunConfig,
-        me: PeerId,
+        identity: Identity,
         transport: Transport,
         folder: RunFolder,
         changed: Callable[[RunState, dict[str, Any]], None],
     ) -> None:
-        self.config, self.me, self.folder = config, me, folder
+        self.config, self.identity, self.folder = config, identity, folder
         self._transport, self._changed = transport, changed
         self.state = RunState()
         self.address = ""
         self.corpus_digest = ""
-        self.directory: Directory | None = None
         self.stopped = asyncio.Event()
+        self._directory: asyncio.Future[Directory] = asyncio.get_running_loop().create_future()
         self._links: dict[Link, None] = {}
 
-    async def start(
-        self, listen: str, announce: str, directory: Directory, corpus_digest: str
-    ) -> None:
-        """Take links at `listen`; from here on peers can join by this address."""
-        self.directory, self.corpus_digest = directory, corpus_digest
+    async def start(self, listen: str, announce: str) -> None:
+        """Take links at `listen`; peers that ask by then are answered once `open_run` was called."""
         listening = await self._transport.listen(listen, self)
         self.address = announce or listening
 
+    def open_run(self, directory: Directory, corpus_digest: str) -> None:
+        """From here on peers can join."""
+        self.corpus_digest = corpus_digest
+        self._directory.set_result(directory)
+
     async def close(self) -> None:
         await self._transport.close()
-        if self.directory is not None:
-            await self.directory.close()
+        if self._directory.done():
+            await self._directory.result().close()
         self.folder.close()
 
     def drain(self, reason: str) -> None:
@@ -106,7 +108,7 @@ class Coordinator:
     def record(self, event: Event) -> None:
         """An event of the coordinator's own."""
         now = asyncio.get_running_loop().time()
-        self._take_line(journal_line(event, now, self.me))
+        self._take_line(journal_line(event, now, self.identity.peer_id))
 
     def status(self) -> dict[str, Any]:
         """Everything known of the run, as plain JSON."""
@@ -128,7 +130,7 @@ class Coordinator:
             protocol=PROTOCOL,
             version=__version__,
             run=bytes.fromhex(self.config.hash),
-            peer=self.me,
+            peer=self.identity.peer_id,
             corpus=self.corpus_digest,
             kernel_class="",
             address=self.address,
@@ -168,7 +170,8 @@ class Coordinator:
     async def call(self, link: Link, method: str, request: Message) -> Message:
         match method:
             case "describe":
-                return Message(self._describe().encode())
+                directory = await asyncio.shield(self._directory)
+                return Message(self._describe(directory).encode())
             case "status":
                 return Message(StatusReply(json.dumps(self.status())).encode())
             case _:
@@ -176,13 +179,12 @@ class Coordinator:
 
     # ---- small things -------------------------------------------------------------------------------------------
 
-    def _describe(self) -> Description:
-        assert self.directory is not None
+    def _describe(self, directory: Directory) -> Description:
         return Description(
             version=__version__,
             config_json=self.config.to_json(),
             run=bytes.fromhex(self.config.hash),
-            directory=self.directory.bootstrap,
+            directory=directory.bootstrap,
             addresses=(self.address,),
             coordinator=self.address,
             corpus=self.corpus_digest,

@@ -47,9 +47,12 @@ class LocalSwarm:
         Raises:
             Stopped: the run ended before its last step for a reason other than `drain`.
         """
-        await self._open()
+        self.coordinator = new_coordinator(self.config, self.folder, self.changed)
         try:
+            await self.coordinator.start("127.0.0.1:0", "")
+            # Peers take seconds to import what they need; the directory opens meanwhile.
             await self._start_peers()
+            await open_directory(self.coordinator, "127.0.0.1")
             await self._until_stopped()
             await self._save()
             self.coordinator.finish("the run is over")
@@ -61,12 +64,6 @@ class LocalSwarm:
         finally:
             await stop_all(self.children)
             await self.coordinator.close()
-
-    async def _open(self) -> None:
-        listen = "127.0.0.1:0"
-        self.coordinator = await open_coordinator(
-            self.config, self.folder, listen, "", self.changed
-        )
 
     async def _start_peers(self) -> None:
         logs = self.folder / "logs"
@@ -125,21 +122,21 @@ class LocalSwarm:
             raise
 
 
-async def open_coordinator(
-    config: RunConfig, folder: Path, listen: str, announce: str, changed: Changed
-) -> Coordinator:
-    """A coordinator with a directory of its own, ready to be joined at its `address`. Raises SwarmError."""
-    identity = Identity(Ed25519PrivateKey.generate())
+def new_coordinator(config: RunConfig, folder: Path, changed: Changed) -> Coordinator:
+    """A coordinator over gRPC that writes to `folder`."""
     limits = LinkLimits(
         message_bytes=config.limits.message_bytes,
         heartbeat_seconds=config.links.heartbeat_seconds,
     )
+    identity = Identity(Ed25519PrivateKey.generate())
+    return Coordinator(config, identity, GrpcTransport(limits), RunFolder(folder), changed)
+
+
+async def open_directory(coordinator: Coordinator, host: str) -> None:
+    """Start the run's directory and let peers join. Raises DirectoryError or CorpusError."""
+    config = coordinator.config
     corpus = load_corpus(config.data, None)
-    coordinator = Coordinator(
-        config, identity.peer_id, GrpcTransport(limits), RunFolder(folder), changed
+    directory = await DhtDirectory.open(
+        config.hash, coordinator.identity, coordinator.record, DhtOptions(host=host)
     )
-    host = listen.rpartition(":")[0] or "127.0.0.1"
-    options = DhtOptions(host="127.0.0.1" if host == "localhost" else host)
-    directory = await DhtDirectory.open(config.hash, identity, coordinator.record, options)
-    await coordinator.start(listen, announce, directory, corpus.digest)
-    return coordinator
+    coordinator.open_run(directory, corpus.digest)

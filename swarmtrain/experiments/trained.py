@@ -33,6 +33,7 @@ class TrainedModel:
         """The newest whole checkpoint in `folder`. Raises StateError or CorpusError."""
         checkpoint = load(folder)
         config = config_from_json(checkpoint.manifest.config_json)
+        torch.set_num_threads(config.limits.threads)
         corpus = load_corpus(config.data, None)
         vocab_size = config.model.vocab_size or corpus.tokenizer.vocab_size
         stages: list[nn.Module] = []

@@ -16,10 +16,10 @@ from swarmtrain.core.events import Noted, Record, Replayed, StepCommitted, TermS
 from swarmtrain.core.layout import parameters_sha256
 from swarmtrain.core.messages import Commit, Nack, Prepared, Promise, StageDigest, StepMessage
 from swarmtrain.core.schedule import gradient_norm, scalars_of
+from swarmtrain.core.tasks import Tasks
 from swarmtrain.core.types import Digest, PeerId, Roster
 from swarmtrain.peer.links import Links
 from swarmtrain.peer.reduce import Reducer
-from swarmtrain.peer.tasks import Tasks
 from swarmtrain.peer.worker import Worker
 from swarmtrain.steps.ballot import Candidate, Complete, Decided, Fresh, Reseal, next_term
 from swarmtrain.steps.conductor import Plan, StepConductor
@@ -123,7 +123,7 @@ class Island:
             self.perform(self.conductor.stop(reason, finished))
 
     async def close(self) -> None:
-        await self._tasks.close()
+        await self._tasks.cancel_all()
 
     # ---- effects ------------------------------------------------------------------------------------------------
 

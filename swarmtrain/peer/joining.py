@@ -45,7 +45,7 @@ class JoinOptions:
     out: Path | None
 
 
-async def describe(address: str, timeout_seconds: float = 10.0) -> tuple[Description, RunConfig]:
+async def describe(address: str, timeout_seconds: float = 30.0) -> tuple[Description, RunConfig]:
     """What run is at `address`. Raises LinkError, WireError, ConfigError or Incompatible."""
     description = Description.decode((await ask(address, "describe", timeout_seconds)).meta)
     if description.version != __version__:

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from swarmtrain.core.errors import LinkClosed, LinkError
+from swarmtrain.core.tasks import Tasks
 from swarmtrain.core.types import PeerId
-from swarmtrain.peer.tasks import Tasks
 from swarmtrain.transport.link import Handler, Hello, Link, LinkStats, Transport
 
 Resolve = Callable[[PeerId], str | None]
@@ -79,7 +79,7 @@ class Links:
             self._tasks.spawn(self._tell_after_dial(peer), f"tell {peer}")
 
     async def close(self) -> None:
-        await self._tasks.close()
+        await self._tasks.cancel_all()
 
     async def _dial(self, peer: PeerId) -> Link:
         address = self._resolve(peer)

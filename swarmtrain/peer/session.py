@@ -23,12 +23,12 @@ from swarmtrain.core.events import (
     Traffic,
 )  # fmt: skip
 from swarmtrain.core.messages import NewTerm, StepMessage
+from swarmtrain.core.tasks import Tasks
 from swarmtrain.core.types import Member, PeerId, Roster
 from swarmtrain.data.stream import Corpus, microbatch
 from swarmtrain.peer.links import Links
 from swarmtrain.peer.runtime import Runtime, Setting, build_runtime
 from swarmtrain.peer.service import Calls, Service
-from swarmtrain.peer.tasks import Tasks
 from swarmtrain.plan.assign import Assignment, Candidate, assign
 from swarmtrain.swarm.directory import Directory
 from swarmtrain.swarm.records import PeerRecord, State
@@ -120,7 +120,7 @@ class Session:
 
     async def close(self, farewell: Callable[[], Awaitable[None]] | None = None) -> None:
         """Withdraw, close links, end all tasks; `farewell` runs while the links still stand."""
-        await self._tasks.close()
+        await self._tasks.cancel_all()
         if self.runtime is not None:
             await self.runtime.close()
         try:

@@ -15,11 +15,11 @@ from torch import Tensor
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.events import BadMessage, DuplicateDropped, Record
 from swarmtrain.core.messages import Hint, Open
+from swarmtrain.core.tasks import Tasks
 from swarmtrain.core.types import Item, PeerId, Route
 from swarmtrain.peer.position import Positions, is_head
 from swarmtrain.peer.slots import Busy, Slots
 from swarmtrain.peer.store import Answer, Entry, Store
-from swarmtrain.peer.tasks import Tasks
 from swarmtrain.transport.link import Buffer
 from swarmtrain.transport.requests import ProcessReply, ProcessRequest, Status
 from swarmtrain.wire.tensors import decode_tensor, encode_tensor, is_finite, roundtrip
@@ -198,7 +198,7 @@ class Worker:
                     entry.answer.cancel()
 
     async def close(self) -> None:
-        await self._tasks.close()
+        await self._tasks.cancel_all()
 
     # ---- checks and replies -------------------------------------------------------------------------------------
 

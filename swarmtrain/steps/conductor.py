@@ -10,8 +10,28 @@ from typing import Literal
 
 from swarmtrain.core.events import Sealed, StepOpened
 from swarmtrain.core.messages import (
-    Ask, Assign, Commit, Decision, Done, Freeze, Held, Nack, Open, Prepared, Promise, Ready, Redrive, Redriven,
-    Reduced, Release, Reopen, Scalars, StepMessage, Stop, Tell, pack_items, unpack_items,
+    Ask,
+    Assign,
+    Commit,
+    Decision,
+    Done,
+    Freeze,
+    Held,
+    Nack,
+    Open,
+    Prepared,
+    Promise,
+    Ready,
+    Redrive,
+    Redriven,
+    Reduced,
+    Release,
+    Reopen,
+    Scalars,
+    StepMessage,
+    Stop,
+    Tell,
+    pack_items,
 )  # fmt: skip
 from swarmtrain.core.types import Digest, PeerId, Roster, is_majority
 from swarmtrain.steps.ballot import Candidate, Complete, Decided, Fresh, Reseal

@@ -6,7 +6,15 @@ from dataclasses import dataclass, field
 
 from swarmtrain.core.events import Diverged
 from swarmtrain.core.messages import (
-    Assign, Commit, Held, KeyLoss, Open, Ready, StageDigest, StageSum, unpack_items,
+    Assign,
+    Commit,
+    Held,
+    KeyLoss,
+    Open,
+    Ready,
+    StageDigest,
+    StageSum,
+    unpack_items,
 )  # fmt: skip
 from swarmtrain.core.types import Digest, PeerId, Roster, is_majority
 from swarmtrain.steps.holdings import Audit, Run, audit

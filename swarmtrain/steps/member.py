@@ -387,7 +387,9 @@ class StepMember:
             message.term, self.step, self.base, ledger.seal, self.last, ledger.prepared, ledger.open
         )
         note = Noted("promise", f"term {message.term} to {sender} at step {self.step}")
-        return [Send(sender, promise), Note(note)]
+        effects: list[Effect] = [Send(sender, promise), Note(note)]
+        is_behind = message.step > self.step and ledger.applying is None
+        return [*effects, Send(sender, Ask(self.step))] if is_behind else effects
 
     def _release(self, message: Release) -> list[Effect]:
         """A majority is ready. Parameters unlike the agreed ones must come from a sibling (I3)."""

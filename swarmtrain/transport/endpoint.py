@@ -4,12 +4,12 @@ import asyncio
 import logging
 
 from swarmtrain.core.errors import Incompatible, LinkClosed, LinkError, Refused, WireError
+from swarmtrain.core.tasks import Tasks
 from swarmtrain.transport.frames import Frame, Kind, error_frame, pack, read_error, unpack
 from swarmtrain.transport.link import PROTOCOL, Handler, Hello, LinkLimits
 from swarmtrain.transport.messages import decode, encode
 from swarmtrain.transport.mux import Mux
 from swarmtrain.transport.pipe import Pipe
-from swarmtrain.transport.tasks import Tasks
 
 logger = logging.getLogger(__name__)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from swarmtrain.core.errors import Refused, SwarmError, WireError
+from swarmtrain.core.tasks import Tasks
 from swarmtrain.transport.assembly import Assembler, Assembly
 from swarmtrain.transport.frames import (
     DROPPED_MESSAGES,
@@ -17,7 +18,6 @@ from swarmtrain.transport.frames import (
 )
 from swarmtrain.transport.link import LinkLimits, Message
 from swarmtrain.transport.outbox import Outbox, Upload, byte_view
-from swarmtrain.transport.tasks import Tasks
 
 logger = logging.getLogger(__name__)
 

@@ -7,6 +7,7 @@ import asyncio
 import logging
 
 from swarmtrain.core.errors import LinkClosed, WireError
+from swarmtrain.core.tasks import Tasks
 from swarmtrain.transport.assembly import Assembler
 from swarmtrain.transport.frames import BULK, Frame, Kind, printable, unpack
 from swarmtrain.transport.incoming import IncomingCalls
@@ -14,7 +15,6 @@ from swarmtrain.transport.link import Handler, Hello, LinkLimits, LinkStats, Mes
 from swarmtrain.transport.outbox import Outbox
 from swarmtrain.transport.outgoing import OutgoingCalls, Patience
 from swarmtrain.transport.pipe import Pipe
-from swarmtrain.transport.tasks import Tasks
 
 logger = logging.getLogger(__name__)
 

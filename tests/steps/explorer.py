@@ -22,7 +22,7 @@ class Explorer:
         except Violation as violation:
             return self._verdict(violation.result, violation.why)
         except (AssertionError, KeyError) as error:
-            return self._verdict("stalled", f"a machine broke: {error!r} {world.events}")
+            return self._verdict("broke", repr(error))
 
     def _verdict(self, result: Result, why: str) -> Verdict:
         world = self.world
@@ -100,8 +100,7 @@ class Explorer:
         return world.parcels.pop(chosen)
 
     def _arrives(self, parcel: Parcel) -> bool:
-        sender, to = self.world.actors[parcel.sender], self.world.actors[parcel.to]
-        return to.live and sender.group == to.group
+        return self.world.reaches(parcel.sender, parcel.to)
 
     def _due(self) -> None:
         world = self.world
@@ -223,8 +222,7 @@ class Explorer:
         return moved
 
     def _reaches(self, actor: Actor, peer: PeerId) -> bool:
-        other = self.world.actors[peer]
-        return other.live and other.group == actor.group
+        return self.world.reaches(actor.peer, peer)
 
     def _call_again(self, actor: Actor) -> bool:
         calls = [c.number for c in self.world.calls.values() if c.caller == actor.peer]

@@ -217,6 +217,7 @@ class CountingReducer:
         self.member, self.worker, self.outside, self.fast = member, worker, outside, fast
         self.running: Reduce | None = None
         self.pieces: dict[Tag, dict[PeerId, Contents]] = {}
+        self.failed: set[Tag] = set()
         self.total: Contents = ()
         self.sloppy = False
 
@@ -238,6 +239,8 @@ class CountingReducer:
                 self.take(peer, tag, contents)
             else:
                 self.outside.piece(self.member.peer, peer, stage, tag, contents)
+        if tag in self.failed:
+            self.fail(tag)
 
     def take(self, sender: PeerId, tag: Tag, contents: Contents) -> None:
         self.pieces.setdefault(tag, {})[sender] = contents
@@ -270,6 +273,7 @@ class CountingReducer:
 
     def fail(self, tag: Tag) -> None:
         """A piece was lost: the pull failed, and the driver says so with an empty reduce."""
+        self.failed.add(tag)
         effect = self.running
         if effect is not None and self.tag_of(effect) == tag:
             self.running = None

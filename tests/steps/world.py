@@ -44,6 +44,7 @@ class Setting:
     steps: int = 2
     faults: int = 3
     kinds: tuple[Kind, ...] = FAULTS
+    replicas: int = 2
     fifo: bool = True
     fast: bool = False
     events: int = 6000
@@ -56,9 +57,10 @@ class Parcel:
     to: PeerId
     deliver: Callable[[], None]
     lost: Callable[[], None] = field(default=lambda: None)
+    what: object = None
 
 
-Result = Literal["ok", "I1", "I3", "I4", "stalled", "lost", "stopped"]
+Result = Literal["ok", "I1", "I3", "I4", "stalled", "lost", "stopped", "broke"]
 
 
 @dataclass(frozen=True)
@@ -246,9 +248,10 @@ class World:
 
     def __init__(self, seed: int, setting: Setting) -> None:
         self.random, self.setting = random.Random(seed), setting
-        names = [PeerId(f"p{index}") for index in range(2 * (STAGES + 1))]
+        hosting = [0, 0] + [stage for stage in range(1, STAGES + 1) for _ in range(setting.replicas)]
+        names = [PeerId(f"p{index:02}") for index in range(len(hosting))]
         self.random.shuffle(names)
-        hosted = {peer: index // 2 for index, peer in enumerate(names)}
+        hosted = dict(zip(names, hosting, strict=True))
         self.roster = Roster.of(1, [Member(peer, (stage,), "") for peer, stage in hosted.items()])
         self.plan = Plan(
             steps=setting.steps,
@@ -300,14 +303,15 @@ class World:
     def call(self, call: Call) -> None:
         self.calls[call.number] = call
         callee = self.actors[call.callee]
-        self._post("call", call.caller, call.callee, lambda: callee.worker.process(call))
+        what = (call.step, call.base, call.item, call.above)
+        self._post("call", (call.caller, call.callee), lambda: callee.worker.process(call), what)
 
     def answer(self, call: Call, status: Status) -> None:
         def deliver() -> None:
             if self.calls.pop(call.number, None) is not None:
                 self.actors[call.caller].worker.answered(call, status)
 
-        self._post("answer", call.callee, call.caller, deliver)
+        self._post("answer", (call.callee, call.caller), deliver, call.number)
 
     def piece(self, sender: PeerId, to: PeerId, stage: int, tag: Tag, contents: Contents) -> None:
         actor = self.actors[to]
@@ -325,16 +329,25 @@ class World:
         self.parcels.append(Parcel("local", peer, peer, work))
 
     def tell(self, sender: PeerId, to: PeerId, message: StepMessage) -> None:
-        self._post("tell", sender, to, lambda: self.actors[to].receive(sender, message))
+        actor = self.actors[to]
+        self._post("tell", (sender, to), lambda: actor.receive(sender, message), message)
 
     def _post(
         self,
         kind: Literal["tell", "call", "answer"],
-        sender: PeerId,
-        to: PeerId,
+        link: tuple[PeerId, PeerId],
         deliver: Callable[[], None],
+        what: object,
     ) -> None:
-        self.parcels.append(Parcel(kind, sender, to, deliver))
+        """Queue for delivery. A link that is down keeps each thing once, however often it is repeated meanwhile."""
+        if not self.reaches(*link):
+            waiting = [p.what for p in self.parcels if p.kind == kind and (p.sender, p.to) == link]
+            if what in waiting:
+                return
+        self.parcels.append(Parcel(kind, *link, deliver, what=what))
+
+    def reaches(self, sender: PeerId, to: PeerId) -> bool:
+        return self.actors[to].live and self.actors[sender].group == self.actors[to].group
 
     def forget_local(self, peer: PeerId) -> None:
         self.parcels = [p for p in self.parcels if p.kind != "local" or p.to != peer]

@@ -1,17 +1,25 @@
-"""The background tasks of a transport: kept alive, reported when they fail, ended together."""
+"""Background tasks that are never lost: kept alive, reported when they fail, ended together."""
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 logger = logging.getLogger(__name__)
 
 
-class Tasks:
-    """Tasks in the order they were started; a dict, because the order of a set follows addresses (I6)."""
+def _log_failure(error: BaseException) -> None:
+    logger.error("a background task failed", exc_info=error)
 
-    def __init__(self) -> None:
+
+class Tasks:
+    """Tasks in the order they were started; a dict, because the order of a set follows addresses (I6).
+
+    `failed` hears of every failure once; without it, failures are logged.
+    """
+
+    def __init__(self, failed: Callable[[BaseException], None] = _log_failure) -> None:
+        self._failed = failed
         self._running: dict[asyncio.Task[Any], None] = {}
 
     def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
@@ -28,6 +36,6 @@ class Tasks:
         await asyncio.gather(*running, return_exceptions=True)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
-        del self._running[task]
-        if not task.cancelled() and task.exception() is not None:
-            logger.error("task %s failed", task.get_name(), exc_info=task.exception())
+        self._running.pop(task, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failed(error)
