@@ -118,6 +118,8 @@ def _print_event(event: "Event") -> None:
                 f"self-test: forward {1000 * measured.forward_seconds:.1f} ms, "
                 f"backward {1000 * measured.backward_seconds:.1f} ms a stage; {measured.reason}"
             )
+        case events.Waiting(reason=reason):
+            typer.echo(f"waiting: {reason}")
         case events.TermStarted(term=term, reason=reason):
             typer.echo(f"conducting in term {term}: {reason}")
         case events.PeerRefused() | events.Lost() | events.BadMessage() | events.RunStopped():

@@ -77,6 +77,9 @@ def peer(
     out: Annotated[
         Path | None, typer.Option(help="Folder for this peer's journal and trace")
     ] = None,
+    max_memory: Annotated[
+        str | None, typer.Option(help="Memory to plan with, as 6GiB; default 80% of what is free")
+    ] = None,
     lifeline: Annotated[
         bool, typer.Option("--lifeline", hidden=True, help="End when standard input closes")
     ] = False,
@@ -89,6 +92,7 @@ def peer(
     """
     from swarmtrain.cli.host import parse_stages, run_peer
     from swarmtrain.cli.settings import read_config
+    from swarmtrain.core.units import parse_bytes
     from swarmtrain.peer.joining import JoinOptions
 
     own = read_config(config, overrides, None) if config or overrides else None
@@ -102,6 +106,7 @@ def peer(
         config=own,
         cache_folder=_cache_folder(),
         out=out,
+        memory_bytes=parse_bytes(max_memory) if max_memory else None,
     )
     run_peer(options, lifeline)
 

@@ -14,18 +14,23 @@ if TYPE_CHECKING:
 
 
 def run_reference(config: "RunConfig", folder: Path) -> None:
-    """Run the plain loop, write its run folder, print the summary."""
+    """Run the plain loop, write its run folder, print the summary. Raises ModelError when it does not fit."""
+    import psutil
     import torch
 
     from swarmtrain.cli.progress import Progress
     from swarmtrain.cli.summary import write
+    from swarmtrain.core.sizes import MEMORY_SHARE, check_memory
     from swarmtrain.data.stream import load_corpus
     from swarmtrain.experiments.reference import Reference
     from swarmtrain.monitor.metrics import MetricsFile
 
     torch.set_num_threads(config.limits.threads)
     corpus = load_corpus(config.data, None)
-    loop = Reference(config, corpus, config.model.vocab_size or corpus.tokenizer.vocab_size)
+    vocab_size = config.model.vocab_size or corpus.tokenizer.vocab_size
+    memory_bytes = int(MEMORY_SHARE * psutil.virtual_memory().available)
+    check_memory(config, vocab_size, range(config.model.stages + 1), memory_bytes)
+    loop = Reference(config, corpus, vocab_size)
     metrics = MetricsFile(folder / "metrics.jsonl")
     losses: list[float] = []
     tokens = 0

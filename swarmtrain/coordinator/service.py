@@ -60,7 +60,7 @@ class Coordinator:
         self.state = RunState()
         self.address = ""
         self.corpus_digest = ""
-        self.stopped = asyncio.Event()
+        self.started, self.stopped = asyncio.Event(), asyncio.Event()
         self._directory: asyncio.Future[Directory] = asyncio.get_running_loop().create_future()
         self._links: dict[Link, None] = {}
 
@@ -205,6 +205,8 @@ class Coordinator:
                 event["step"], float(event["loss"]), event["tokens"], event["seconds"]
             )
         self._changed(self.state, entry)
+        if self.state.conductor:
+            self.started.set()
         if self.state.stopped:
             self.stopped.set()
 

@@ -29,6 +29,7 @@ class RunState:
 
     peers: Mapping[PeerId, PeerView] = field(default_factory=dict)
     conductor: str = ""
+    waiting_for: str = ""
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
@@ -63,6 +64,8 @@ def apply(state: RunState, entry: Mapping[str, Any]) -> RunState:
         case "peer_joined":
             view = PeerView(event["peer"], event["name"], event["address"], tuple(event["stages"]))
             return replace(state, peers={**state.peers, view.peer: view})
+        case "waiting":
+            return replace(state, waiting_for=event["reason"])
         case "placed":
             stages = tuple(event["stages"])
             return _with_peer(state, event["peer"], stages=stages, reason=event["reason"])

@@ -45,6 +45,13 @@ class Measured(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting(Event):
+    """The run cannot start yet, or not with this peer."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Placed(Event):
     """This peer takes these stages."""
 

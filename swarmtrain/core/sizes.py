@@ -7,8 +7,13 @@ the width of all key heads together, F the feed-forward width, V the vocabulary,
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from swarmtrain.core.errors import ModelError
 from swarmtrain.core.sections import BYTE_TOKENS, ModelSection, RunConfig
 from swarmtrain.core.types import EDGE_STAGE
+from swarmtrain.core.units import format_bytes
+
+MEMORY_SHARE = 0.8
+"""Share of the memory that is free right now which a process plans with."""
 
 FLOAT_BYTES = 4
 FIXED_POINT_BYTES = 8
@@ -105,3 +110,26 @@ def _graph_floats(config: RunConfig, vocab_size: int, *, is_edge: bool) -> tuple
         return tokens * model.width, tokens * (3 * model.width + 2 * vocab_size)
     block_floats = tokens * (10 * model.width + 4 * model.ffn_width)
     return (model.blocks_per_stage * block_floats,)
+
+
+def check_memory(
+    config: RunConfig, vocab_size: int, stages: Sequence[int], memory_bytes: int
+) -> None:
+    """Refuse stages that do not fit, with the numbers, before anything is allocated. Raises ModelError."""
+    estimate = memory_estimate(config, vocab_size, stages)
+    if estimate.total_bytes <= memory_bytes:
+        return
+    parts = ", ".join(
+        f"{format_bytes(count_bytes)} {name}"
+        for name, count_bytes in (
+            ("parameters", estimate.parameters_bytes),
+            ("optimizer", estimate.moments_bytes + estimate.second_buffer_bytes),
+            ("gradients", estimate.accumulator_bytes + estimate.reduced_bytes),
+            ("activations", estimate.retained_bytes + estimate.graph_bytes),
+        )
+    )
+    raise ModelError(
+        f"{len(stages)} of the {config.model.stages + 1} stages of this model do not fit into memory here",
+        f"they need {format_bytes(estimate.total_bytes)} ({parts}); {format_bytes(memory_bytes)} may be used",
+        "use more memory or a smaller model.preset, or host fewer stages",
+    )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from swarmtrain.coordinator.service import Coordinator, RunFolder
@@ -13,6 +14,7 @@ from swarmtrain.coordinator.state import RunState
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.errors import StateError, Stopped
 from swarmtrain.core.events import Noted
+from swarmtrain.core.sizes import MEMORY_SHARE
 from swarmtrain.data.stream import load_corpus
 from swarmtrain.experiments.children import Child, start_child, stop_all, wait_all
 from swarmtrain.swarm.dht import DhtDirectory, DhtOptions
@@ -22,6 +24,8 @@ from swarmtrain.transport.link import LinkLimits
 
 LEAVE_SECONDS = 15.0
 DRAIN_SECONDS = 15.0
+START_SECONDS = 30.0
+"""For processes to import what they need, before the time to join counts."""
 
 Changed = Callable[[RunState, dict[str, Any]], None]
 
@@ -69,10 +73,12 @@ class LocalSwarm:
         logs = self.folder / "logs"
         logs.mkdir(exist_ok=True)
         config_path = self.folder / "config.toml"
+        share_bytes = int(MEMORY_SHARE * psutil.virtual_memory().available / self.peers)
         for index in range(self.peers):
             name = f"peer-{index + 1}"
             arguments = ["peer", "--join", self.coordinator.address, "--name", name, "--lifeline"]
             arguments += ["--listen", "127.0.0.1:0", "--config", str(config_path)]
+            arguments += ["--max-memory", f"{share_bytes}B"]
             self.children.append(await start_child(name, arguments, logs / f"{name}.log"))
 
     async def _until_stopped(self) -> None:
@@ -92,18 +98,25 @@ class LocalSwarm:
         if not state.finished and not self._draining.is_set():
             raise Stopped(
                 f"the run stopped after {state.step} of {self.config.run.steps} steps",
-                state.stop_reason or self._obituary(),
+                state.stop_reason or self._obituary() or state.waiting_for,
                 f"see {self.folder / 'journal.jsonl'} and {self.folder / 'logs'}",
             )
 
     async def _watch_children(self) -> None:
-        """Return once the first peer died before the run could start, or all are gone."""
-        while True:
-            dead = [child for child in self.children if child.exit_code is not None]
-            started = self.coordinator.state.conductor != ""
-            if (dead and not started) or len(dead) == len(self.children):
-                return
-            await asyncio.sleep(0.2)
+        """Return once a peer died before the run started, the run did not start in time, or all are gone."""
+        ends = [asyncio.create_task(child.process.wait()) for child in self.children]
+        started = asyncio.create_task(self.coordinator.started.wait())
+        try:
+            await asyncio.wait(
+                [started, *ends],
+                timeout=START_SECONDS + self.config.swarm.join_seconds,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if started.done():
+                await asyncio.wait(ends)
+        finally:
+            for task in (started, *ends):
+                task.cancel()
 
     def _obituary(self) -> str:
         dead = [child for child in self.children if child.exit_code not in (None, 0)]

@@ -15,6 +15,7 @@ from swarmtrain.compute.lane import Observer, ThreadLane
 from swarmtrain.core.config import RunConfig, config_from_json
 from swarmtrain.core.errors import CorpusError, Incompatible, LinkError, ModelError
 from swarmtrain.core.events import Event
+from swarmtrain.core.sizes import MEMORY_SHARE
 from swarmtrain.data.stream import Corpus, load_corpus
 from swarmtrain.monitor.journal import Journal, journal_line
 from swarmtrain.peer.asking import ask
@@ -25,9 +26,6 @@ from swarmtrain.swarm.identity import Identity
 from swarmtrain.transport.grpc_transport import GrpcTransport
 from swarmtrain.transport.link import LinkLimits
 from swarmtrain.transport.requests import Description
-
-MEMORY_SHARE = 0.8
-"""Share of the memory that is free right now which a peer plans with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +41,7 @@ class JoinOptions:
     config: RunConfig | None
     cache_folder: Path | None
     out: Path | None
+    memory_bytes: int | None
 
 
 async def describe(address: str, timeout_seconds: float = 30.0) -> tuple[Description, RunConfig]:
@@ -145,7 +144,7 @@ async def open_peer(
         stages=options.stages,
         listen=options.listen,
         announce=options.announce,
-        memory_bytes=int(MEMORY_SHARE * psutil.virtual_memory().available),
+        memory_bytes=options.memory_bytes or usable_memory_bytes(),
         kernel_class=kernel_class(config.limits.threads),
         coordinator=description.coordinator,
     )
@@ -177,6 +176,11 @@ async def _open_world(
         config.hash, identity, record, DhtOptions(bootstrap=description.directory)
     )
     return World(GrpcTransport(limits), directory, ThreadLane(observe))
+
+
+def usable_memory_bytes() -> int:
+    """What a process may plan with on this machine right now."""
+    return int(MEMORY_SHARE * psutil.virtual_memory().available)
 
 
 def _load_corpus(config: RunConfig, options: JoinOptions, description: Description) -> Corpus:

@@ -10,7 +10,7 @@ from swarmtrain import __version__
 from swarmtrain.compute.bench import capacity_stages, measure
 from swarmtrain.compute.lane import Lane
 from swarmtrain.core.config import RunConfig
-from swarmtrain.core.errors import DirectoryError, LinkError, ModelError
+from swarmtrain.core.errors import DirectoryError, LinkError
 from swarmtrain.core.events import (
     Lost,
     Measured,
@@ -21,8 +21,10 @@ from swarmtrain.core.events import (
     Record,
     RunStopped,
     Traffic,
+    Waiting,
 )  # fmt: skip
 from swarmtrain.core.messages import NewTerm, StepMessage
+from swarmtrain.core.sizes import check_memory
 from swarmtrain.core.tasks import Tasks
 from swarmtrain.core.types import Member, PeerId, Roster
 from swarmtrain.data.stream import Corpus, microbatch
@@ -88,6 +90,7 @@ class Session:
         self._addresses: dict[PeerId, str] = {}
         self._avoided: dict[PeerId, int] = {}
         self._sequences: dict[PeerId, int] = {}
+        self._obstacle_reported = ""
         self._queued: list[tuple[PeerId, StepMessage]] = []
         self._locking: asyncio.Task[None] | None = None
         self._tasks = Tasks(self._failed)
@@ -107,10 +110,10 @@ class Session:
         options = self.options
         listening = await self.world.transport.listen(options.listen, self.service)
         self.address = options.announce or listening
-        measured = await measure(self.config, self.world.lane, options.memory_bytes)
-        self._record(measured)
         capacity = capacity_stages(self.config, self.vocab_size, options.memory_bytes)
         self._check_capacity(capacity)
+        measured = await measure(self.config, self.world.lane, options.memory_bytes)
+        self._record(measured)
         self._record(PeerJoined(options.me, options.name, self.address, options.stages or ()))
         placing = self._tasks.spawn(self._place(measured, capacity), "place")
         try:
@@ -180,6 +183,7 @@ class Session:
             self._addresses.update({entry.peer: entry.address for entry in records})
             if self.runtime is None and self._locking is None:
                 self._choose(records)
+                self._wait_for(self._obstacle(records))
                 if _alike(records, before):
                     self._stand_if_ready(records)
             before = records
@@ -222,6 +226,25 @@ class Session:
         ]
         return assign(candidates, self.config.model.stages)
 
+    def _obstacle(self, records: tuple[PeerRecord, ...]) -> str:
+        """Why the run cannot start with what the directory shows; empty when it can."""
+        if any(entry.state == "serving" for entry in records):
+            return "the run has started without this peer; it can join when it starts again"
+        missing_peers = self.config.swarm.min_peers - len(records)
+        if missing_peers > 0:
+            return f"{missing_peers} more peers must join: {len(records)} are here"
+        hosted = {stage for entry in self._assign(records).values() for stage in entry.stages}
+        missing = [s for s in range(self.config.model.stages + 1) if s not in hosted]
+        if missing:
+            stages = ", ".join(map(str, missing))
+            return f"no peer has room for stages {stages}; more or larger peers must join"
+        return ""
+
+    def _wait_for(self, obstacle: str) -> None:
+        if obstacle and obstacle != self._obstacle_reported:
+            self._record(Waiting(obstacle))
+        self._obstacle_reported = obstacle
+
     def _stand_if_ready(self, records: tuple[PeerRecord, ...]) -> None:
         assignments = self._assign(records)
         members = [
@@ -230,9 +253,7 @@ class Session:
             if entry.peer in assignments and assignments[entry.peer].stages
         ]
         roster = Roster.of(1, members)
-        if roster.missing_stages(self.config.model.stages):
-            return
-        if len(members) < self.config.swarm.min_peers or roster.edges[0] != self.options.me:
+        if self._obstacle(records) or roster.edges[0] != self.options.me:
             return
         self._locking = self._tasks.spawn(self._stand(roster), "stand")
 
@@ -353,13 +374,9 @@ class Session:
     # ---- small things -------------------------------------------------------------------------------------------
 
     def _check_capacity(self, capacity: int) -> None:
-        wanted = len(self.options.stages) if self.options.stages is not None else 1
-        if capacity < wanted:
-            raise ModelError(
-                f"{wanted} stage(s) of this model do not fit into this machine's memory",
-                f"there is room for {capacity} in {self.options.memory_bytes} bytes",
-                "give it more memory, pin fewer stages, or join a run of a smaller model",
-            )
+        stages = self.options.stages or (1,)
+        if capacity < len(stages):
+            check_memory(self.config, self.vocab_size, stages, self.options.memory_bytes)
 
     def _hello(self) -> Hello:
         return Hello(

@@ -2,6 +2,7 @@
 
 One slot is reserved for each position a peer serves, plus a shared pool. Waits only go to higher positions, so
 no skip, swap or hosting can deadlock. Calls beyond slots and queue are answered BUSY, which is back-pressure.
+Position 0 is the peer's own work, bounded before it starts: it waits, and takes nobody's place in the queue.
 """
 
 import asyncio
@@ -24,7 +25,8 @@ class Slots:
 
     @property
     def waiting(self) -> int:
-        return sum(len(line) for line in self._waiting.values())
+        """Calls that wait for a slot."""
+        return sum(len(line) for position, line in self._waiting.items() if position)
 
     @asynccontextmanager
     async def hold(self, position: int) -> AsyncIterator[None]:
@@ -43,7 +45,7 @@ class Slots:
         if self._shared_free > 0:
             self._shared_free -= 1
             return False
-        if self.waiting >= self._queue:
+        if position and self.waiting >= self._queue:
             raise Busy
         turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         line = self._waiting.setdefault(position, deque())

@@ -85,7 +85,8 @@ class Explorer:
         """Any parcel that can arrive now; of one link's tells the oldest, when the network keeps their order."""
         world = self.world
         world.parcels = [parcel for parcel in world.parcels if world.actors[parcel.to].alive]
-        ready = [i for i, parcel in enumerate(world.parcels) if self._arrives(parcel)]
+        here = [i for i, parcel in enumerate(world.parcels) if self._arrives(parcel)]
+        ready = [i for i in here if world.parcels[i].not_before <= world.events] or here
         if not ready:
             return None
         chosen = self.random.choice(ready)
@@ -137,6 +138,11 @@ class Explorer:
                     self._stand(self.random.choice(idle))
             case "partition":
                 self._partition()
+            case "slow":
+                work = [parcel for parcel in self.world.parcels if parcel.kind in ("local", "call")]
+                if work:
+                    late = self.world.events + self.random.randrange(20, 200)
+                    self.random.choice(work).not_before = late
             case "sloppy reduce":
                 self.random.choice(list(self._alive())).reducer.sloppy = True
 

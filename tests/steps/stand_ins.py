@@ -236,14 +236,18 @@ class CountingReducer:
         stage = self.member.stages[0]
         for peer in effect.roster.replicas(stage):
             if peer == self.member.peer:
-                self.take(peer, tag, contents)
+                self.outside.later(peer, lambda: self.take(self.member.peer, tag, contents))
             else:
                 self.outside.piece(self.member.peer, peer, stage, tag, contents)
         if tag in self.failed:
             self.fail(tag)
+        self.end_if_complete()
 
     def take(self, sender: PeerId, tag: Tag, contents: Contents) -> None:
         self.pieces.setdefault(tag, {})[sender] = contents
+        self.end_if_complete()
+
+    def end_if_complete(self) -> None:
         effect = self.running
         if effect is None:
             return
@@ -251,9 +255,8 @@ class CountingReducer:
         siblings = effect.roster.replicas(self.member.stages[0])
         if all(peer in have for peer in siblings):
             self.running = None
-            self.outside.later(
-                self.member.peer, lambda: self.end(effect, {peer: have[peer] for peer in siblings})
-            )
+            pieces = {peer: have[peer] for peer in siblings}
+            self.outside.later(self.member.peer, lambda: self.end(effect, pieces))
 
     def end(self, effect: Reduce, pieces: dict[PeerId, Contents]) -> None:
         if self.sloppy:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from swarmtrain.core.messages import (
-    Commit, Nack, Prepared, Promise, Scalars, StageDigest, StepMessage, Tell,
+    Commit, Decision, Nack, Prepared, Promise, Scalars, StageDigest, StepMessage, Tell,
 )  # fmt: skip
 from swarmtrain.core.types import EDGE_STAGE, Digest, Item, Member, PeerId, Roster
 from swarmtrain.steps.ballot import Candidate, Complete, Decided, Fresh, Reseal, next_term
@@ -27,10 +27,10 @@ from tests.steps.stand_ins import (
 )  # fmt: skip
 
 Kind = Literal[
-    "crash", "freeze", "lose", "repeat", "reroute", "overlap", "partition", "sloppy reduce"
+    "crash", "freeze", "lose", "repeat", "reroute", "overlap", "partition", "slow", "sloppy reduce"
 ]
 FAULTS: tuple[Kind, ...] = (
-    "crash", "crash", "freeze", "lose", "lose", "repeat", "reroute", "reroute", "overlap", "partition"
+    "crash", "crash", "freeze", "lose", "lose", "repeat", "reroute", "reroute", "overlap", "partition", "slow"
 )  # fmt: skip
 STAGES = 3
 BASE = first_base(b"explored")
@@ -58,6 +58,7 @@ class Parcel:
     deliver: Callable[[], None]
     lost: Callable[[], None] = field(default=lambda: None)
     what: object = None
+    not_before: int = 0
 
 
 Result = Literal["ok", "I1", "I3", "I4", "stalled", "lost", "stopped", "broke"]
@@ -170,6 +171,8 @@ class Actor:
             case Send(to, message) if to == self.peer:
                 self.receive(to, message)
             case Send(to, message):
+                if isinstance(message, Decision):
+                    world.judge_decision(message)
                 world.tell(self.peer, to, message)
             case Drive():
                 world.later(self.peer, lambda: self.worker.drive(effect))
@@ -392,6 +395,19 @@ class World:
         if counts != wanted:
             off = {i: counts.get(i, 0) for i in {*counts, *wanted} if counts.get(i) != wanted.get(i)}
             raise Violation("I1", f"step {step}, stage {stage} at {actor.peer}: {off}")
+
+    def judge_decision(self, decision: Decision) -> None:
+        """A conductor's own decision: whoever is in its roster and promised no other term has prepared it (R8)."""
+        commit = decision.commit
+        if commit.term != decision.term:
+            return
+        for peer in commit.roster.peers:
+            member = self.actors[peer].member
+            if (member.step, member.term) != (commit.step, commit.term):
+                continue
+            prepared = member.ledger.prepared
+            if prepared is None or (prepared.term, prepared.seal) != (commit.term, commit.seal):
+                raise Violation("I3", f"step {commit.step} is decided, but {peer} has not prepared it")
 
     def same(self, step: int, stage: int, parameters: Digest) -> None:
         if self.applied.setdefault((step, stage), parameters) != parameters:
