@@ -1,7 +1,7 @@
 """The compute lane: one task at a time per peer, in its own thread or inline on virtual time.
 
 Order (design.md section 4): state changes of the protocol first and in order of arrival, then backward and loss
-before forward, then the longest remaining round trip, then arrival.
+before forward, then the longest remaining round trip, then the older key, then arrival.
 """
 
 import asyncio
@@ -27,18 +27,20 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """How the lane ranks and charges a task. `remaining` counts the route positions still ahead of it."""
+    """How the lane ranks and charges a task. `remaining` counts the visits still ahead of it on its way down or
+    back, `key` is the microbatch it belongs to."""
 
     kind: Kind
     stage: int
     remaining: int = 0
+    key: int = 0
 
     @property
-    def rank(self) -> tuple[int, int]:
+    def rank(self) -> tuple[int, int, int]:
         if self.kind is Kind.STATE:
-            return (0, 0)
+            return (0, 0, 0)
         urgent = 1 if self.kind in (Kind.BACKWARD, Kind.LOSS) else 2
-        return (urgent, -self.remaining)
+        return (urgent, -self.remaining, self.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ class ThreadLane:
         self._loop = asyncio.get_running_loop()
         self._observe = observe
         self._queue: list[
-            tuple[tuple[int, int], int, Task, Callable[[], Any], asyncio.Future[Any]]
+            tuple[tuple[int, int, int], int, Task, Callable[[], Any], asyncio.Future[Any]]
         ] = []
         self._arrivals = itertools.count()
         self._ready = threading.Condition()
@@ -139,7 +141,7 @@ class VirtualLane:
     ) -> None:
         self._cost_seconds, self._observe = cost_seconds, observe
         self._queue: list[
-            tuple[tuple[int, int], int, Task, Callable[[], Any], asyncio.Future[Any]]
+            tuple[tuple[int, int, int], int, Task, Callable[[], Any], asyncio.Future[Any]]
         ] = []
         self._arrivals = itertools.count()
         self._wake = asyncio.Event()

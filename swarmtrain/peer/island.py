@@ -12,17 +12,16 @@ from swarmtrain.compute.lane import Kind, Lane, Task
 from swarmtrain.compute.replica import Replica
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.errors import LinkError, WireError
-from swarmtrain.core.events import Noted, Record, Replayed, StepCommitted, TermStarted
+from swarmtrain.core.events import Noted, Record, Replayed, StepCommitted
 from swarmtrain.core.layout import parameters_sha256
-from swarmtrain.core.messages import Commit, Nack, Prepared, Promise, StageDigest, StepMessage
-from swarmtrain.core.schedule import gradient_norm, scalars_of
+from swarmtrain.core.messages import Commit, NewTerm, StageDigest, StepMessage
+from swarmtrain.core.schedule import gradient_norm
 from swarmtrain.core.tasks import Tasks
-from swarmtrain.core.types import Digest, PeerId, Roster
+from swarmtrain.core.types import PeerId, Roster
+from swarmtrain.peer.conducting import Conducting
 from swarmtrain.peer.links import Links
 from swarmtrain.peer.reduce import Reducer
 from swarmtrain.peer.worker import Worker
-from swarmtrain.steps.ballot import Candidate, Complete, Decided, Fresh, Reseal, next_term
-from swarmtrain.steps.conductor import Plan, StepConductor
 from swarmtrain.steps.effects import (
     Acknowledged,
     Advance,
@@ -70,8 +69,7 @@ class Island:
         failed: Callable[[BaseException], None],
     ) -> None:
         self.parts = parts
-        self.conductor: StepConductor | None = None
-        self.candidate: Candidate | None = None
+        self.conducting = Conducting(parts.me, parts.config, parts.member, parts.record)
         self._ended = ended
         self._tasks = Tasks(failed)
         self._queue: deque[Effect] = deque()
@@ -79,7 +77,6 @@ class Island:
         self._progress = 0
         self._reducing: asyncio.Task[None] | None = None
         self._last_commit_seconds = asyncio.get_running_loop().time()
-        self._highest_term = 0
         self._tasks.spawn(self._tick(), "tick")
 
     # ---- inputs -------------------------------------------------------------------------------------------------
@@ -87,40 +84,25 @@ class Island:
     def receive(self, sender: PeerId, message: StepMessage) -> None:
         """Give a message to the machines it concerns."""
         self._progress += 1
-        if isinstance(message, Promise) and self.candidate is not None:
-            self.candidate.promised(sender, message)
-            if self.candidate.has_all:
-                self._conclude()
-            return
-        if isinstance(message, Nack):
-            self._highest_term = max(self._highest_term, message.term)
-            if self.candidate is not None and message.term > self.candidate.term:
-                self.candidate = None
+        if isinstance(message, NewTerm):
+            self.conducting.first_roster(message.roster)
         effects = self.parts.member.handle(sender, message)
-        if self.conductor is not None:
-            effects += self.conductor.handle(sender, message)
+        effects += self.conducting.handle(sender, message)
         self.perform(effects)
         self._tasks.spawn(self.parts.worker.moved(), "moved")
 
     def stand(self, roster: Roster, reason: str) -> None:
         """Try to become conductor of the roster of the last commit."""
-        member, me = self.parts.member, self.parts.me
-        rank = roster.peers.index(me)
-        term = next_term(max(member.term, self._highest_term), rank)
-        self.conductor = None
-        self.candidate = Candidate(me, term, member.step, member.base, roster)
-        self.parts.record(TermStarted(me, term, member.step, reason))
-        self.perform(self.candidate.start())
+        self.perform(self.conducting.stand(roster, reason))
 
     def lost(self, peer: PeerId) -> None:
         """A peer cannot be reached any more."""
-        if self.conductor is not None:
-            self.perform(self.conductor.lost(peer))
+        self.perform(self.conducting.lost(peer))
 
     def stop(self, reason: str, finished: bool) -> None:
         """End the run for everybody, if this peer conducts it."""
-        if self.conductor is not None:
-            self.perform(self.conductor.stop(reason, finished))
+        if self.conducting.conductor is not None:
+            self.perform(self.conducting.conductor.stop(reason, finished))
 
     async def close(self) -> None:
         await self._tasks.cancel_all()
@@ -166,7 +148,7 @@ class Island:
             case Acknowledged(commit, stages):
                 self._acknowledge(commit, stages)
             case StepDown(term):
-                self._step_down(term)
+                self.conducting.step_down(term)
             case Unsurvivable(reason) | Resync(reason=reason):
                 self._give_up(reason)
             case End(finished, reason):
@@ -196,7 +178,7 @@ class Island:
             sums = await self.parts.reducer.reduce(effect)
         except (LinkError, WireError) as error:
             self.parts.record(Noted("reduce failed", f"{error.what} ({error.why})"))
-            return
+            sums = ()
         self.perform(self.parts.member.reduced(effect.term, effect.seal, sums))
 
     async def _apply(self, commit: Commit) -> None:
@@ -233,40 +215,9 @@ class Island:
         if commit.step + 1 == self.parts.config.run.steps:
             self.stop("the last step is committed", finished=True)
 
-    def _step_down(self, term: int) -> None:
-        self.conductor = None
-        self._highest_term = max(self._highest_term, term)
-
     def _give_up(self, reason: str) -> None:
-        if self.conductor is not None:
-            self.stop(reason, finished=False)
+        self.stop(reason, finished=False)
         self._ended(False, reason)
-
-    # ---- conducting ---------------------------------------------------------------------------------------------
-
-    def _conclude(self) -> None:
-        """The ballot is won: find out what was decided before, and conduct."""
-        candidate, self.candidate = self.candidate, None
-        assert candidate is not None
-        config, me = self.parts.config, self.parts.me
-        conductor = StepConductor(
-            me, plan_of(config), candidate.term, candidate.step, candidate.base, candidate.roster
-        )
-        self.conductor = conductor
-        self._last_commit_seconds = asyncio.get_running_loop().time()
-        match candidate.outcome():
-            case Fresh():
-                effects = conductor.start()
-            case Decided(commit) if commit.step == candidate.step:
-                effects = conductor.spread(commit)
-            case Complete(prepared, opening):
-                whole = candidate.merged(prepared)
-                effects = conductor.spread(_commit_of(config, whole, opening.base, candidate.step))
-            case Reseal(opening, seal):
-                effects = conductor.resume(opening, seal)
-            case _:
-                self.conductor, effects = None, []
-        self.perform(effects)
 
     async def _tick(self) -> None:
         """Ask again when nothing has come in for a while: a message may have been lost."""
@@ -275,38 +226,5 @@ class Island:
         while True:
             await asyncio.sleep(pause_seconds)
             if seen == self._progress:
-                if self.candidate is not None:
-                    self.perform(self.candidate.start())
-                elif self.conductor is not None:
-                    self.perform(self.conductor.tick())
+                self.perform(self.conducting.repeat())
             seen = self._progress
-
-
-def plan_of(config: RunConfig) -> Plan:
-    """What the conductor must know of the run: every key visits every middle stage in order."""
-    every_stage = (tuple(range(1, config.model.stages + 1)),)
-    return Plan(
-        steps=config.run.steps,
-        stages=config.model.stages,
-        microbatches=config.train.microbatches,
-        tokens=config.train.microbatches * config.train.tokens_per_microbatch,
-        sequences=lambda step: every_stage,
-        scalars=lambda step: scalars_of(config.optimizer, step, config.run.steps),
-    )
-
-
-def _commit_of(config: RunConfig, prepared: Prepared, base: Digest, step: int) -> Commit:
-    """The commit that the conductor of the prepared seal would have sent."""
-    plan = plan_of(config)
-    return Commit(
-        term=prepared.term,
-        step=step,
-        seal=prepared.seal,
-        base=base,
-        roster=prepared.roster,
-        stages=prepared.stages,
-        scalars=plan.scalars(step),
-        tokens=plan.tokens,
-        loss=prepared.loss,
-        void=prepared.void,
-    )

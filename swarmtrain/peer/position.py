@@ -143,8 +143,19 @@ class Positions:
         return is_summable(contribution, contribution_limit(self.microbatches))
 
     def _task(self, kind: Kind, opening: Open, entry: Entry) -> Task:
-        positions = len(opening.sequence(entry.item[1])) + 2
-        return Task(kind, entry.stage, positions - entry.item[0])
+        """The task's rank: what remains of the round trip, counted in runs of positions on this peer.
+
+        Positions of one run are equal, so that the older key comes first: with the first position ahead of the
+        second, every key would pass the first before any left this peer.
+        """
+        position, key = entry.item
+        last = len(opening.sequence(key)) + 1
+        if kind is Kind.LOSS:
+            return Task(kind, entry.stage, last, key)
+        step, end = (1, last) if kind is Kind.FORWARD else (-1, 0)
+        while position != end and opening.stage_at(position + step, key) in self.replicas:
+            position += step
+        return Task(kind, entry.stage, abs(end - position), key)
 
 
 def is_head(opening: Open, item: Item) -> bool:

@@ -338,7 +338,7 @@ class Session:
             runtime = self.runtime
             if runtime is None or self.outcome.done():
                 return
-            if runtime.island.candidate is not None and runtime.member.step == 0:
+            if runtime.island.conducting.candidate is not None and runtime.member.step == 0:
                 await self._start_without(peer)
                 return
             if runtime.member.roster is not None and peer in runtime.member.roster:

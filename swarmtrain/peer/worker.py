@@ -8,6 +8,8 @@ idempotent by (step, base digest, key, position): a repeat joins the running cal
 """
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
 from typing import Protocol
 
 from torch import Tensor
@@ -44,6 +46,7 @@ class Worker:
         self.store = Store()
         self._record = record
         self._slots = Slots(config.limits.slots_shared, config.limits.queue)
+        self._computing: set[tuple[int, Item]] = set()
         self._launches = asyncio.Semaphore(config.limits.in_flight)
         self._moved = asyncio.Condition()
         # A position's failure reaches everybody who waits for its answer.
@@ -122,7 +125,7 @@ class Worker:
     ) -> Answer:
         """Forward, next hop, backward, accumulate: the heart of the peer."""
         positions, item = self.positions, entry.item
-        async with self._slots.hold(item[0]):
+        async with self._slot(opening.step, item):
             if entry.x_BTD is not None and not is_finite(entry.x_BTD):
                 return positions.void(item, "the activation is not finite")
             if is_head(opening, item):
@@ -137,6 +140,21 @@ class Worker:
                 return positions.void(item, "the output gradient is not finite")
             entry.dy_BTD = answer.gradient_BTD
             return positions.take(entry, await positions.backward(opening, entry, tape))
+
+    @asynccontextmanager
+    async def _slot(self, step: int, item: Item) -> AsyncIterator[None]:
+        """Hold a slot while `item` is served; consecutive positions on this peer share the first one's.
+
+        One slot each would let the first position take them all, and the later ones serve one key at a time.
+        """
+        position, key = item
+        shares = (step, (position - 1, key)) in self._computing
+        async with nullcontext() if shares else self._slots.hold(position):
+            self._computing.add((step, item))
+            try:
+                yield
+            finally:
+                self._computing.discard((step, item))
 
     async def _answer(self, opening: Open, entry: Entry) -> Answer:
         """The entry's answer. A stored answer is not a held gradient: if the step was reopened for the item,

@@ -85,12 +85,10 @@ def test_no_more_is_in_flight_than_the_slots_allow(
 
 
 @pytest.mark.parametrize("fleet", [peers(1), peers(4), MIXED], ids=["1", "4", "mixed"])
-def test_with_hardly_any_slots_calls_are_sent_back_and_the_run_completes(
-    watch: Watch, fleet: tuple[VirtualPeer, ...]
-):
+def test_the_fewest_slots_only_slow_a_run_down(watch: Watch, fleet: tuple[VirtualPeer, ...]):
+    """in_flight is more than an edge's slots: launches wait for theirs, they are not sent back."""
     config = limited(8, 0, 0)
     run = virtual(config, fleet)
-    assert watch.busy > 0
     assert max(watch.most.values()) <= POSITIONS
     assert sha_of(run) == known_reference(config).parameters_sha256
 
@@ -107,9 +105,10 @@ def test_busy_is_an_answer_and_not_a_ban(monkeypatch: pytest.MonkeyPatch, watch:
 
     monkeypatch.setattr(Worker, "process", counted)
     config = limited(8, 0, 0)
-    fleet = (VirtualPeer("edge", (0,)), VirtualPeer("slow", (1, 2), slowness=10.0))
-    run = virtual(config, fleet)
-    assert statuses[Status.BUSY] > 0
+    edges = tuple(VirtualPeer(f"edge-{index}", (0,)) for index in range(3))
+    run = virtual(config, (*edges, VirtualPeer("slow", (1, 2), slowness=10.0)))
+    assert statuses[Status.BUSY] == watch.busy > 0
+    assert max(watch.most.values()) <= POSITIONS
     assert sha_of(run) == known_reference(config).parameters_sha256
     assert not events_of(run, BadMessage)
 

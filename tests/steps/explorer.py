@@ -1,9 +1,8 @@
 """Runs a world: delivers in random order, injects faults, and does what timers would do once nothing else moves."""
 
 from swarmtrain.core.types import PeerId, is_majority
-from tests.steps.world import (
-    STAGES, Actor, Kind, Parcel, Result, Setting, Verdict, Violation, World,
-)  # fmt: skip
+from tests.steps.actor import Actor
+from tests.steps.world import STAGES, Kind, Parcel, Result, Setting, Verdict, Violation, World
 
 IDLE_LIMIT = 8
 

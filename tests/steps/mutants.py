@@ -159,7 +159,7 @@ def no_majority(patch: Patch) -> None:
 
 def no_terms(patch: Patch) -> None:
     """R8: every conductor has the same term."""
-    patch.setattr("tests.steps.world.next_term", lambda highest, rank: 1)
+    patch.setattr("tests.steps.actor.next_term", lambda highest, rank: 1)
     real = StepMember._from_conductor
 
     def from_conductor(self: StepMember, sender: PeerId, message: Any) -> list[Effect]:

@@ -1,0 +1,132 @@
+"""This peer's part in conducting an island: standing for election, the conductor machine, takeover (rule R8).
+
+Any edge peer can conduct. When the conductor is lost, the lowest edge still reachable stands; terms settle it when
+two peers see this differently.
+"""
+
+from swarmtrain.core.config import RunConfig
+from swarmtrain.core.events import Record, TermStarted
+from swarmtrain.core.messages import Nack, Promise, StepMessage, Tell
+from swarmtrain.core.schedule import scalars_of
+from swarmtrain.core.types import PeerId, Roster
+from swarmtrain.steps.ballot import Candidate, Complete, Decided, Fresh, Reseal, next_term
+from swarmtrain.steps.conductor import Plan, StepConductor
+from swarmtrain.steps.effects import Effect
+from swarmtrain.steps.member import StepMember
+
+
+class Conducting:
+    """At most one of `candidate` and `conductor` is set. Methods return effects for the island to carry out."""
+
+    def __init__(self, me: PeerId, config: RunConfig, member: StepMember, record: Record) -> None:
+        self._me, self._member, self._record = me, member, record
+        self._plan = plan_of(config)
+        self.conductor: StepConductor | None = None
+        self.candidate: Candidate | None = None
+        self._first_roster: Roster | None = None
+        self._highest_term = 0
+        self._lost: dict[PeerId, None] = {}
+
+    def stand(self, roster: Roster, reason: str) -> list[Effect]:
+        """Ask the roster of the last commit, or the first roster, for promises."""
+        member = self._member
+        term = next_term(max(member.term, self._highest_term), roster.peers.index(self._me))
+        self.conductor, self._first_roster = None, roster
+        self.candidate = Candidate(self._me, term, member.step, member.base, roster)
+        self._record(TermStarted(self._me, term, member.step, reason))
+        return self.candidate.start()
+
+    def first_roster(self, roster: Roster) -> None:
+        """Somebody stands with this roster; it is the base until a step is committed."""
+        self._first_roster = roster
+
+    def handle(self, sender: PeerId, message: StepMessage) -> list[Effect]:
+        """What concerns the candidate or the conductor."""
+        self._lost.pop(sender, None)
+        if isinstance(message, Nack):
+            self._highest_term = max(self._highest_term, message.term)
+            if self.candidate is not None and message.term > self.candidate.term:
+                self.candidate = None
+        if isinstance(message, Promise) and self.candidate is not None:
+            self.candidate.promised(sender, message)
+            return self._conclude_if_heard()
+        return self.conductor.handle(sender, message) if self.conductor is not None else []
+
+    def lost(self, peer: PeerId) -> list[Effect]:
+        """Go on without `peer`; take over if it conducted and this is the lowest edge left."""
+        self._lost[peer] = None
+        if self.conductor is not None:
+            return self.conductor.lost(peer)
+        if self.candidate is not None:
+            return self._conclude_if_heard()
+        member = self._member
+        roster = member.last.roster if member.last is not None else self._first_roster
+        if roster is None or member.conductor not in self._lost:
+            return []
+        edges = [edge for edge in roster.edges if edge not in self._lost]
+        if not edges or edges[0] != self._me:
+            return []
+        return self.stand(
+            roster, f"conductor {member.conductor} is lost; this is the lowest edge left"
+        )
+
+    def repeat(self) -> list[Effect]:
+        """Ask again: nothing has come in for a while."""
+        if self.candidate is not None:
+            return self.candidate.start()
+        return self.conductor.tick() if self.conductor is not None else []
+
+    def step_down(self, term: int) -> None:
+        self.conductor = None
+        self._highest_term = max(self._highest_term, term)
+
+    def _conclude_if_heard(self) -> list[Effect]:
+        """With promises from a majority and from all who can be reached, find out what was decided."""
+        candidate = self.candidate
+        assert candidate is not None
+        silent = [p for p in candidate.roster.peers if p not in candidate.promises]
+        if not candidate.has_majority or any(peer not in self._lost for peer in silent):
+            return []
+        self.candidate = None
+        conductor = StepConductor(
+            self._me,
+            self._plan,
+            candidate.term,
+            candidate.step,
+            candidate.base,
+            candidate.roster,
+        )
+        self.conductor = conductor
+        effects = self._take_up(candidate, conductor)
+        for peer in silent:
+            effects += conductor.lost(peer)
+        return effects
+
+    def _take_up(self, candidate: Candidate, conductor: StepConductor) -> list[Effect]:
+        match candidate.outcome():
+            case Fresh():
+                return conductor.start()
+            case Decided(commit) if commit.step == candidate.step:
+                return conductor.spread(commit)
+            case Complete(prepared, opening):
+                whole = candidate.merged(prepared)
+                return conductor.spread(self._plan.commit(whole, candidate.step, opening.base))
+            case Reseal(opening, seal):
+                return conductor.resume(opening, seal)
+            case Decided(commit):
+                # This peer is behind: it catches up first, and somebody ahead conducts.
+                self.conductor = None
+                return self._member.handle(self._me, Tell(commit))
+
+
+def plan_of(config: RunConfig) -> Plan:
+    """What the conductor must know of the run: every key visits every middle stage in order."""
+    every_stage = (tuple(range(1, config.model.stages + 1)),)
+    return Plan(
+        steps=config.run.steps,
+        stages=config.model.stages,
+        microbatches=config.train.microbatches,
+        tokens=config.train.microbatches * config.train.tokens_per_microbatch,
+        sequences=lambda step: every_stage,
+        scalars=lambda step: scalars_of(config.optimizer, step, config.run.steps),
+    )

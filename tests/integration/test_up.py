@@ -1,0 +1,111 @@
+"""`reference` and `up` as processes: equal bits, the run folder's contract, nothing left behind (design.md section 11)."""
+
+import math
+import tomllib
+
+import pytest
+
+from swarmtrain.core.config import load_config
+from tests.integration.conftest import ReferenceRun
+from tests.integration.processes import SMALL_RUN, Workplace, events_in, lines_of, read_json
+
+SUMMARY_KEYS = {
+    "steps", "tokens", "seconds", "loss_first", "loss_last", "eval_loss", "tokens_per_second",
+    "bytes_sent", "peers", "faults", "recoveries", "replayed_keys", "duplicate_keys_dropped",
+    "parameters_sha256",
+}  # fmt: skip
+STEPS, TOKENS_PER_STEP = 20, 6 * 2 * 32
+
+
+def test_reference_writes_its_run_folder(yardstick: ReferenceRun):
+    assert yardstick.exit_code == 0, yardstick.output
+    summary = read_json(yardstick.folder / "summary.json")
+    assert summary.keys() >= SUMMARY_KEYS
+    assert (summary["steps"], summary["tokens"]) == (STEPS, STEPS * TOKENS_PER_STEP)
+    assert summary["loss_last"] < summary["loss_first"] - 1.0
+    assert [line["step"] for line in lines_of(yardstick.folder / "metrics.jsonl")] == [*range(STEPS)]
+
+
+@pytest.mark.parametrize("peers", [1, 4, pytest.param(7, marks=pytest.mark.timeout(180))])
+def test_up_equals_the_reference_and_leaves_nothing(
+    workplace: Workplace, yardstick: ReferenceRun, peers: int
+):
+    run_file, out = workplace.write("run.toml", SMALL_RUN), workplace.folder / "out"
+    command = workplace.start("up", run_file, "--peers", peers, "--out", out)
+    command.until_prints("step 1/20")
+    assert len(workplace.note_ports()) >= 2 * (peers + 1), "each process has a link and a DHT port"
+    assert len(workplace.named("p2pd")) == peers + 1
+    assert command.wait(100) == 0, command.output
+    workplace.expect_nothing_left()
+
+    expected = read_json(yardstick.folder / "summary.json")
+    summary = read_json(out / "summary.json")
+    assert summary["parameters_sha256"] == expected["parameters_sha256"]
+    assert (summary["loss_first"], summary["loss_last"]) == (
+        expected["loss_first"],
+        expected["loss_last"],
+    )
+    assert summary.keys() >= SUMMARY_KEYS
+    assert (summary["steps"], summary["peers"], summary["faults"]) == (STEPS, peers, 0)
+    assert summary["finished"] and summary["bytes_sent"] > 0
+    metrics = lines_of(out / "metrics.jsonl")
+    assert [line["step"] for line in metrics] == [*range(STEPS)]
+    reference_metrics = lines_of(yardstick.folder / "metrics.jsonl")
+    assert [line["loss"] for line in metrics] == [line["loss"] for line in reference_metrics]
+    assert all(line["tokens"] == TOKENS_PER_STEP and line["seconds"] > 0 for line in metrics)
+    left = events_in(out, "peer_left")
+    assert len({event["peer"] for event in left}) == peers, "each peer said farewell"
+
+
+@pytest.fixture(scope="module")
+def trained(yardstick: ReferenceRun, tmp_path_factory: pytest.TempPathFactory):
+    place = Workplace(tmp_path_factory.mktemp("trained"))
+    try:
+        run_file, out = place.write("run.toml", SMALL_RUN), place.folder / "out"
+        command = place.start("up", run_file, "--peers", 2, "--out", out)
+        assert command.wait(100) == 0, command.output
+        yield place, command
+    finally:
+        place.close()
+
+
+def test_the_merged_configuration_is_kept(trained, yardstick: ReferenceRun):
+    place, _ = trained
+    kept = load_config([place.folder / "out" / "config.toml"])
+    assert kept.hash == load_config([place.folder / "run.toml"]).hash
+    assert tomllib.loads((place.folder / "out" / "config.toml").read_text())["run"]["name"] == "small"
+    assert read_json(place.folder / "out" / "summary.json")["run_hash"] == kept.hash
+
+
+def test_up_ends_with_a_sample(trained):
+    _, command = trained
+    assert "sample: def" in command.output
+
+
+def test_a_checkpoint_can_be_evaluated_and_continued(trained, yardstick: ReferenceRun):
+    place, _ = trained
+    summary = read_json(place.folder / "out" / "summary.json")
+    looks = [
+        place.start("eval", place.folder / "out", "-o", "json", name="eval"),
+        place.start("eval", yardstick.folder, "-o", "json", name="eval-reference"),
+        place.start("generate", place.folder / "out", "--tokens", 20, "--seed", 3, name="a"),
+        place.start("generate", yardstick.folder, "--tokens", 20, "--seed", 3, name="b"),
+    ]
+    assert [look.wait(60) for look in looks] == [0] * 4, [look.output for look in looks]
+    evaluated, of_reference = (read_json(look.output_path) for look in looks[:2])
+    assert evaluated == of_reference
+    assert evaluated["step"] == STEPS
+    assert math.isclose(evaluated["eval_loss"], summary["eval_loss"], rel_tol=1e-6)
+    assert evaluated["eval_loss"] < 4.5
+    assert looks[2].output == looks[3].output and looks[2].output.startswith("def ")
+
+
+def test_up_refuses_a_folder_that_holds_a_run(trained):
+    place, _ = trained
+    before = sorted((path.name, path.stat().st_mtime) for path in (place.folder / "out").iterdir())
+    command = place.start("up", place.folder / "run.toml", "--out", place.folder / "out")
+    assert command.wait(30) == 2
+    assert "already holds a run why:" in command.output and "do: choose another --out" in command.output
+    after = sorted((path.name, path.stat().st_mtime) for path in (place.folder / "out").iterdir())
+    assert after == before
+    place.expect_nothing_left()
