@@ -6,14 +6,14 @@ The names below are the public API; each is imported when it is first used, so t
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from swarmtrain.core.version import VERSION as __version__
+
 if TYPE_CHECKING:
     from swarmtrain.core.config import RunConfig, load_config
     from swarmtrain.core.errors import SwarmError
     from swarmtrain.experiments.reference import Reference
     from swarmtrain.experiments.trained import TrainedModel
     from swarmtrain.experiments.virtual import Scenario, simulate
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "Reference": "swarmtrain.experiments.reference",

@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import swarmtrain
 
@@ -24,3 +26,8 @@ def test_public_names() -> None:
 def test_importing_the_package_loads_nothing_heavy() -> None:
     code = "import sys, swarmtrain; assert not {'torch', 'hivemind', 'pydantic'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    assert project["project"]["version"] == swarmtrain.__version__

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from swarmtrain import __version__
 from swarmtrain.cli import config, model, run, status
 from swarmtrain.core.errors import SwarmError
+from swarmtrain.core.version import VERSION
 
 app = typer.Typer(
     name="swarmtrain",
@@ -35,7 +35,7 @@ def options(
 ) -> None:
     """Settings for all commands."""
     if version:
-        typer.echo(__version__)
+        typer.echo(VERSION)
         raise typer.Exit
     # gRPC reports every closed connection; it reads this when it is first imported.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

@@ -34,11 +34,11 @@ def summary_of(config: "RunConfig", state: "RunState", eval_loss: float | None) 
 
 def write(folder: Path, config: "RunConfig", summary: dict[str, Any]) -> None:
     """Write summary.json with what identifies the run, and print it in words."""
-    from swarmtrain import __version__
+    from swarmtrain.core.version import VERSION
     from swarmtrain.monitor.summary import write_summary
 
     facts = {"run": config.run.name, "run_hash": config.hash, "seed": config.run.seed}
-    write_summary(folder / "summary.json", {**summary, **facts, "version": __version__})
+    write_summary(folder / "summary.json", {**summary, **facts, "version": VERSION})
     typer.echo(
         f"\n{summary['steps']} steps, {summary['tokens']:,} tokens in {summary['seconds']:.1f} s "
         f"({summary['tokens_per_second']:,.0f} tokens/s)"

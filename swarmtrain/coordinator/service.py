@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from swarmtrain import __version__
 from swarmtrain.coordinator.collect import collect
 from swarmtrain.coordinator.state import RunState, apply
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.errors import Incompatible, Refused, StateError, WireError
 from swarmtrain.core.events import CheckpointSaved, Event, PeerRefused
+from swarmtrain.core.version import VERSION
 from swarmtrain.monitor.journal import Journal, journal_line
 from swarmtrain.monitor.lines import plain
 from swarmtrain.monitor.metrics import MetricsFile
@@ -128,7 +128,7 @@ class Coordinator:
     def hello(self) -> Hello:
         return Hello(
             protocol=PROTOCOL,
-            version=__version__,
+            version=VERSION,
             run=bytes.fromhex(self.config.hash),
             peer=self.identity.peer_id,
             corpus=self.corpus_digest,
@@ -141,13 +141,13 @@ class Coordinator:
         if hello.role == "query":
             return
         run = bytes.fromhex(self.config.hash)
-        if (hello.version, hello.run) == (__version__, run):
+        if (hello.version, hello.run) == (VERSION, run):
             return
         why = f"version {hello.version or 'unknown'}, configuration {hello.run.hex()[:12]}"
         self.record(PeerRefused(hello.peer, why))
         raise Incompatible(
             "this peer cannot join the run",
-            f"it has {why}; the run has version {__version__}, configuration {run.hex()[:12]}",
+            f"it has {why}; the run has version {VERSION}, configuration {run.hex()[:12]}",
             "join without a configuration of your own, with the same version of swarmtrain",
         )
 
@@ -181,7 +181,7 @@ class Coordinator:
 
     def _describe(self, directory: Directory) -> Description:
         return Description(
-            version=__version__,
+            version=VERSION,
             config_json=self.config.to_json(),
             run=bytes.fromhex(self.config.hash),
             directory=directory.bootstrap,

@@ -1,8 +1,8 @@
 """One question to a peer or coordinator by a process that takes no part in the run."""
 
-from swarmtrain import __version__
 from swarmtrain.core.errors import Refused
 from swarmtrain.core.types import PeerId
+from swarmtrain.core.version import VERSION
 from swarmtrain.transport.grpc_transport import GrpcTransport
 from swarmtrain.transport.link import PROTOCOL, Hello, Link, LinkLimits, Message
 from swarmtrain.transport.requests import Describe
@@ -12,7 +12,7 @@ class _Asker:
     """The handler of a process that only asks."""
 
     def hello(self) -> Hello:
-        return Hello(PROTOCOL, __version__, b"", PeerId("query"), "", "", "", "query")
+        return Hello(PROTOCOL, VERSION, b"", PeerId("query"), "", "", "", "query")
 
     def check(self, hello: Hello) -> None:
         """Whoever answers is asked; the answer is checked."""

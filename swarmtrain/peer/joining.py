@@ -10,12 +10,12 @@ import psutil
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from swarmtrain import __version__
 from swarmtrain.compute.lane import Observer, ThreadLane
 from swarmtrain.core.config import RunConfig, config_from_json
 from swarmtrain.core.errors import CorpusError, Incompatible, LinkError, ModelError
 from swarmtrain.core.events import Event
 from swarmtrain.core.sizes import MEMORY_SHARE
+from swarmtrain.core.version import VERSION
 from swarmtrain.data.stream import Corpus, load_corpus
 from swarmtrain.monitor.journal import Journal, journal_line
 from swarmtrain.peer.asking import ask
@@ -47,10 +47,10 @@ class JoinOptions:
 async def describe(address: str, timeout_seconds: float = 30.0) -> tuple[Description, RunConfig]:
     """What run is at `address`. Raises LinkError, WireError, ConfigError or Incompatible."""
     description = Description.decode((await ask(address, "describe", timeout_seconds)).meta)
-    if description.version != __version__:
+    if description.version != VERSION:
         raise Incompatible(
             f"the run at {address} uses another version of swarmtrain",
-            f"version {description.version}; this is {__version__}",
+            f"version {description.version}; this is {VERSION}",
             "install the run's version",
         )
     return description, config_from_json(description.config_json)
@@ -91,7 +91,7 @@ def accept_config(offered: RunConfig, own: RunConfig | None) -> RunConfig:
 def kernel_class(threads: int) -> str:
     """What must be equal for equal bits: torch, CPU capability, threads, device (protocol.md, answer b)."""
     capability = torch.backends.cpu.get_cpu_capability()
-    return f"torch {torch.__version__} {platform.machine()} {capability} threads {threads} cpu"
+    return f"torch {torch.VERSION} {platform.machine()} {capability} threads {threads} cpu"
 
 
 @dataclass(slots=True)

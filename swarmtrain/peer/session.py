@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from swarmtrain import __version__
 from swarmtrain.compute.bench import capacity_stages, measure
 from swarmtrain.compute.lane import Lane
 from swarmtrain.core.config import RunConfig
@@ -27,6 +26,7 @@ from swarmtrain.core.messages import NewTerm, StepMessage
 from swarmtrain.core.sizes import check_memory
 from swarmtrain.core.tasks import Tasks
 from swarmtrain.core.types import Member, PeerId, Roster
+from swarmtrain.core.version import VERSION
 from swarmtrain.data.stream import Corpus, microbatch
 from swarmtrain.peer.links import Links
 from swarmtrain.peer.runtime import Runtime, Setting, build_runtime
@@ -202,7 +202,7 @@ class Session:
             capacity_stages=capacity,
             seconds_per_stage=measured.forward_seconds + measured.backward_seconds,
             edge_capable=True,
-            version=__version__,
+            version=VERSION,
             sequence=0,
             expires=0.0,
         )
@@ -381,7 +381,7 @@ class Session:
     def _hello(self) -> Hello:
         return Hello(
             protocol=PROTOCOL,
-            version=__version__,
+            version=VERSION,
             run=bytes.fromhex(self.config.hash),
             peer=self.options.me,
             corpus=self.corpus.digest,
@@ -392,7 +392,7 @@ class Session:
 
     def _describe(self) -> Description:
         return Description(
-            version=__version__,
+            version=VERSION,
             config_json=self.config.to_json(),
             run=bytes.fromhex(self.config.hash),
             directory=self.world.directory.bootstrap,
