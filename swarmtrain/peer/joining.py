@@ -91,7 +91,7 @@ def accept_config(offered: RunConfig, own: RunConfig | None) -> RunConfig:
 def kernel_class(threads: int) -> str:
     """What must be equal for equal bits: torch, CPU capability, threads, device (protocol.md, answer b)."""
     capability = torch.backends.cpu.get_cpu_capability()
-    return f"torch {torch.VERSION} {platform.machine()} {capability} threads {threads} cpu"
+    return f"torch {torch.__version__} {platform.machine()} {capability} threads {threads} cpu"
 
 
 @dataclass(slots=True)

@@ -149,17 +149,63 @@ def test_close_cancels_what_waits_and_leaves_neither_thread_nor_task(run):
     async def test(make) -> None:
         threads, tasks = threading.active_count(), len(asyncio.all_tasks())
         lane = make(None)
-        started = lane.submit(Task(Kind.STATE, 0), lambda: "done")
-        assert await started == "done"
+        assert await lane.submit(Task(Kind.STATE, 0), lambda: "done") == "done"
         order = Order(lane)
+        order.submit("first", Task(Kind.BACKWARD, 1))
+        await asyncio.sleep(0)
         waiting = order.submit("late", Task(Kind.FORWARD, 1))
         closing = asyncio.ensure_future(lane.close())
         await asyncio.sleep(0)
         order._gate.set()
         await closing
-        assert waiting.cancelled() and order.seen == []
+        assert waiting.cancelled() and "late" not in order.seen
         assert threading.active_count() == threads
         assert len(asyncio.all_tasks()) == tasks
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        pytest.param(_thread, id="thread"),
+        pytest.param(
+            _virtual,
+            id="virtual",
+            marks=pytest.mark.xfail(
+                strict=True, reason="VirtualLane.close forgets the task it was charging"
+            ),
+        ),
+    ],
+)
+def test_nobody_waits_for_ever_for_the_task_that_runs_at_close(run):
+    async def test(make) -> None:
+        order = Order(make(None))
+        running = order.submit("running", Task(Kind.BACKWARD, 1))
+        await asyncio.sleep(0)
+        order._gate.set()
+        await order.lane.close()
+        assert running.done()
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        pytest.param(_thread, id="thread"),
+        pytest.param(
+            _virtual,
+            id="virtual",
+            marks=pytest.mark.xfail(strict=True, reason="VirtualLane takes tasks after close"),
+        ),
+    ],
+)
+def test_a_closed_lane_refuses_new_tasks(run):
+    async def test(make) -> None:
+        lane = make(None)
+        await lane.close()
+        assert lane.submit(Task(Kind.STATE, 0), lambda: None).cancelled()
 
     run(test)
 
@@ -176,12 +222,3 @@ def test_virtual_time_charges_what_the_model_says():
         await lane.close()
 
     run_virtual(test())
-
-
-def test_a_closed_thread_lane_refuses_new_tasks():
-    async def test(make) -> None:
-        lane = make(None)
-        await lane.close()
-        assert lane.submit(Task(Kind.STATE, 0), lambda: None).cancelled()
-
-    _thread(test)
