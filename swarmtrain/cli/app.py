@@ -26,17 +26,23 @@ app.command("eval", rich_help_panel="Use the model")(model.evaluate)
 app.command(rich_help_panel="Use the model")(model.generate)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(VERSION)
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Show debug messages and tracebacks")
     ] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version"),
+    ] = False,
 ) -> None:
     """Settings for all commands."""
-    if version:
-        typer.echo(VERSION)
-        raise typer.Exit
     # gRPC reports every closed connection; it reads this when it is first imported.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     level = logging.DEBUG if verbose else logging.WARNING

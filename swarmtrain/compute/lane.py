@@ -17,23 +17,26 @@ T = TypeVar("T")
 
 
 class Kind(IntEnum):
-    """What a task is, in the order the lane prefers."""
+    """What a task is, in the order the lane prefers; hops and reduces are observed, never queued."""
 
     STATE = 0
     BACKWARD = 1
     LOSS = 2
     FORWARD = 3
+    HOP = 4
+    REDUCE = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
     """How the lane ranks and charges a task. `remaining` counts the visits still ahead of it on its way down or
-    back, `key` is the microbatch it belongs to."""
+    back, `key` is the microbatch it belongs to, `name` says more in a trace."""
 
     kind: Kind
     stage: int
     remaining: int = 0
     key: int = 0
+    name: str = ""
 
     @property
     def rank(self) -> tuple[int, int, int]:
@@ -60,6 +63,10 @@ class Lane(Protocol):
 
     def submit(self, task: Task, work: Callable[[], T]) -> asyncio.Future[T]:
         """Queue `work` at once; its outcome is the future's. Cancelling it does not stop a task that runs."""
+        ...
+
+    def note(self, task: Task, start_seconds: float) -> None:
+        """Let the observer see a wait beside the lane that ends now."""
         ...
 
     async def close(self) -> None:
@@ -91,6 +98,10 @@ class ThreadLane:
             heapq.heappush(self._queue, (task.rank, next(self._arrivals), task, work, future))
             self._ready.notify()
         return future
+
+    def note(self, task: Task, start_seconds: float) -> None:
+        if self._observe is not None:
+            self._observe(Span(task, start_seconds, self._loop.time()))
 
     async def close(self) -> None:
         with self._ready:
@@ -152,6 +163,10 @@ class VirtualLane:
         heapq.heappush(self._queue, (task.rank, next(self._arrivals), task, work, future))
         self._wake.set()
         return future
+
+    def note(self, task: Task, start_seconds: float) -> None:
+        if self._observe is not None:
+            self._observe(Span(task, start_seconds, asyncio.get_running_loop().time()))
 
     async def close(self) -> None:
         self._worker.cancel()

@@ -8,6 +8,7 @@ import asyncio
 
 from torch import Tensor
 
+from swarmtrain.compute.lane import Kind, Task
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.errors import LinkError, WireError
 from swarmtrain.core.events import BadMessage, Record, Rerouted
@@ -62,7 +63,10 @@ class Hops:
                 wire = self._config.wire
                 encoded = encoded or encode_tensor(x_BTD, wire.codec, wire.zstd_level)
                 request = self._request(opening, item, route, attempt, encoded[0])
+                start_seconds = asyncio.get_running_loop().time()
                 answer, failed = await self._call_remote(peer, request, encoded[1])
+                hop = Task(Kind.HOP, stage, key=key)
+                self._worker.positions.lane.note(hop, start_seconds)
                 if failed:
                     tried.append(peer)
                     tried = tried if len(tried) < len(replicas) else []

@@ -18,9 +18,11 @@ from swarmtrain.core.sizes import MEMORY_SHARE
 from swarmtrain.core.version import VERSION
 from swarmtrain.data.stream import Corpus, load_corpus
 from swarmtrain.monitor.journal import Journal, journal_line
+from swarmtrain.monitor.trace import Trace
 from swarmtrain.peer.asking import ask
 from swarmtrain.peer.report import Reporter
 from swarmtrain.peer.session import PeerOptions, Session, World
+from swarmtrain.peer.tracing import trace_observer
 from swarmtrain.swarm.dht import DhtDirectory, DhtOptions
 from swarmtrain.swarm.identity import Identity
 from swarmtrain.transport.grpc_transport import GrpcTransport
@@ -101,12 +103,16 @@ class JoinedPeer:
     session: Session
     reporter: Reporter | None
     journal: Journal | None
+    trace: Trace | None
+    out: Path | None
 
     async def close(self) -> None:
-        """Leave nothing behind."""
+        """Leave nothing behind but the files in the peer's folder."""
         await self.session.close(self.reporter.close if self.reporter is not None else None)
         if self.journal is not None:
             self.journal.close()
+        if self.trace is not None and self.out is not None:
+            self.trace.write(self.out / "trace.json")
 
 
 async def open_peer(
@@ -124,10 +130,12 @@ async def open_peer(
         if description.coordinator
         else None
     )
-    journal = None
+    journal = trace = None
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
         journal = Journal(options.out / "journal.jsonl")
+        trace = Trace(options.name, int(identity.peer_id[:7], 16))
+        observe = trace_observer(trace, observe)
 
     def record(event: Event) -> None:
         line = journal_line(event, loop.time(), identity.peer_id)
@@ -151,7 +159,7 @@ async def open_peer(
     session = Session(config, peer_options, world, corpus, record)
     if reporter is not None:
         reporter.start(world.transport, session.service, session.links)
-    return JoinedPeer(session, reporter, journal)
+    return JoinedPeer(session, reporter, journal, trace, options.out)
 
 
 async def _open_world(

@@ -87,7 +87,7 @@ class Positions:
         if self.member.admits(entry.item):
             self.member.accumulated(entry.item, work.loss_sum)
             replica = self.replicas[entry.stage]
-            self._on_sum(entry.stage, lambda: replica.add(work.contribution))
+            self._on_sum(entry, "add", lambda: replica.add(work.contribution))
         gradient_BTD = work.gradient_BTD
         return Answer(gradient_BTD if gradient_BTD is not None else torch.empty(0))
 
@@ -113,10 +113,11 @@ class Positions:
                     again = self._loss(entry, tokens_BT)
             replica.retract(again.contribution)
 
-        self._on_sum(entry.stage, work)
+        self._on_sum(entry, "retract", work)
 
-    def _on_sum(self, stage: int, work: Callable[[], None]) -> None:
-        self.lane.submit(Task(Kind.STATE, stage), work).add_done_callback(self._report)
+    def _on_sum(self, entry: Entry, name: str, work: Callable[[], None]) -> None:
+        task = Task(Kind.STATE, entry.stage, key=entry.item[1], name=name)
+        self.lane.submit(task, work).add_done_callback(self._report)
 
     def _report(self, ended: "asyncio.Future[None]") -> None:
         if not ended.cancelled() and (error := ended.exception()) is not None:

@@ -69,6 +69,7 @@ class Reducer:
 
     async def reduce(self, effect: Reduce) -> tuple[StageSum, ...]:
         """Reduce every stage of this peer; LinkError or WireError when a sibling fails."""
+        start_seconds = asyncio.get_running_loop().time()
         tag = (effect.step, effect.term, effect.seal)
         self._shared = {known: shared for known, shared in self._shared.items() if known[0] == tag}
         work = [
@@ -77,6 +78,7 @@ class Reducer:
         ]
         sums = await asyncio.gather(*work)
         self.sums = {entry.facts.stage: entry for entry in sums}
+        self._lane.note(Task(Kind.REDUCE, min(self.sums)), start_seconds)
         return tuple(entry.facts for entry in sums)
 
     def _snapshot(self, stage: int, effect: Reduce) -> "asyncio.Future[Tensor]":
@@ -84,14 +86,14 @@ class Reducer:
         replica = self._replicas[stage]
         alone = len(effect.roster.replicas(stage)) == 1
         work = (lambda: replica.total) if alone else (lambda: replica.total.clone())
-        return self._lane.submit(Task(Kind.STATE, stage), work)
+        return self._lane.submit(Task(Kind.STATE, stage, name="snapshot"), work)
 
     async def _reduce_stage(
         self, tag: Tag, stage: int, effect: Reduce, snapshot_ready: "asyncio.Future[Tensor]"
     ) -> ReducedSum:
         replica, siblings = self._replicas[stage], effect.roster.replicas(stage)
         snapshot = await snapshot_ready
-        state = Task(Kind.STATE, stage)
+        state = Task(Kind.STATE, stage, name="seal")
         if len(siblings) == 1:
             return await self._lane.submit(state, lambda: replica.sealed(snapshot, effect.tokens))
         shared = Shared(snapshot, torch.empty_like(snapshot))
@@ -130,7 +132,7 @@ class Reducer:
             for peer in siblings[1:]:
                 out.add_(pieces[peer])
 
-        await self._lane.submit(Task(Kind.STATE, stage), add)
+        await self._lane.submit(Task(Kind.STATE, stage, name="slice"), add)
         shared.own_slice_done = True
         await self._notify()
 

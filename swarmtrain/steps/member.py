@@ -275,7 +275,11 @@ class StepMember:
         return self._to_conductor(Done(self.step, self.base, pack_keys(ledger.led)))
 
     def _freeze(self, sender: PeerId, message: Freeze) -> list[Effect]:
-        """Close and say what is held. Without the OPEN there is nothing to close: the conductor repeats both."""
+        """Close and say what is held. Without the OPEN there is nothing to close: the conductor repeats both.
+
+        What was prepared before stays (R11): this conductor may not know that it was decided, and then nobody
+        else could bring this peer forward.
+        """
         ledger = self.ledger
         this, known = (message.term, message.seal), (ledger.seal_term, ledger.seal)
         if this < known or ledger.open is None:
@@ -285,7 +289,7 @@ class StepMember:
             ledger.seal_term, ledger.seal = this
             ledger.closed, ledger.reopened = True, set()
             self._refresh(message.roster)
-            ledger.assign = ledger.prepared = None
+            ledger.assign = None
             effects.append(CancelReduce())
         losses = tuple(KeyLoss(key, ledger.losses[key]) for key in sorted(ledger.losses))
         held, void = pack_items(ledger.held), pack_items(ledger.void)

@@ -1,6 +1,7 @@
 """Runs a world: delivers in random order, injects faults, and does what timers would do once nothing else moves."""
 
-from swarmtrain.core.types import PeerId, is_majority
+from swarmtrain.core.messages import Commit
+from swarmtrain.core.types import PeerId, Roster, is_majority
 from tests.steps.actor import Actor
 from tests.steps.world import STAGES, Kind, Parcel, Result, Setting, Verdict, Violation, World
 
@@ -51,11 +52,7 @@ class Explorer:
 
     def _over(self) -> bool:
         """Everybody alive in the last committed roster has the last step."""
-        last = max(
-            (a.member.last for a in self._alive() if a.member.last is not None),
-            key=lambda commit: commit.step,
-            default=None,
-        )
+        last = self._last_commit()
         if last is None or last.step + 1 < self.setting.steps:
             return False
         roster = [self.world.actors[peer] for peer in last.roster.peers]
@@ -73,7 +70,17 @@ class Explorer:
         for stage in range(STAGES + 1):
             if not any(a.stage == stage and a.holds(front) for a in alive):
                 return "lost", f"nobody alive holds stage {stage} of step {front}"
+        if not is_majority([actor.peer for actor in alive], self._base_roster()):
+            return "lost", "no majority of the last committed roster is alive"
         return "stalled", f"steps {sorted(a.member.step for a in alive)}"
+
+    def _base_roster(self) -> Roster:
+        last = self._last_commit()
+        return last.roster if last is not None else self.world.roster
+
+    def _last_commit(self) -> Commit | None:
+        commits = [a.member.last for a in self._alive() if a.member.last is not None]
+        return max(commits, key=lambda commit: commit.step, default=None)
 
     def _alive(self) -> list[Actor]:
         return [actor for actor in self.world.actors.values() if actor.alive]

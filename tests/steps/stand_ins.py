@@ -219,6 +219,7 @@ class CountingReducer:
         self.pieces: dict[Tag, dict[PeerId, Contents]] = {}
         self.failed: set[Tag] = set()
         self.total: Contents = ()
+        self.total_digest = b""
         self.sloppy = False
 
     @staticmethod
@@ -265,14 +266,15 @@ class CountingReducer:
         for contents in pieces.values():
             for item, base, count in contents:
                 added[item, base] += count
-        self.total = tuple(sorted((item, base, count) for (item, base), count in added.items()))
-        stage = self.member.stages[0]
-        sums = (StageSum(stage, self.digest(pieces), "0", 0),)
+        total = tuple(sorted((item, base, count) for (item, base), count in added.items()))
+        # Exact sums depend on what is in them; in fast mode also on who brought what.
+        digest = digest_of(total, sorted(pieces.items()) if self.fast else ())
+        sums = (StageSum(self.member.stages[0], digest, "0", 0),)
         self.worker.perform(self.member.reduced(effect.term, effect.seal, sums))
-
-    def digest(self, pieces: dict[PeerId, Contents]) -> Digest:
-        """Exact sums depend on what is in them; in fast mode also on who brought what."""
-        return digest_of(self.total, sorted(pieces.items()) if self.fast else ())
+        prepared = self.member.ledger.prepared
+        if prepared is not None and prepared.stages == sums:
+            # Only what is prepared replaces what was: a decision may still come for that.
+            self.total, self.total_digest = total, digest
 
     def fail(self, tag: Tag) -> None:
         """A piece was lost: the pull failed, and the driver says so with an empty reduce."""

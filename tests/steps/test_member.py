@@ -184,10 +184,11 @@ def test_a_redrive_is_reported_for_its_own_seal() -> None:
 # ---- seals ------------------------------------------------------------------------------------------------------
 
 
-def test_a_newer_freeze_supersedes_reduce_and_prepare() -> None:
+def test_a_newer_freeze_supersedes_the_reduce_but_keeps_what_is_prepared() -> None:
+    """R11: the one who freezes may not know of a decision, and nobody else has this peer's sum."""
     member = prepared_member()
-    assert CancelReduce() in member.handle(A, freeze(2))
-    assert member.ledger.prepared is None and member.ledger.assign is None
+    assert CancelReduce() in member.handle(B, freeze(2, term=TERM << 1))
+    assert member.handle(A, Tell(commit_of())) == [Apply(commit_of())]
 
 
 def test_a_repeated_freeze_is_the_same_question() -> None:

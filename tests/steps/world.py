@@ -202,6 +202,8 @@ class World:
             for key in range(self.setting.keys)
             if key not in void
         }
+        if actor.reducer.total_digest not in {entry.digest for entry in commit.stages}:
+            raise Violation("I3", f"step {step}, stage {stage} at {actor.peer}: another sum is applied")
         if any(base != commit.base for _, base, _ in contents):
             raise Violation("I4", f"step {step}, stage {stage}: work of another base is applied")
         counts = {item: count for item, _, count in contents}
