@@ -3,8 +3,16 @@
 from dataclasses import dataclass
 
 from swarmtrain.core.config import RunConfig, config_from_json
-from swarmtrain.core.sections import DataSection, LimitsSection, ModelSection, OptimizerSection
-from swarmtrain.core.sections import RunSection, SwarmSection, TrainSection, WireSection
+from swarmtrain.core.sections import (
+    DataSection,
+    LimitsSection,
+    ModelSection,
+    OptimizerSection,
+    RunSection,
+    SwarmSection,
+    TrainSection,
+    WireSection,
+)
 
 STAGES = 2
 

@@ -24,7 +24,6 @@ class PinnedSwarm(LocalSwarm):
     async def _start_peers(self) -> None:
         logs = self.folder / "logs"
         logs.mkdir(exist_ok=True)
-        config_path = self.folder / "config.json"
         for index, stages in enumerate(self.pinned):
             name = f"peer-{index + 1}"
             arguments = ["peer", "--join", self.coordinator.address, "--name", name, "--lifeline"]

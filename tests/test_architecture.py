@@ -48,7 +48,7 @@ MAY_IMPORT = {
     "recovery": {"transport", "checkpoint"},
     "peer": {package for layer in LAYERS[:4] for package in layer},
     # checkpoint is numpy and safetensors only: the coordinator writes what it collects, still without torch.
-    "coordinator": {"plan", "swarm", "monitor", "transport", "proto", "checkpoint"},
+    "coordinator": {"plan", "swarm", "monitor", "transport", "proto", "checkpoint", "recovery"},
     "experiments": {package for layer in LAYERS[:5] for package in layer},
     "cli": {package for layer in LAYERS[:6] for package in layer},
 }

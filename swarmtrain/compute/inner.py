@@ -25,6 +25,11 @@ class Buffers:
     moment1: Tensor
     moment2: Tensor
 
+    @property
+    def flats(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Parameters, first and second moment."""
+        return self.parameters, self.moment1, self.moment2
+
     @staticmethod
     def like(parameters: Tensor) -> "Buffers":
         return Buffers(*(torch.zeros_like(parameters) for _ in range(3)))

@@ -1,5 +1,7 @@
 """One peer's copy of one stage: parameters, moments, the step's sum, and the move from step to step."""
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,6 +69,18 @@ class Replica:
         self.compute.flat.bind(after.parameters)
         self._accumulator.clear()
         return StageDigest(self.stage, self.digest())
+
+    def state_digests(self) -> tuple[StageDigest, StageDigest]:
+        """SHA-256 of the parameters, and of both moments together, for a receiver of this state."""
+        moments = hashlib.sha256(self.current.moment1.view(torch.uint8).numpy().data)
+        moments.update(self.current.moment2.view(torch.uint8).numpy().data)
+        return StageDigest(self.stage, self.digest()), StageDigest(self.stage, moments.digest())
+
+    def load(self, flats: Sequence[Tensor]) -> None:
+        """Take over a whole state: parameters and both moments in the flat layout. Clears the sum."""
+        for mine, theirs in zip(self.current.flats, flats, strict=True):
+            mine.copy_(theirs)
+        self._accumulator.clear()
 
     def digest(self) -> Digest:
         """SHA-256 of the flat parameters."""

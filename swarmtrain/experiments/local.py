@@ -58,6 +58,8 @@ class LocalSwarm:
             await self._start_peers()
             await open_directory(self.coordinator, "127.0.0.1")
             await self._until_stopped()
+            if not self.coordinator.state.conductor:
+                return self.coordinator.state  # drained before anything began: nothing to keep
             await self._save()
             self.coordinator.finish("the run is over")
             left = await wait_all(self.children, LEAVE_SECONDS)
@@ -88,7 +90,7 @@ class LocalSwarm:
         watched = asyncio.create_task(self._watch_children())
         try:
             await asyncio.wait([stopped, drained, watched], return_when=asyncio.FIRST_COMPLETED)
-            if drained.done() and not stopped.done():
+            if drained.done() and not stopped.done() and self.coordinator.state.conductor:
                 self.coordinator.drain("drained from the terminal")
                 await asyncio.wait([stopped], timeout=DRAIN_SECONDS)
         finally:

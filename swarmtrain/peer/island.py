@@ -185,7 +185,7 @@ class Island:
         parts, clip_norm = self.parts, self.parts.config.optimizer.clip_norm
         queued = [
             parts.lane.submit(
-                Task(Kind.STATE, stage),
+                Task(Kind.STATE, stage, name="apply"),
                 lambda replica=replica: replica.apply(  # type: ignore[misc]
                     parts.reducer.sums[replica.stage], commit, clip_norm
                 ),

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from swarmtrain.compute.lane import Observer, ThreadLane
 from swarmtrain.core.config import RunConfig, config_from_json
-from swarmtrain.core.errors import CorpusError, Incompatible, LinkError, ModelError
+from swarmtrain.core.errors import ConfigError, CorpusError, Incompatible, LinkError, ModelError
 from swarmtrain.core.events import Event
 from swarmtrain.core.sizes import MEMORY_SHARE
 from swarmtrain.core.version import VERSION
@@ -90,6 +90,17 @@ def accept_config(offered: RunConfig, own: RunConfig | None) -> RunConfig:
     return offered
 
 
+def check_stages(wanted: tuple[int, ...] | None, config: RunConfig) -> None:
+    """Refuse stages that the run's model does not have. Raises ConfigError."""
+    last = config.model.stages
+    if wanted is not None and max(wanted) > last:
+        raise ConfigError(
+            f"this run has no stage {max(wanted)}",
+            f"its model has the edge, stage 0, and the middle stages 1 to {last}",
+            "choose --stage among these, or leave it out to take what the run needs most",
+        )
+
+
 def kernel_class(threads: int) -> str:
     """What must be equal for equal bits: torch, CPU capability, threads, device (protocol.md, answer b)."""
     capability = torch.backends.cpu.get_cpu_capability()
@@ -121,6 +132,7 @@ async def open_peer(
     """Join the run at `options.join`: directory open, links ready, nothing served yet. Raises SwarmError."""
     description, offered = await describe(options.join)
     config = accept_config(offered, options.config)
+    check_stages(options.stages, config)
     torch.set_num_threads(config.limits.threads)
     corpus = _load_corpus(config, options, description)
     identity = _identity(options.identity)

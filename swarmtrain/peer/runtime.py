@@ -59,7 +59,7 @@ async def build_runtime(
     replicas: dict[int, Replica] = {}
     for stage in stages:
         replicas[stage] = await lane.submit(
-            Task(Kind.STATE, stage),
+            Task(Kind.STATE, stage, name="build"),
             lambda stage=stage: _build(setting, stage),  # type: ignore[misc]
         )
     positions = Positions(

@@ -9,7 +9,7 @@ import torch
 
 from swarmtrain.core.errors import Incompatible, Refused, WireError
 from swarmtrain.core.events import BadMessage, LinkClosed, Noted, PeerRefused, Record
-from swarmtrain.core.messages import StageDigest, StepMessage
+from swarmtrain.core.messages import StepMessage
 from swarmtrain.core.types import PeerId
 from swarmtrain.peer.links import Links
 from swarmtrain.peer.runtime import Runtime
@@ -143,24 +143,27 @@ def check_compatible(here: Hello, there: Hello) -> None:
 
 
 def _state(runtime: Runtime, request: StateRequest) -> Message:
-    """A piece of a stage's parameters and moments at the step this peer holds."""
+    """A piece of a stage's parameters and moments at the step this peer holds.
+
+    A piece of no length asks for the digests of parameters and moments.
+    """
     member, replica = runtime.member, runtime.replicas.get(request.stage)
-    fenced = StateReply(Status.FENCED, member.step, member.base, 0, (), b"")
-    if replica is None or request.step != member.step:
+    if replica is None:
+        raise WireError("this peer does not host that stage", f"stage {request.stage}")
+    if request.step != member.step or member.ledger.applying is not None:
+        fenced = StateReply(Status.FENCED, member.step, member.base, 0, (), b"")
         return Message(fenced.encode())
-    current = replica.current
-    flats = [current.parameters, current.moment1, current.moment2]
+    flats = replica.current.flats
     each_bytes = flats[0].numel() * flats[0].itemsize
     which, start = divmod(request.offset_bytes, each_bytes)
     if which >= len(flats):
-        return Message(fenced.encode())
+        raise WireError("a piece of state beyond its end", f"offset {request.offset_bytes}")
     end = min(start + request.length_bytes, each_bytes)
     body = flats[which].view(torch.uint8).numpy().data[start:end]
-    digests = (StageDigest(request.stage, replica.digest()),) if request.offset_bytes == 0 else ()
+    digests = () if request.length_bytes else replica.state_digests()
     digest = hashlib.sha256(body).digest()[:_DIGEST_BYTES]
-    reply = StateReply(
-        Status.OK, member.step, member.base, len(flats) * each_bytes, digests, digest
-    )
+    total_bytes = len(flats) * each_bytes
+    reply = StateReply(Status.OK, member.step, member.base, total_bytes, digests, digest)
     return Message(reply.encode(), body)
 
 

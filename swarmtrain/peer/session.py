@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -12,7 +12,6 @@ from swarmtrain.core.config import RunConfig
 from swarmtrain.core.errors import DirectoryError, LinkError
 from swarmtrain.core.events import (
     Lost,
-    Measured,
     Noted,
     PeerJoined,
     PeerLeft,
@@ -20,22 +19,25 @@ from swarmtrain.core.events import (
     Record,
     RunStopped,
     Traffic,
-    Waiting,
 )  # fmt: skip
 from swarmtrain.core.messages import NewTerm, StepMessage
 from swarmtrain.core.sizes import check_memory
 from swarmtrain.core.tasks import Tasks
-from swarmtrain.core.types import Member, PeerId, Roster
+from swarmtrain.core.types import PeerId, Roster
 from swarmtrain.core.version import VERSION
 from swarmtrain.data.stream import Corpus, microbatch
 from swarmtrain.peer.links import Links
+from swarmtrain.peer.placing import Machine, Placing
 from swarmtrain.peer.runtime import Runtime, Setting, build_runtime
 from swarmtrain.peer.service import Calls, Service
-from swarmtrain.plan.assign import Assignment, Candidate, assign
+from swarmtrain.plan.assign import Assignment
 from swarmtrain.swarm.directory import Directory
-from swarmtrain.swarm.records import PeerRecord, State
+from swarmtrain.swarm.records import State
 from swarmtrain.transport.link import PROTOCOL, Hello, Transport
 from swarmtrain.transport.requests import Description
+
+MOST_QUEUED = 1000
+"""Messages kept while the stages are being built."""
 
 LOOK_SECONDS = 0.25
 """How often a peer that waits for the run to start looks into the directory."""
@@ -86,11 +88,10 @@ class Session:
         self.runtime: Runtime | None = None
         self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self.released = asyncio.Event()
-        self._assignment = Assignment((), "")
+        self.placing = Placing(
+            config, options.me, options.name, options.stages, world.directory, record
+        )
         self._addresses: dict[PeerId, str] = {}
-        self._avoided: dict[PeerId, int] = {}
-        self._sequences: dict[PeerId, int] = {}
-        self._obstacle_reported = ""
         self._queued: list[tuple[PeerId, StepMessage]] = []
         self._locking: asyncio.Task[None] | None = None
         self._tasks = Tasks(self._failed)
@@ -115,7 +116,7 @@ class Session:
         measured = await measure(self.config, self.world.lane, options.memory_bytes)
         self._record(measured)
         self._record(PeerJoined(options.me, options.name, self.address, options.stages or ()))
-        placing = self._tasks.spawn(self._place(measured, capacity), "place")
+        placing = self._tasks.spawn(self._place(Machine(measured, capacity)), "place")
         try:
             return await asyncio.shield(self.outcome)
         finally:
@@ -167,95 +168,24 @@ class Session:
 
     # ---- placement ----------------------------------------------------------------------------------------------
 
-    async def _place(self, measured: Measured, capacity: int) -> None:
+    async def _place(self, machine: Machine) -> None:
         """Publish, look, choose; stand as conductor when everybody needed is there and this is the lowest edge."""
-        directory, life_seconds = self.world.directory, self.config.swarm.announce_seconds
-        before: tuple[PeerRecord, ...] = ()
-        published: tuple[object, float] = (None, 0.0)
+        placing, life_seconds = self.placing, self.config.swarm.announce_seconds
         while True:
-            serving: State = "serving" if self.runtime is not None else "joining"
-            record = self._own_record(measured, capacity, serving)
-            now = directory.now()
-            if published[0] != record or now > published[1] + life_seconds / 3:
-                await directory.publish(record, life_seconds)
-                published = (record, now)
-            records = await directory.records()
-            self._addresses.update({entry.peer: entry.address for entry in records})
+            await placing.look(machine, self.address, self._state())
+            self._addresses.update({entry.peer: entry.address for entry in placing.records})
             if self.runtime is None and self._locking is None:
-                self._choose(records)
-                self._wait_for(self._obstacle(records))
-                if _alike(records, before):
-                    self._stand_if_ready(records)
-            before = records
-            await asyncio.sleep(LOOK_SECONDS if self.runtime is None else life_seconds / 3)
+                roster = placing.first_roster()
+                if roster is not None:
+                    self._locking = self._tasks.spawn(self._stand(roster), "stand")
+            await asyncio.sleep(LOOK_SECONDS if self._state() == "joining" else life_seconds / 3)
 
-    def _own_record(self, measured: Measured, capacity: int, state: State) -> PeerRecord:
-        options = self.options
-        return PeerRecord(
-            run=self.config.hash,
-            peer=options.me,
-            name=options.name,
-            address=self.address,
-            stages=options.stages or self._assignment.stages,
-            state=state,
-            pinned=options.stages is not None,
-            capacity_stages=capacity,
-            seconds_per_stage=measured.forward_seconds + measured.backward_seconds,
-            edge_capable=True,
-            version=VERSION,
-            sequence=0,
-            expires=0.0,
-        )
-
-    def _choose(self, records: tuple[PeerRecord, ...]) -> None:
-        """Take the stages that the placement over everybody in the directory gives this peer."""
-        self._sequences = {entry.peer: entry.sequence for entry in records}
-        self._assignment = self._assign(records).get(self.options.me, self._assignment)
-
-    def _assign(self, records: tuple[PeerRecord, ...]) -> dict[PeerId, Assignment]:
-        wanted = [entry for entry in records if self._avoided.get(entry.peer, -1) < entry.sequence]
-        candidates = [
-            Candidate(
-                entry.peer,
-                entry.stages if entry.pinned else None,
-                entry.capacity_stages,
-                entry.seconds_per_stage,
-                entry.edge_capable,
-            )
-            for entry in wanted
-        ]
-        return assign(candidates, self.config.model.stages)
-
-    def _obstacle(self, records: tuple[PeerRecord, ...]) -> str:
-        """Why the run cannot start with what the directory shows; empty when it can."""
-        if any(entry.state == "serving" for entry in records):
-            return "the run has started without this peer; it can join when it starts again"
-        missing_peers = self.config.swarm.min_peers - len(records)
-        if missing_peers > 0:
-            return f"{missing_peers} more peers must join: {len(records)} are here"
-        hosted = {stage for entry in self._assign(records).values() for stage in entry.stages}
-        missing = [s for s in range(self.config.model.stages + 1) if s not in hosted]
-        if missing:
-            stages = ", ".join(map(str, missing))
-            return f"no peer has room for stages {stages}; more or larger peers must join"
-        return ""
-
-    def _wait_for(self, obstacle: str) -> None:
-        if obstacle and obstacle != self._obstacle_reported:
-            self._record(Waiting(obstacle))
-        self._obstacle_reported = obstacle
-
-    def _stand_if_ready(self, records: tuple[PeerRecord, ...]) -> None:
-        assignments = self._assign(records)
-        members = [
-            Member(entry.peer, assignments[entry.peer].stages, entry.address)
-            for entry in records
-            if entry.peer in assignments and assignments[entry.peer].stages
-        ]
-        roster = Roster.of(1, members)
-        if self._obstacle(records) or roster.edges[0] != self.options.me:
-            return
-        self._locking = self._tasks.spawn(self._stand(roster), "stand")
+    def _state(self) -> State:
+        """Serving from the first opened step on."""
+        if self.runtime is None:
+            return "joining"
+        member = self.runtime.member
+        return "serving" if member.step > 0 or member.ledger.open is not None else "joining"
 
     async def _stand(self, roster: Roster) -> None:
         mine = roster.member(self.options.me)
@@ -273,10 +203,10 @@ class Session:
             mine = message.roster.member(self.options.me)
             if mine is not None and self._must_lock(mine.stages):
                 self._locking = self._tasks.spawn(self._lock(mine.stages), "lock")
-        if self.runtime is None:
-            self._queued.append((sender, message))
-        else:
+        if self.runtime is not None:
             self.runtime.island.receive(sender, message)
+        elif self._locking is not None and len(self._queued) < MOST_QUEUED:
+            self._queued.append((sender, message))
 
     def _must_lock(self, stages: tuple[int, ...]) -> bool:
         """A roster decides this peer's stages until the first step is open."""
@@ -292,10 +222,10 @@ class Session:
         if self.runtime is not None:
             old, self.runtime = self.runtime, None
             await old.close()
-        if stages != self._assignment.stages:
+        if stages != self.placing.assignment.stages:
             reason = "Takes what the conductor saw fit when it looked into the directory."
-            self._assignment = Assignment(stages, reason)
-        self._record(Placed(self.options.me, stages, self._assignment.reason))
+            self.placing.assignment = Assignment(stages, reason)
+        self._record(Placed(self.options.me, stages, self.placing.assignment.reason))
         setting = Setting(
             me=self.options.me,
             config=self.config,
@@ -350,7 +280,7 @@ class Session:
         self._record(
             Lost(peer, "named by the directory, but out of reach; choosing stages without it")
         )
-        self._avoided[peer] = self._sequences.get(peer, 0)
+        self.placing.avoid(peer)
         old, self.runtime, self.service.runtime = self.runtime, None, None
         if old is not None:
             await old.close()
@@ -400,13 +330,3 @@ class Session:
             coordinator=self.options.coordinator,
             corpus=self.corpus.digest,
         )
-
-
-def _alike(records: tuple[PeerRecord, ...], before: tuple[PeerRecord, ...]) -> bool:
-    """Whether two looks into the directory show the same peers with the same figures."""
-    plain = [
-        replace(entry, sequence=0, expires=0.0, stages=(), state="joining") for entry in records
-    ]
-    return plain == [
-        replace(entry, sequence=0, expires=0.0, stages=(), state="joining") for entry in before
-    ]

@@ -4,7 +4,7 @@ Inputs are `handle(sender, message)` and the local facts `admits`, `accumulated`
 each returns effects. The machine holds no tensors: answers and gradients live with the worker.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from swarmtrain.core.events import DuplicateDropped, KeyVoided, Noted
 from swarmtrain.core.messages import (
@@ -51,30 +51,7 @@ from swarmtrain.steps.effects import (
     Send,
 )  # fmt: skip
 from swarmtrain.steps.keys import next_base, pack_keys, unpack_keys
-
-
-@dataclass
-class Ledger:
-    """One step's facts at one peer; replaced as a whole at every commit.
-
-    Seals of different conductors are ordered by `(seal_term, seal)`: a new conductor need not know how far
-    those before it had counted.
-    """
-
-    open: Open | None = None
-    seal_term: int = 0
-    seal: int = 0
-    closed: bool = False
-    reopened: set[Item] = field(default_factory=set)
-    held: set[Item] = field(default_factory=set)
-    void: set[Item] = field(default_factory=set)
-    losses: dict[int, float] = field(default_factory=dict)
-    leading: set[int] = field(default_factory=set)
-    led: set[int] = field(default_factory=set)
-    assign: Assign | None = None
-    prepared: Prepared | None = None
-    applying: Commit | None = None
-    after: Decision | None = None
+from swarmtrain.steps.ledger import Ledger, age
 
 
 class StepMember:
@@ -249,7 +226,7 @@ class StepMember:
             ]
         ledger = self.ledger
         known = ledger.open
-        if known is not None and _age(message) < _age(known):
+        if known is not None and age(message) < age(known):
             return []
         ledger.open = message
         if message.term > ledger.seal_term:
@@ -414,8 +391,3 @@ class StepMember:
 
     def _to_conductor(self, message: StepMessage) -> list[Effect]:
         return [Send(self.conductor, message)] if self.conductor is not None else []
-
-
-def _age(opening: Open) -> tuple[int, int]:
-    """Orders the openings of one step: by conductor, then by roster."""
-    return (opening.term, opening.roster.version)

@@ -1,0 +1,130 @@
+"""What a peer publishes of itself, what it reads of others, and which stages follow from that.
+
+The decision is `plan.assign`, a pure function of the records, so peers that see the same directory choose alike.
+"""
+
+from dataclasses import dataclass, field, replace
+
+from swarmtrain.core.config import RunConfig
+from swarmtrain.core.events import Measured, Record, Waiting
+from swarmtrain.core.types import Member, PeerId, Roster
+from swarmtrain.core.version import VERSION
+from swarmtrain.plan.assign import Assignment, Candidate, assign
+from swarmtrain.swarm.directory import Directory
+from swarmtrain.swarm.records import PeerRecord, State
+
+FIRST_ROSTER_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What this machine can do, as its self-test found it."""
+
+    measured: Measured
+    capacity_stages: int
+
+
+@dataclass(slots=True)
+class Placing:
+    """One peer's view of the directory. `pinned` are the stages its owner chose, None for auto."""
+
+    config: RunConfig
+    me: PeerId
+    name: str
+    pinned: tuple[int, ...] | None
+    directory: Directory
+    record: Record
+    records: tuple[PeerRecord, ...] = ()
+    assignment: Assignment = field(default_factory=lambda: Assignment((), ""))
+    is_steady: bool = False
+    _published: tuple[PeerRecord | None, float] = (None, 0.0)
+    _avoided: dict[PeerId, int] = field(default_factory=dict)
+    _obstacle: str = ""
+
+    async def look(self, machine: Machine, address: str, state: State) -> None:
+        """Publish what changed, read who is there, and choose. Raises DirectoryError."""
+        life_seconds = self.config.swarm.announce_seconds
+        own, now = self._own_record(machine, address, state), self.directory.now()
+        before, at = self._published
+        if own != before or now > at + life_seconds / 3:
+            await self.directory.publish(own, life_seconds)
+            self._published = (own, now)
+        previous, self.records = self.records, await self.directory.records()
+        self.is_steady = _plain(previous) == _plain(self.records)
+        self.assignment = self._assign().get(self.me, self.assignment)
+
+    def avoid(self, peer: PeerId) -> None:
+        """Leave a peer out of reach out of all choices until it publishes again."""
+        self._avoided[peer] = next((r.sequence for r in self.records if r.peer == peer), 0)
+
+    def first_roster(self) -> Roster | None:
+        """The roster to start the run with, if this peer is its lowest edge and nothing is missing."""
+        obstacle = self.obstacle()
+        if obstacle and obstacle != self._obstacle:
+            self.record(Waiting(obstacle))
+        self._obstacle = obstacle
+        if obstacle or not self.is_steady:
+            return None
+        assignments = self._assign()
+        members = [
+            Member(entry.peer, assignments[entry.peer].stages, entry.address)
+            for entry in self._reachable()
+            if assignments[entry.peer].stages
+        ]
+        roster = Roster.of(FIRST_ROSTER_VERSION, members)
+        return roster if roster.edges and roster.edges[0] == self.me else None
+
+    def obstacle(self) -> str:
+        """Why the run cannot start with what the directory shows; empty when it can."""
+        if any(entry.state == "serving" for entry in self.records):
+            return "the run has started without this peer; it can join when it starts again"
+        missing_peers = self.config.swarm.min_peers - len(self.records)
+        if missing_peers > 0:
+            return f"{missing_peers} more peers must join: {len(self.records)} are here"
+        hosted = {stage for entry in self._assign().values() for stage in entry.stages}
+        missing = [s for s in range(self.config.model.stages + 1) if s not in hosted]
+        if missing:
+            stages = ", ".join(map(str, missing))
+            return f"no peer has room for stages {stages}; more or larger peers must join"
+        return ""
+
+    def _reachable(self) -> list[PeerRecord]:
+        return [r for r in self.records if self._avoided.get(r.peer, -1) < r.sequence]
+
+    def _assign(self) -> dict[PeerId, Assignment]:
+        candidates = [
+            Candidate(
+                entry.peer,
+                entry.stages if entry.pinned else None,
+                entry.capacity_stages,
+                entry.seconds_per_stage,
+                entry.edge_capable,
+            )
+            for entry in self._reachable()
+        ]
+        return assign(candidates, self.config.model.stages)
+
+    def _own_record(self, machine: Machine, address: str, state: State) -> PeerRecord:
+        measured = machine.measured
+        return PeerRecord(
+            run=self.config.hash,
+            peer=self.me,
+            name=self.name,
+            address=address,
+            stages=self.pinned or self.assignment.stages,
+            state=state,
+            pinned=self.pinned is not None,
+            capacity_stages=machine.capacity_stages,
+            seconds_per_stage=measured.forward_seconds + measured.backward_seconds,
+            edge_capable=True,
+            version=VERSION,
+            sequence=0,
+            expires=0.0,
+        )
+
+
+def _plain(records: tuple[PeerRecord, ...]) -> list[PeerRecord]:
+    """The records without what changes while the peers and their figures stay the same."""
+    return [
+        replace(entry, sequence=0, expires=0.0, stages=(), state="joining") for entry in records
+    ]

@@ -1,0 +1,1 @@
+"""How lost or missing state comes back: from siblings, by verified pieces."""

@@ -1,0 +1,194 @@
+"""A stage's state over links: parameters and both moments, piece by piece, from several donors, checked (I5).
+
+The receiver holds whole arrays or nothing: a state becomes usable only after every piece came and the digests of
+all three arrays, which a majority of the donors must agree on, fit. Nothing is ever half-applied.
+"""
+
+import asyncio
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from swarmtrain.checkpoint.stage_file import NamesShapes, StageState
+from swarmtrain.core.errors import LinkError, StateError, WireError
+from swarmtrain.core.layout import flat_layout
+from swarmtrain.core.types import Digest
+from swarmtrain.transport.link import Link, Message
+from swarmtrain.transport.requests import StateReply, StateRequest, Status
+
+PIECE_BYTES = 4 << 20
+PIECES_IN_FLIGHT = 4
+PATIENCE_SECONDS = 10.0
+"""How long a donor may still be applying the step before."""
+
+_PAUSE_SECONDS = 0.05
+_DIGEST_BYTES = 16
+_MOST_PARAMETERS = 100_000
+_MOST_ELEMENTS = 1 << 36
+
+
+@dataclass(frozen=True, slots=True)
+class StageTransfer:
+    """What arrived: the state at `step` on `base`, and how many bytes it took."""
+
+    state: StageState
+    step: int
+    base: Digest
+    bytes_received: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """What a donor says of the state it would give: digests of parameters and of both moments together."""
+
+    step: int
+    base: Digest
+    total_bytes: int
+    parameters: Digest
+    moments: Digest
+
+
+async def fetch_stage(
+    links: Sequence[Link], stage: int, step: int, silence_seconds: float
+) -> StageTransfer:
+    """The state of `stage` at `step` from the donors behind `links`.
+
+    Raises:
+        StateError: no donor has it, they disagree, or what they sent is not what they claimed.
+    """
+    if not links:
+        raise _failed(stage, step, "no peer that hosts it can be reached")
+    claims: dict[Link, _Claim] = {}
+    why = ""
+    for link in links:
+        try:
+            claims[link] = await _claim(link, stage, step, silence_seconds)
+        except (LinkError, WireError) as error:
+            why = f"peer {link.remote.peer}: {error}"
+    if not claims:
+        raise _failed(stage, step, why)
+    agreed = max(claims.values(), key=list(claims.values()).count)
+    donors = [link for link, claim in claims.items() if claim == agreed]
+    return await _fetch_from(donors, stage, agreed, silence_seconds)
+
+
+async def _fetch_from(
+    donors: list[Link], stage: int, claim: _Claim, silence_seconds: float
+) -> StageTransfer:
+    why = ""
+    for first in range(len(donors)):
+        chosen = donors[first:] + donors[:first]
+        try:
+            return await _pull(chosen, stage, claim, silence_seconds)
+        except (LinkError, WireError) as error:
+            why = str(error)
+    raise _failed(stage, claim.step, why)
+
+
+async def _pull(
+    donors: list[Link], stage: int, claim: _Claim, silence_seconds: float
+) -> StageTransfer:
+    """All pieces, dealt round robin to the donors; the first donor also names and shapes the parameters."""
+    layout = await _layout(donors[0], stage, silence_seconds)
+    _, elements = flat_layout([shape for _, shape in layout])
+    whole = np.empty(3 * elements, dtype=np.float32)
+    target = whole.view(np.uint8).data
+    if target.nbytes != claim.total_bytes:
+        raise WireError("a stage's state has another size than its layout", f"stage {stage}")
+    gate = asyncio.Semaphore(PIECES_IN_FLIGHT)
+
+    async def pull(number: int, offset_bytes: int) -> None:
+        end = min(_section_end(offset_bytes, target.nbytes // 3), offset_bytes + PIECE_BYTES)
+        request = StateRequest(stage, claim.step, offset_bytes, end - offset_bytes)
+        async with gate:
+            _, body = await _piece(donors[number % len(donors)], request, silence_seconds)
+        if len(body) != end - offset_bytes:
+            raise WireError("a piece of state has another size than asked for", f"{len(body)}")
+        target[offset_bytes:end] = body
+
+    offsets = _offsets(target.nbytes)
+    await asyncio.gather(*(pull(number, offset) for number, offset in enumerate(offsets)))
+    parameters, moment1, moment2 = np.split(whole, 3)
+    if hashlib.sha256(parameters.data).digest() != claim.parameters:
+        raise WireError("the parameters that came are not those that were promised", "")
+    if hashlib.sha256(whole[elements:].data).digest() != claim.moments:
+        raise WireError("the optimizer moments that came are not those that were promised", "")
+    state = StageState(stage, layout, parameters, moment1, moment2)
+    return StageTransfer(state, claim.step, claim.base, target.nbytes)
+
+
+def _offsets(total_bytes: int) -> list[int]:
+    """Where pieces start; no piece crosses from one of the three arrays into the next."""
+    section_bytes = total_bytes // 3
+    return [
+        section * section_bytes + start
+        for section in range(3)
+        for start in range(0, section_bytes, PIECE_BYTES)
+    ]
+
+
+def _section_end(offset_bytes: int, section_bytes: int) -> int:
+    return (offset_bytes // section_bytes + 1) * section_bytes
+
+
+async def _claim(link: Link, stage: int, step: int, silence_seconds: float) -> _Claim:
+    reply, _ = await _piece(link, StateRequest(stage, step, 0, 0), silence_seconds)
+    digests = [entry.digest for entry in reply.digests if entry.stage == stage]
+    if len(digests) != 2:
+        raise WireError("a donor did not say what it would give", f"{len(digests)} digests")
+    return _Claim(reply.step, reply.base, reply.total_bytes, digests[0], digests[1])
+
+
+async def _piece(
+    link: Link, request: StateRequest, silence_seconds: float
+) -> tuple[StateReply, memoryview]:
+    """One piece; a donor that still applies the step before is asked again for a while."""
+    loop = asyncio.get_running_loop()
+    deadline_seconds = loop.time() + PATIENCE_SECONDS
+    while True:
+        answer = await link.call(
+            "state",
+            Message(request.encode()),
+            silence_seconds=silence_seconds,
+            deadline_seconds=PATIENCE_SECONDS,
+        )
+        reply = StateReply.decode(answer.meta)
+        if reply.status is Status.OK:
+            body = memoryview(answer.body)
+            if hashlib.sha256(body).digest()[:_DIGEST_BYTES] != reply.digest:
+                raise WireError("a piece of state was damaged on its way", "")
+            return reply, body
+        if reply.step > request.step or loop.time() > deadline_seconds:
+            raise WireError(
+                "a donor is at another step", f"it is at {reply.step}, asked for {request.step}"
+            )
+        await asyncio.sleep(_PAUSE_SECONDS)
+
+
+async def _layout(link: Link, stage: int, silence_seconds: float) -> NamesShapes:
+    """Names and shapes as a donor sent them, with sane sizes (I5)."""
+    request = Message(StateRequest(stage, 0, 0, 0).encode())
+    answer = await link.call("layout", request, silence_seconds=silence_seconds)
+    try:
+        pairs = json.loads(bytes(answer.body))
+        layout = tuple((str(name), tuple(int(extent) for extent in shape)) for name, shape in pairs)
+    except (ValueError, TypeError) as error:
+        raise WireError("a stage's layout makes no sense", str(error)) from None
+    sane = all(extent > 0 for _, shape in layout for extent in shape)
+    if not sane or len(layout) > _MOST_PARAMETERS or len({n for n, _ in layout}) < len(layout):
+        raise WireError("a stage's layout makes no sense", "repeated names or empty shapes")
+    if sum(math.prod(shape) for _, shape in layout) > _MOST_ELEMENTS:
+        raise WireError("a stage's layout is absurdly large", "")
+    return layout
+
+
+def _failed(stage: int, step: int, why: str) -> StateError:
+    return StateError(
+        f"the state of stage {stage} at step {step} could not be fetched",
+        why,
+        "a peer that hosts this stage must be reachable; see its events",
+    )

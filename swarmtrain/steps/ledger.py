@@ -1,0 +1,35 @@
+"""What one peer knows of the step it is at; the step member keeps it, one for each step."""
+
+from dataclasses import dataclass, field
+
+from swarmtrain.core.messages import Assign, Commit, Decision, Open, Prepared
+from swarmtrain.core.types import Item
+
+
+@dataclass
+class Ledger:
+    """One step's facts at one peer; replaced as a whole at every commit.
+
+    Seals of different conductors are ordered by `(seal_term, seal)`: a new conductor need not know how far
+    those before it had counted.
+    """
+
+    open: Open | None = None
+    seal_term: int = 0
+    seal: int = 0
+    closed: bool = False
+    reopened: set[Item] = field(default_factory=set)
+    held: set[Item] = field(default_factory=set)
+    void: set[Item] = field(default_factory=set)
+    losses: dict[int, float] = field(default_factory=dict)
+    leading: set[int] = field(default_factory=set)
+    led: set[int] = field(default_factory=set)
+    assign: Assign | None = None
+    prepared: Prepared | None = None
+    applying: Commit | None = None
+    after: Decision | None = None
+
+
+def age(opening: Open) -> tuple[int, int]:
+    """Orders the openings of one step: by conductor, then by roster."""
+    return (opening.term, opening.roster.version)
