@@ -8,7 +8,7 @@ as bitmaps, little-endian by key index, one per position.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from swarmtrain.core.types import Digest, Item, PeerId, Roster
+from swarmtrain.core.types import Digest, Item, Member, PeerId, Roster
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +322,20 @@ class Tell:
 
 
 @dataclass(frozen=True, slots=True)
+class Join:
+    """A peer asks to be in the roster of the next step; its state comes from a sibling then."""
+
+    member: Member
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """A peer asks to be out of the roster of the next step; until then it works on, so nothing is replayed."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """The run ends; `finished` says whether it reached its last step."""
 
@@ -333,5 +347,5 @@ class Stop:
 
 StepMessage = (
     Open | Done | Freeze | Held | Reopen | Redrive | Redriven | Assign | Reduced | Decision | Ready
-    | Release | NewTerm | Promise | Nack | Ask | Tell | Stop
+    | Release | NewTerm | Promise | Nack | Ask | Tell | Stop | Join | Leave
 )  # fmt: skip

@@ -346,6 +346,18 @@ class Tell(_message.Message):
     commit: Commit
     def __init__(self, commit: _Optional[_Union[Commit, _Mapping]] = ...) -> None: ...
 
+class Join(_message.Message):
+    __slots__ = ("member",)
+    MEMBER_FIELD_NUMBER: _ClassVar[int]
+    member: Member
+    def __init__(self, member: _Optional[_Union[Member, _Mapping]] = ...) -> None: ...
+
+class Leave(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
 class Stop(_message.Message):
     __slots__ = ("term", "step", "finished", "reason")
     TERM_FIELD_NUMBER: _ClassVar[int]
@@ -359,7 +371,7 @@ class Stop(_message.Message):
     def __init__(self, term: _Optional[int] = ..., step: _Optional[int] = ..., finished: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class StepEnvelope(_message.Message):
-    __slots__ = ("open", "done", "freeze", "held", "reopen", "redrive", "redriven", "assign", "reduced", "decision", "ready", "release", "new_term", "promise", "nack", "ask", "tell", "stop")
+    __slots__ = ("open", "done", "freeze", "held", "reopen", "redrive", "redriven", "assign", "reduced", "decision", "ready", "release", "new_term", "promise", "nack", "ask", "tell", "stop", "join", "leave")
     OPEN_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
     FREEZE_FIELD_NUMBER: _ClassVar[int]
@@ -378,6 +390,8 @@ class StepEnvelope(_message.Message):
     ASK_FIELD_NUMBER: _ClassVar[int]
     TELL_FIELD_NUMBER: _ClassVar[int]
     STOP_FIELD_NUMBER: _ClassVar[int]
+    JOIN_FIELD_NUMBER: _ClassVar[int]
+    LEAVE_FIELD_NUMBER: _ClassVar[int]
     open: Open
     done: Done
     freeze: Freeze
@@ -396,4 +410,6 @@ class StepEnvelope(_message.Message):
     ask: Ask
     tell: Tell
     stop: Stop
-    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., freeze: _Optional[_Union[Freeze, _Mapping]] = ..., held: _Optional[_Union[Held, _Mapping]] = ..., reopen: _Optional[_Union[Reopen, _Mapping]] = ..., redrive: _Optional[_Union[Redrive, _Mapping]] = ..., redriven: _Optional[_Union[Redriven, _Mapping]] = ..., assign: _Optional[_Union[Assign, _Mapping]] = ..., reduced: _Optional[_Union[Reduced, _Mapping]] = ..., decision: _Optional[_Union[Decision, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., new_term: _Optional[_Union[NewTerm, _Mapping]] = ..., promise: _Optional[_Union[Promise, _Mapping]] = ..., nack: _Optional[_Union[Nack, _Mapping]] = ..., ask: _Optional[_Union[Ask, _Mapping]] = ..., tell: _Optional[_Union[Tell, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ...) -> None: ...
+    join: Join
+    leave: Leave
+    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., freeze: _Optional[_Union[Freeze, _Mapping]] = ..., held: _Optional[_Union[Held, _Mapping]] = ..., reopen: _Optional[_Union[Reopen, _Mapping]] = ..., redrive: _Optional[_Union[Redrive, _Mapping]] = ..., redriven: _Optional[_Union[Redriven, _Mapping]] = ..., assign: _Optional[_Union[Assign, _Mapping]] = ..., reduced: _Optional[_Union[Reduced, _Mapping]] = ..., decision: _Optional[_Union[Decision, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., new_term: _Optional[_Union[NewTerm, _Mapping]] = ..., promise: _Optional[_Union[Promise, _Mapping]] = ..., nack: _Optional[_Union[Nack, _Mapping]] = ..., ask: _Optional[_Union[Ask, _Mapping]] = ..., tell: _Optional[_Union[Tell, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., join: _Optional[_Union[Join, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ...) -> None: ...

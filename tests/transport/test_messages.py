@@ -43,6 +43,8 @@ def values(hint: Any, name: str = "") -> st.SearchStrategy[Any]:
     hint = getattr(hint, "__supertype__", hint)
     if name in FIELDS and hint is not tuple:
         return FIELDS[name]
+    if hint is Member:
+        return MEMBERS
     if hint is Roster:
         return ROSTERS
     if get_origin(hint) is tuple:
