@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -50,9 +51,9 @@ def parse_stages(text: str) -> tuple[int, ...] | None:
     """`auto` is None, `3` one stage, `1:3` the stages 1, 2 and 3. Raises ConfigError."""
     if text == "auto":
         return None
-    first, colon, last = text.partition(":")
-    if first.isdigit() and (last.isdigit() if colon else True):
-        stages = tuple(range(int(first), int(last if colon else first) + 1))
+    match = re.fullmatch("([0-9]{1,4})(?::([0-9]{1,4}))?", text)
+    if match is not None:
+        stages = tuple(range(int(match[1]), int(match[2] or match[1]) + 1))
         if stages:
             return stages
     raise ConfigError(

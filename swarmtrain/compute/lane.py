@@ -65,6 +65,10 @@ class Lane(Protocol):
         """Queue `work` at once; its outcome is the future's. Cancelling it does not stop a task that runs."""
         ...
 
+    def deliver(self, callback: Callable[[], None]) -> None:
+        """Called by work on the lane: run `callback` on the loop now, while the work goes on."""
+        ...
+
     def note(self, task: Task, start_seconds: float) -> None:
         """Let the observer see a wait beside the lane that ends now."""
         ...
@@ -98,6 +102,9 @@ class ThreadLane:
             heapq.heappush(self._queue, (task.rank, next(self._arrivals), task, work, future))
             self._ready.notify()
         return future
+
+    def deliver(self, callback: Callable[[], None]) -> None:
+        self._loop.call_soon_threadsafe(callback)
 
     def note(self, task: Task, start_seconds: float) -> None:
         if self._observe is not None:
@@ -163,6 +170,9 @@ class VirtualLane:
         heapq.heappush(self._queue, (task.rank, next(self._arrivals), task, work, future))
         self._wake.set()
         return future
+
+    def deliver(self, callback: Callable[[], None]) -> None:
+        asyncio.get_running_loop().call_soon(callback)
 
     def note(self, task: Task, start_seconds: float) -> None:
         if self._observe is not None:

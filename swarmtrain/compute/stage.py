@@ -3,6 +3,7 @@
 Every function here runs on the compute lane, one at a time. Shapes: B microbatch, T sequence, D width, V vocab.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from swarmtrain.compute.accumulate import Contribution
 from swarmtrain.compute.flat import FlatParameters
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.types import EDGE_STAGE
+from swarmtrain.model.projection import weights_wait
 from swarmtrain.model.stages import EdgeStage, build_edge, build_middle
 
 
@@ -64,10 +66,22 @@ class MiddleCompute:
 
     def backward(self, tape: Tape, gradient_BTD: Tensor) -> tuple[Tensor, Contribution]:
         """The input gradient and the contribution, from the output gradient."""
+        input_gradient_BTD, rest = self.split_backward(tape, gradient_BTD)
+        return input_gradient_BTD, rest()
+
+    def split_backward(
+        self, tape: Tape, gradient_BTD: Tensor
+    ) -> tuple[Tensor, Callable[[], Contribution]]:
+        """The input gradient, and what computes the contribution afterwards; equal bits to the whole."""
         assert tape.x_BTD is not None
         inputs = [tape.x_BTD, *self._parameters]
-        input_gradient_BTD, *gradients = torch.autograd.grad(tape.y_BTD, inputs, gradient_BTD)
-        return input_gradient_BTD, Contribution(self._spans, gradients)
+        with weights_wait() as waiting:
+            input_gradient_BTD, *known = torch.autograd.grad(
+                tape.y_BTD, inputs, gradient_BTD, allow_unused=True
+            )
+        return input_gradient_BTD, lambda: Contribution(
+            self._spans, waiting.complete(self._parameters, known)
+        )
 
 
 StageCompute = EdgeCompute | MiddleCompute

@@ -165,6 +165,8 @@ class Coordinator:
         if batch.dropped:
             logger.warning("peer %s dropped %d events", batch.peer, batch.dropped)
         for line in batch.lines:
+            if _read_entry(line)["peer"] != link.remote.peer:
+                raise WireError("an event is not its sender's own", line[:80])
             self._take_line(line)
 
     async def call(self, link: Link, method: str, request: Message) -> Message:
@@ -217,11 +219,15 @@ class Coordinator:
 
 def _read_entry(line: str) -> dict[str, Any]:
     try:
-        entry = json.loads(line) if len(line) <= LONGEST_LINE_BYTES else None
-    except ValueError:
+        # Only its end may break the line: otherwise the journal would hold half a line, or two.
+        fits = len(line) <= LONGEST_LINE_BYTES and line.find("\n") == len(line) - 1
+        entry = json.loads(line) if fits else None
+    except (ValueError, RecursionError):
         entry = None
-    if not isinstance(entry, dict) or not isinstance(entry.get("event"), dict):
+    if not isinstance(entry, dict) or entry.keys() != {"event", "peer", "time_seconds"}:
         raise WireError("an event is no journal entry", line[:80])
-    if not isinstance(entry.get("peer"), str):
+    if not isinstance(entry["event"], dict) or not isinstance(entry["event"].get("kind"), str):
+        raise WireError("an event does not say of what kind it is", line[:80])
+    if not isinstance(entry["peer"], str):
         raise WireError("an event does not say whose it is", line[:80])
     return entry

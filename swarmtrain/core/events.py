@@ -235,3 +235,67 @@ class Traffic(Event):
     bytes_sent: int
     bytes_received: int
     calls: int
+
+
+@dataclass(frozen=True, slots=True)
+class FaultPlanned(Event):
+    """The world will do this: `number` names the fault in its plan, `when` is a time or a point in the protocol."""
+
+    number: int
+    fault: str
+    peers: tuple[str, ...]
+    when: str
+    duration_seconds: float
+    amount: float
+
+
+@dataclass(frozen=True, slots=True)
+class FaultInjected(Event):
+    """The fault `number` of the plan begins now; `detail` says what triggered it and whom it hit."""
+
+    number: int
+    fault: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class FaultEnded(Event):
+    """The fault `number` of the plan is over: what it held is let go."""
+
+    number: int
+    fault: str
+
+
+@dataclass(frozen=True, slots=True)
+class FaultMissed(Event):
+    """The run ended before the fault `number` of the plan could happen."""
+
+    number: int
+    fault: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SealAssigned(Event):
+    """The recording peer accepted this assignment of owners: bitmaps of keys in hex, by owner and position.
+
+    `sequences` are the middle stages that keys visit, one for all keys or one each; `void` keys count nowhere.
+    """
+
+    step: int
+    term: int
+    seal: int
+    microbatches: int
+    sequences: tuple[tuple[int, ...], ...]
+    owners: tuple[tuple[str, tuple[tuple[int, str], ...]], ...]
+    void: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StateApplied(Event):
+    """The recording peer applied the decision `(term, seal)` of `step`: digests of its parameters by stage."""
+
+    step: int
+    term: int
+    seal: int
+    stages: tuple[tuple[int, str], ...]

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from swarmtrain.core.config import ModelSection
+from swarmtrain.model.projection import Projection
 
 INITIAL_STD = 0.02
 
@@ -29,17 +30,6 @@ class Norm(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         return F.rms_norm(x_BTD, self.weight.shape, self.weight, self.epsilon)
-
-
-class Projection(nn.Module):
-    """A linear map without bias. Unlike nn.Linear it does not draw from torch's global generator."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(outputs, inputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight)
 
 
 class Attention(nn.Module):

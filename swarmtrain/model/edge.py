@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from swarmtrain.core.config import ModelSection
-from swarmtrain.model.blocks import INITIAL_STD, Norm, Projection
+from swarmtrain.model.blocks import INITIAL_STD, Norm
+from swarmtrain.model.projection import Projection
 
 NamedParameters = list[tuple[str, nn.Parameter]]
 

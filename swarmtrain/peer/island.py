@@ -14,7 +14,7 @@ from swarmtrain.core.config import RunConfig
 from swarmtrain.core.errors import LinkError, WireError
 from swarmtrain.core.events import Noted, Record, Replayed, StepCommitted
 from swarmtrain.core.layout import parameters_sha256
-from swarmtrain.core.messages import Commit, NewTerm, StageDigest, StepMessage
+from swarmtrain.core.messages import Commit, Freeze, NewTerm, StageDigest, StepMessage
 from swarmtrain.core.schedule import gradient_norm
 from swarmtrain.core.tasks import Tasks
 from swarmtrain.core.types import PeerId, Roster
@@ -82,14 +82,21 @@ class Island:
     # ---- inputs -------------------------------------------------------------------------------------------------
 
     def receive(self, sender: PeerId, message: StepMessage) -> None:
-        """Give a message to the machines it concerns."""
+        """Give a message to the machines it concerns. FREEZE waits for what was answered and is not held yet."""
         self._progress += 1
+        if isinstance(message, Freeze) and not self.parts.worker.is_settled:
+            self._tasks.spawn(self._receive_settled(sender, message), "freeze")
+            return
         if isinstance(message, NewTerm):
             self.conducting.first_roster(message.roster)
         effects = self.parts.member.handle(sender, message)
         effects += self.conducting.handle(sender, message)
         self.perform(effects)
         self._tasks.spawn(self.parts.worker.moved(), "moved")
+
+    async def _receive_settled(self, sender: PeerId, message: Freeze) -> None:
+        await self.parts.worker.settled()
+        self.receive(sender, message)
 
     def stand(self, roster: Roster, reason: str) -> None:
         """Try to become conductor of the roster of the last commit."""

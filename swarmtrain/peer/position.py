@@ -19,6 +19,7 @@ from swarmtrain.core.types import EDGE_STAGE, Item
 from swarmtrain.peer.store import Answer, Entry
 from swarmtrain.steps.effects import Effect
 from swarmtrain.steps.member import StepMember
+from swarmtrain.wire.tensors import is_finite
 
 Samples = Callable[[int, int], Tensor]
 """`(step, index)` to tokens (B, T+1)."""
@@ -59,9 +60,12 @@ class Positions:
         assert x_BTD is not None
         return await self.lane.submit(task, lambda: compute.forward(x_BTD))
 
-    async def backward(self, opening: Open, entry: Entry, tape: Tape) -> Work:
+    async def backward(
+        self, opening: Open, entry: Entry, tape: Tape, early: Callable[[Tensor], None]
+    ) -> Work:
+        """`early` gets a finite input gradient on the loop, before the weight gradients are computed."""
         task = self._task(Kind.BACKWARD, opening, entry)
-        return await self.lane.submit(task, lambda: self._differentiate(entry, tape))
+        return await self.lane.submit(task, lambda: self._differentiate(entry, tape, early))
 
     async def head(self, opening: Open, entry: Entry) -> Work:
         tokens_BT = self.samples(opening.step, entry.item[1])
@@ -72,7 +76,8 @@ class Positions:
         """The same work once more, from what is kept."""
         if is_head(opening, entry.item):
             return await self.head(opening, entry)
-        return await self.backward(opening, entry, await self.forward(opening, entry))
+        tape = await self.forward(opening, entry)
+        return await self.backward(opening, entry, tape, lambda gradient_BTD: None)
 
     # ---- the sum ------------------------------------------------------------------------------------------------
 
@@ -125,13 +130,18 @@ class Positions:
 
     # ---- on the lane --------------------------------------------------------------------------------------------
 
-    def _differentiate(self, entry: Entry, tape: Tape) -> Work:
+    def _differentiate(
+        self, entry: Entry, tape: Tape, early: Callable[[Tensor], None] | None = None
+    ) -> Work:
         compute, dy_BTD = self.replicas[entry.stage].compute, entry.dy_BTD
         assert dy_BTD is not None
         if isinstance(compute, EdgeCompute):
             contribution = compute.embed_backward(tape, dy_BTD)
             return Work(None, contribution, self._is_summable(contribution))
-        gradient_BTD, contribution = compute.backward(tape, dy_BTD)
+        gradient_BTD, rest = compute.split_backward(tape, dy_BTD)
+        if early is not None and is_finite(gradient_BTD):
+            self.lane.deliver(lambda: early(gradient_BTD))
+        contribution = rest()
         return Work(gradient_BTD, contribution, self._is_summable(contribution))
 
     def _loss(self, entry: Entry, tokens_BT: Tensor) -> Work:

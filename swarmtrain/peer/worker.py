@@ -14,6 +14,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from swarmtrain.compute.stage import Tape
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.events import BadMessage, DuplicateDropped, Record
 from swarmtrain.core.messages import Hint, Open
@@ -47,6 +48,7 @@ class Worker:
         self._record = record
         self._slots = Slots(config.limits.slots_shared, config.limits.queue)
         self._computing: set[tuple[int, Item]] = set()
+        self._unsettled: set[tuple[int, Item]] = set()
         self._launches = asyncio.Semaphore(config.limits.in_flight)
         self._moved = asyncio.Condition()
         # A position's failure reaches everybody who waits for its answer.
@@ -139,7 +141,38 @@ class Worker:
             if not is_finite(answer.gradient_BTD):
                 return positions.void(item, "the output gradient is not finite")
             entry.dy_BTD = answer.gradient_BTD
-            return positions.take(entry, await positions.backward(opening, entry, tape))
+            return await self._backward(opening, entry, tape)
+
+    async def _backward(self, opening: Open, entry: Entry, tape: Tape) -> Answer:
+        """Answer with the input gradient as soon as it is there, then compute and take the contribution.
+
+        Between the two the item is answered and not yet held: `settled` waits for this.
+        """
+        step_item = (opening.step, entry.item)
+
+        def early(gradient_BTD: Tensor) -> None:
+            if not entry.answer.done():
+                self._unsettled.add(step_item)
+                entry.answer.set_result(Answer(gradient_BTD))
+
+        try:
+            work = await self.positions.backward(opening, entry, tape, early)
+            if self.member.step != opening.step:
+                return Answer(work.gradient_BTD)
+            return self.positions.take(entry, work)
+        finally:
+            if step_item in self._unsettled:
+                self._unsettled.discard(step_item)
+                await self.moved()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether every answered item is held or void, so that HELD says all there is to say."""
+        return not self._unsettled
+
+    async def settled(self) -> None:
+        async with self._moved:
+            await self._moved.wait_for(lambda: self.is_settled)
 
     @asynccontextmanager
     async def _slot(self, step: int, item: Item) -> AsyncIterator[None]:
@@ -161,7 +194,8 @@ class Worker:
         accumulate it again first (R3)."""
         answer = await asyncio.shield(entry.answer)
         is_current = self.member.step == opening.step
-        if not answer.is_void and is_current and self.member.admits(entry.item):
+        is_settled = (opening.step, entry.item) not in self._unsettled
+        if not answer.is_void and is_current and is_settled and self.member.admits(entry.item):
             self.positions.take(entry, await self.positions.again(opening, entry))
         return answer
 
@@ -180,6 +214,8 @@ class Worker:
 
         def settle(ended: "asyncio.Task[Answer]") -> None:
             if entry.answer.done():
+                if not ended.cancelled() and (late := ended.exception()) is not None:
+                    self.positions.failed(late)
                 return
             if ended.cancelled():
                 entry.answer.cancel()

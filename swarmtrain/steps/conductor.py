@@ -74,7 +74,9 @@ Phase = Literal["run", "freeze", "replay", "assign", "ballot", "finished"]
 class StepConductor:
     """Conducts from `step` on `base` with `roster`; `base_roster` is the roster of the last commit (R8)."""
 
-    def __init__(self, peer: PeerId, plan: Plan, term: int, step: int, base: Digest, roster: Roster) -> None:
+    def __init__(
+        self, peer: PeerId, plan: Plan, term: int, step: int, base: Digest, roster: Roster
+    ) -> None:
         self.peer, self.plan, self.term = peer, plan, term
         self.step, self.base = step, base
         self.roster = self.base_roster = roster
@@ -243,7 +245,12 @@ class StepConductor:
             Send(
                 driver_of(run, found.owners, self.roster),
                 Redrive(
-                    self.term, self.step, self.seal, run.key, run.first, hints_for(run.key, found.owners)
+                    self.term,
+                    self.step,
+                    self.seal,
+                    run.key,
+                    run.first,
+                    hints_for(run.key, found.owners),
                 ),
             )
             for run in runs
@@ -353,7 +360,9 @@ class StepConductor:
 
     def _recall(self) -> list[Effect]:
         """The conductor before may have gone before the last decision was acknowledged: ask this peer for it."""
-        return [Send(self.peer, Ask(self.step - 1))] if self.step and not self._acknowledging else []
+        return (
+            [Send(self.peer, Ask(self.step - 1))] if self.step and not self._acknowledging else []
+        )
 
     def _recalled(self, commit: Commit) -> list[Effect]:
         if self._acknowledging is not None or next_base(commit) != self.base:

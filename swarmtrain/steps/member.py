@@ -376,7 +376,9 @@ class StepMember:
         """A majority is ready. Parameters unlike the agreed ones must come from a sibling (I3)."""
         if message.step > self.step:
             return []
-        mine = self.ready.stages if self.ready is not None and self.ready.step == message.step else ()
+        mine = (
+            self.ready.stages if self.ready is not None and self.ready.step == message.step else ()
+        )
         agreed = {entry.stage: entry.digest for entry in message.stages}
         if any(agreed.get(entry.stage, entry.digest) != entry.digest for entry in mine):
             return [Resync(message.step, "this peer's parameters differ from the agreed ones")]

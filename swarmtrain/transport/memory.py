@@ -5,6 +5,7 @@ mux runs above; only pipes differ. Nothing here iterates a set, so a virtual loo
 """
 
 import asyncio
+import contextvars
 import itertools
 from collections.abc import Callable
 from functools import partial
@@ -12,14 +13,21 @@ from functools import partial
 from swarmtrain.core.errors import LinkClosed, LinkError
 from swarmtrain.transport.endpoint import Endpoint
 from swarmtrain.transport.link import Handler, Hello, Link, LinkLimits
-from swarmtrain.transport.memory_pipe import Line, MemoryPipe, pipe_pair
+from swarmtrain.transport.memory_pipe import Line, MemoryPipe, Tap, pipe_pair
 
 Figure = float | Callable[[str, str], float]
 """A constant, or a function of (from name, to name)."""
 
 
 class MemoryNetwork:
-    """Lines between named machines, and the faults that can be put on them."""
+    """Lines between named machines, and the faults that can be put on them.
+
+    Set before machines are made: `tap(from name, to name)` watches and changes frames, `wrap(name, handler)`
+    stands between a machine's links and its handler.
+    """
+
+    tap: Callable[[str, str], Tap] | None = None
+    wrap: Callable[[str, Handler], Handler] | None = None
 
     def __init__(
         self, latency_seconds: Figure, bytes_per_second: Figure, limits: LinkLimits
@@ -44,6 +52,8 @@ class MemoryNetwork:
             latency = partial(_figure, self._latency_seconds, sender, receiver)
             bandwidth = partial(_figure, self._bytes_per_second, sender, receiver)
             self._lines[key] = Line(latency, bandwidth)
+            if self.tap is not None:
+                self._lines[key].tap = self.tap(sender, receiver)
         return self._lines[key]
 
     def cut(self, a: str, b: str, *, one_way: bool = False) -> None:
@@ -89,6 +99,8 @@ class MemoryTransport:
         self.name = name
         self._network = network
         self._endpoint = Endpoint(limits)
+        # What runs for links that others dial belongs to this machine all the same.
+        self._context = contextvars.copy_context()
 
     async def listen(self, address: str, handler: Handler) -> str:
         port = int(address.rpartition(":")[2]) or next(self._network.ports)
@@ -99,7 +111,7 @@ class MemoryTransport:
                 f"port {port} is in use",
                 "choose another port, or 0 for any free one",
             )
-        self._network.listeners[own_address] = (self, handler)
+        self._network.listeners[own_address] = (self, self._wrapped(handler))
         return own_address
 
     async def dial(
@@ -108,7 +120,7 @@ class MemoryTransport:
         try:
             async with asyncio.timeout(timeout_seconds):
                 pipe = await self._connect(address)
-                return await self._endpoint.greet(pipe, hello, handler)
+                return await self._endpoint.greet(pipe, hello, self._wrapped(handler))
         except TimeoutError:
             raise _unreachable(address, f"no answer within {timeout_seconds:g} s") from None
         except LinkClosed as error:
@@ -129,8 +141,13 @@ class MemoryTransport:
             raise _unreachable(address, "connection refused")
         listener, handler = self._network.listeners[address]
         near, far = pipe_pair(there, back)
-        listener._endpoint.tasks.spawn(listener._endpoint.accept(far, handler), f"accept {name}")
+        accepting = listener._endpoint.accept(far, handler)
+        listener._context.copy().run(listener._endpoint.tasks.spawn, accepting, f"accept {name}")
         return near
+
+    def _wrapped(self, handler: Handler) -> Handler:
+        wrap = self._network.wrap
+        return handler if wrap is None else wrap(self.name, handler)
 
 
 def _figure(figure: Figure, sender: str, receiver: str) -> float:

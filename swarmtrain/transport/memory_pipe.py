@@ -6,13 +6,27 @@ until it gives up; nothing is lost inside a pipe.
 """
 
 import asyncio
+import contextvars
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 from swarmtrain.core.errors import LinkClosed
 
 LINE_BUFFER_BYTES = 256 << 10
 """What a sender may hand over before the line has carried it, like a socket's buffer."""
+
+
+class Tap(Protocol):
+    """Sees what travels in one direction between two names, and may change it: where faults come in."""
+
+    def sent(self, frame: bytes) -> list[tuple[float, bytes]]:
+        """What to carry instead of `frame`: frames, each with seconds by which it falls behind the others."""
+        ...
+
+    def received(self, frame: bytes) -> None:
+        """The receiver takes `frame` off the line now."""
+        ...
 
 
 class Line:
@@ -23,6 +37,7 @@ class Line:
     ) -> None:
         self.latency_seconds, self.bytes_per_second = latency_seconds, bytes_per_second
         self.cut = False
+        self.tap: Tap | None = None
         self.flows: dict[Flow, None] = {}
         self._free_at_seconds = 0.0
 
@@ -62,6 +77,8 @@ class Flow:
     def __init__(self, line: Line) -> None:
         self._line = line
         self._loop = asyncio.get_running_loop()
+        # The wire belongs to no machine: what is under way arrives also when its sender stands still.
+        self._context = contextvars.Context()
         self._under_way: deque[tuple[float, float, bytes | None]] = deque()
         self._arrived: deque[bytes] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -75,7 +92,11 @@ class Flow:
             raise LinkClosed("the connection ended", self._hung_up)
         line, now = self._line, self._loop.time()
         left_seconds = line.carry(len(frame), now)
-        self._put(left_seconds, frame)
+        for late_seconds, carried in line.tap.sent(frame) if line.tap else [(0.0, frame)]:
+            if late_seconds:
+                self._put_late(late_seconds, carried)
+            else:
+                self._put(left_seconds, carried)
         backlog_seconds = left_seconds - now - LINE_BUFFER_BYTES / line.bytes_per_second()
         if backlog_seconds > 0:
             await asyncio.sleep(backlog_seconds)
@@ -92,7 +113,10 @@ class Flow:
                 raise LinkClosed("the connection ended", self._ended)
             self._waiting = self._loop.create_future()
             await self._waiting
-        return self._arrived.popleft()
+        frame = self._arrived.popleft()
+        if self._line.tap is not None:
+            self._line.tap.received(frame)
+        return frame
 
     def abandon(self, reason: str) -> None:
         """The receiving side ends: what is under way goes nowhere."""
@@ -112,7 +136,8 @@ class Flow:
             self._timer.cancel()
             self._timer = None
         if self._under_way and not self._line.cut:
-            self._timer = self._loop.call_at(self._under_way[0][1], self._arrive)
+            due_seconds = self._under_way[0][1]
+            self._timer = self._loop.call_at(due_seconds, self._arrive, context=self._context)
 
     def _put(self, left_seconds: float, frame: bytes | None) -> None:
         if self._ended is not None:
@@ -122,6 +147,15 @@ class Flow:
         self._under_way.append((left_seconds, arrival_seconds, frame))
         if self._timer is None:
             self.arm()
+
+    def _put_late(self, late_seconds: float, frame: bytes) -> None:
+        """Let what is sent meanwhile overtake `frame`; it is lost if the flow ends before."""
+
+        def put() -> None:
+            if self._hung_up is None:
+                self._put(self._loop.time(), frame)
+
+        self._loop.call_later(late_seconds, put, context=self._context)
 
     def _arrive(self) -> None:
         now = self._loop.time()

@@ -59,7 +59,10 @@ def test_an_exact_sum_does_not_depend_on_order(seed: int, order: list[int]):
 @settings(max_examples=40, deadline=None)
 def test_an_exact_sum_does_not_depend_on_who_summed_what(seed: int, owners: list[int]):
     parts = contributions(seed, 9)
-    shares = [exact_sum([p for p, owner in zip(parts, owners, strict=True) if owner == peer]) for peer in range(4)]
+    shares = [
+        exact_sum([p for p, owner in zip(parts, owners, strict=True) if owner == peer])
+        for peer in range(4)
+    ]
     assert torch.equal(exact_sum(parts), shares[3] + shares[0] + shares[2] + shares[1])
 
 
@@ -72,7 +75,9 @@ def test_retraction_leaves_no_trace_in_an_exact_sum(seed: int, gone: set[int]):
         accumulator.add(part)
         if index in gone:
             accumulator.retract(parts[index])
-    assert torch.equal(accumulator.total, exact_sum([p for i, p in enumerate(parts) if i not in gone]))
+    assert torch.equal(
+        accumulator.total, exact_sum([p for i, p in enumerate(parts) if i not in gone])
+    )
 
 
 def test_float_sums_depend_on_order():
@@ -121,7 +126,9 @@ def test_clear_starts_over(kind: str):
 
 @given(microbatches=st.integers(1, 4096), sign=st.sampled_from([-1.0, 1.0]))
 @settings(max_examples=60, deadline=None)
-def test_a_step_of_contributions_just_below_the_limit_cannot_overflow(microbatches: int, sign: float):
+def test_a_step_of_contributions_just_below_the_limit_cannot_overflow(
+    microbatches: int, sign: float
+):
     """Embedding and head of a tied edge both add for each microbatch; the sum stays exact in 64 bits."""
     limit = contribution_limit(microbatches)
     largest = torch.nextafter(torch.tensor(limit), torch.tensor(0.0))
@@ -172,7 +179,9 @@ def test_the_square_sum_depends_neither_on_order_nor_on_cuts(seed: int, exact: b
 
 @pytest.mark.parametrize("scale", [1e-12, 1e-3, 1.0, 1e4])
 def test_the_square_sum_is_the_squared_norm_of_the_mean_gradient(scale: float):
-    total = (torch.randn(100_000, generator=torch.Generator().manual_seed(1)) * scale * 2.0**SCALE_BITS).long()
+    total = (
+        torch.randn(100_000, generator=torch.Generator().manual_seed(1)) * scale * 2.0**SCALE_BITS
+    ).long()
     mean = total.double() * (2.0**-SCALE_BITS / 384)
     expected = float(mean.float().double().square().sum())
     assert math.isclose(value_of(square_sum(total, 384)), expected, rel_tol=1e-9)

@@ -1,6 +1,7 @@
 """Both compute lanes keep one contract: one task at a time, in the lane's order; outcomes reach the waiter."""
 
 import asyncio
+import itertools
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -56,7 +57,15 @@ class Order:
 def test_state_first_in_order_of_arrival_then_backward_and_loss_then_forward(run):
     async def test(make) -> None:
         order = Order(make(None))
-        kinds = [Kind.FORWARD, Kind.STATE, Kind.LOSS, Kind.BACKWARD, Kind.STATE, Kind.FORWARD, Kind.STATE]
+        kinds = [
+            Kind.FORWARD,
+            Kind.STATE,
+            Kind.LOSS,
+            Kind.BACKWARD,
+            Kind.STATE,
+            Kind.FORWARD,
+            Kind.STATE,
+        ]
         waiting = [
             order.submit(f"{kind.name.lower()}{index}", Task(kind, stage=index % 3))
             for index, kind in enumerate(kinds)
@@ -73,7 +82,9 @@ def test_among_equals_the_longest_remaining_round_trip_goes_first_then_arrival(r
         order = Order(make(None))
         names = {"a": 1, "b": 3, "c": 2, "d": 3, "e": 1}
         waiting = [order.submit(name, Task(Kind.FORWARD, 1, far)) for name, far in names.items()]
-        waiting += [order.submit(name * 2, Task(Kind.BACKWARD, 1, far)) for name, far in names.items()]
+        waiting += [
+            order.submit(name * 2, Task(Kind.BACKWARD, 1, far)) for name, far in names.items()
+        ]
         seen = await order.go(*waiting)
         assert seen == ["bb", "dd", "cc", "aa", "ee", "b", "d", "c", "a", "e"]
         await order.lane.close()
@@ -139,7 +150,7 @@ def test_one_task_at_a_time_and_each_is_observed(run):
         await asyncio.gather(*(lane.submit(task, work) for task in tasks))
         await lane.close()
         assert [span.task for span in spans] == tasks
-        assert all(a.end_seconds <= b.start_seconds for a, b in zip(spans, spans[1:], strict=False))
+        assert all(a.end_seconds <= b.start_seconds for a, b in itertools.pairwise(spans))
         assert all(span.start_seconds <= span.end_seconds for span in spans)
 
     run(test)

@@ -2,6 +2,7 @@
 
 import math
 from fractions import Fraction
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -15,9 +16,7 @@ OPTIMIZER = OptimizerSection(
     learning_rate=0.5, warmup_steps=4, min_learning_rate_ratio=0.1, beta1=0.9, beta2=0.95
 )
 
-sums = st.lists(
-    st.tuples(st.integers(0, 2**120), st.integers(0, 200)), min_size=1, max_size=6
-).map(
+sums = st.lists(st.tuples(st.integers(0, 2**120), st.integers(0, 200)), min_size=1, max_size=6).map(
     lambda pairs: [
         StageSum(stage, bytes([stage]) * 32, str(square), exponent)
         for stage, (square, exponent) in enumerate(pairs)
@@ -46,7 +45,7 @@ def test_the_cosine_starts_at_the_peak_and_ends_at_the_floor() -> None:
 def test_the_cosine_halves_in_the_middle_and_only_falls() -> None:
     rates = [learning_rate(OPTIMIZER, step, 25) for step in range(4, 25)]
     assert rates[10] == pytest.approx((0.5 + 0.05) / 2)
-    assert all(later < earlier for earlier, later in zip(rates, rates[1:], strict=False))
+    assert all(later < earlier for earlier, later in pairwise(rates))
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 5])

@@ -67,9 +67,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
 
 def limited(in_flight: int, shared: int, queue: int) -> RunConfig:
     limits = (f"in_flight={in_flight}", f"slots_shared={shared}", f"queue={queue}")
-    return small_config(
-        "train.microbatches=12", *(f"limits.{limit}" for limit in limits), steps=2
-    )
+    return small_config("train.microbatches=12", *(f"limits.{limit}" for limit in limits), steps=2)
 
 
 @pytest.mark.parametrize("fleet", [peers(1), peers(4), MIXED], ids=["1", "4", "mixed"])

@@ -123,9 +123,7 @@ def test_rounding_another_way_is_noticed(monkeypatch: pytest.MonkeyPatch):
     assert sha_of(virtual(config, MIXED)) == yardstick.parameters_sha256
 
 
-def test_the_order_of_contributions_would_matter_without_fixed_point(
-    monkeypatch: pytest.MonkeyPatch,
-):
+def test_the_order_of_contributions_would_matter_without_fixed_point():
     """What `exact` is for: with floats, another fleet ends with other bits."""
     config = small_config("train.accumulation=fast", steps=2)
     assert sha_of(virtual(config, MIXED)) != sha_of(virtual(config, peers(1)))
@@ -162,9 +160,7 @@ BOUNDS = [
 
 
 @pytest.mark.parametrize(("overrides", "bound"), BOUNDS)
-def test_fast_sums_and_codecs_stay_close_to_the_reference(
-    overrides: tuple[str, ...], bound: float
-):
+def test_fast_sums_and_codecs_stay_close_to_the_reference(overrides: tuple[str, ...], bound: float):
     yardstick = known_reference(small_config(steps=20))
     run = virtual(small_config(*overrides, steps=20), MIXED)
     gaps = [abs(a - b) for a, b in zip(losses_of(run), yardstick.losses, strict=True)]

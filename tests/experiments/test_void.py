@@ -109,9 +109,7 @@ def poisoned(
     "spoil", [nan_gradient, infinite_gradient, oversized_gradient, nan_activation]
 )
 @pytest.mark.parametrize("stage", [1, 2])
-def test_one_spoilt_key_counts_nowhere(
-    monkeypatch: pytest.MonkeyPatch, spoil: Spoil, stage: int
-):
+def test_one_spoilt_key_counts_nowhere(monkeypatch: pytest.MonkeyPatch, spoil: Spoil, stage: int):
     yardstick, run = poisoned(monkeypatch, spoil, frozenset({(STEP, KEY)}), stage)
     assert yardstick.void == ((), (KEY,), (), ())
     assert [commit.void for commit in run.commits] == list(yardstick.void)

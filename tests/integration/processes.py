@@ -78,7 +78,9 @@ class Command:
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"{self.name} ran longer than {seconds:g} s: {self.output[-3000:]}") from None
+            raise AssertionError(
+                f"{self.name} ran longer than {seconds:g} s: {self.output[-3000:]}"
+            ) from None
 
     def until_prints(self, text: str, seconds: float = START_SECONDS) -> str:
         """Wait for `text`; the first word after it."""

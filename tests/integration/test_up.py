@@ -1,4 +1,4 @@
-"""`reference` and `up` as processes: equal bits, the run folder's contract, nothing left behind (design.md section 11)."""
+"""`reference` and `up` as processes: equal bits, the run folder's contract, nothing left behind."""
 
 import math
 import tomllib
@@ -23,7 +23,9 @@ def test_reference_writes_its_run_folder(yardstick: ReferenceRun):
     assert summary.keys() >= SUMMARY_KEYS
     assert (summary["steps"], summary["tokens"]) == (STEPS, STEPS * TOKENS_PER_STEP)
     assert summary["loss_last"] < summary["loss_first"] - 1.0
-    assert [line["step"] for line in lines_of(yardstick.folder / "metrics.jsonl")] == [*range(STEPS)]
+    assert [line["step"] for line in lines_of(yardstick.folder / "metrics.jsonl")] == [
+        *range(STEPS)
+    ]
 
 
 @pytest.mark.parametrize("peers", [1, 4, pytest.param(7, marks=pytest.mark.timeout(180))])
@@ -73,7 +75,9 @@ def test_the_merged_configuration_is_kept(trained, yardstick: ReferenceRun):
     place, _ = trained
     kept = load_config([place.folder / "out" / "config.toml"])
     assert kept.hash == load_config([place.folder / "run.toml"]).hash
-    assert tomllib.loads((place.folder / "out" / "config.toml").read_text())["run"]["name"] == "small"
+    assert (
+        tomllib.loads((place.folder / "out" / "config.toml").read_text())["run"]["name"] == "small"
+    )
     assert read_json(place.folder / "out" / "summary.json")["run_hash"] == kept.hash
 
 
@@ -105,7 +109,10 @@ def test_up_refuses_a_folder_that_holds_a_run(trained):
     before = sorted((path.name, path.stat().st_mtime) for path in (place.folder / "out").iterdir())
     command = place.start("up", place.folder / "run.toml", "--out", place.folder / "out")
     assert command.wait(30) == 2
-    assert "already holds a run why:" in command.output and "do: choose another --out" in command.output
+    assert (
+        "already holds a run why:" in command.output
+        and "do: choose another --out" in command.output
+    )
     after = sorted((path.name, path.stat().st_mtime) for path in (place.folder / "out").iterdir())
     assert after == before
     place.expect_nothing_left()

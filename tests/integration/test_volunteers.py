@@ -12,8 +12,9 @@ import os
 import socket
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ from tests.integration.processes import (
 # Many keys a step and few in flight: the first step lasts long enough to meddle with.
 HEALTHY_RUN = (
     SMALL_RUN.replace("steps = 20", "steps = 15").replace("microbatches = 6", "microbatches = 24")
-    + '\n[limits]\nin_flight = 2\n\n[swarm]\nmin_peers = 3\n'
+    + "\n[limits]\nin_flight = 2\n\n[swarm]\nmin_peers = 3\n"
 )
 BAD_EXIT_SECONDS = 60.0
 
@@ -113,7 +114,9 @@ class Meddler:
         pipe = DiallerPipe(grpc.aio.insecure_channel(address))
         await pipe.send(pack(Frame(Kind.HELLO, meta=encode(self._hello()))))
         await pipe.receive()
-        huge = Frame(Kind.REQUEST, call=1, method="process", body_bytes=1 << 50, note_milliseconds=100)
+        huge = Frame(
+            Kind.REQUEST, call=1, method="process", body_bytes=1 << 50, note_milliseconds=100
+        )
         await pipe.send(pack(huge))
         with contextlib.suppress(LinkError):
             await pipe.send(bytes(8 << 20))
@@ -215,7 +218,8 @@ class _Describer(_Silent):
 def describing(config: RunConfig) -> Iterator[str]:
     """The address of a process that describes a run of `config`."""
     address: list[str] = []
-    ready, stop = threading.Event(), threading.Event()
+    ending: list[Callable[[], object]] = []
+    ready = threading.Event()
 
     async def serve() -> None:
         run = bytes.fromhex(config.hash)
@@ -224,11 +228,18 @@ def describing(config: RunConfig) -> Iterator[str]:
         transport = GrpcTransport(LinkLimits())
         address.append(await transport.listen("127.0.0.1:0", handler))
         handler.description = Description(
-            __version__, config.to_json(), run, ("/ip4/127.0.0.1/tcp/1/p2p/x",), tuple(address), "", ""
+            __version__,
+            config.to_json(),
+            run,
+            ("/ip4/127.0.0.1/tcp/1/p2p/x",),
+            tuple(address),
+            "",
+            "",
         )
+        stop, loop = asyncio.Event(), asyncio.get_running_loop()
+        ending.append(partial(loop.call_soon_threadsafe, stop.set))
         ready.set()
-        while not stop.is_set():
-            await asyncio.sleep(0.05)
+        await stop.wait()
         await transport.close()
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
@@ -237,7 +248,7 @@ def describing(config: RunConfig) -> Iterator[str]:
     try:
         yield address[0]
     finally:
-        stop.set()
+        ending[0]()
         thread.join(20)
 
 
@@ -349,13 +360,25 @@ def test_status_names_the_run_and_its_peers(story: Story):
 @pytest.mark.parametrize(
     ("name", "exit_code", "what", "why", "remedy"),
     [
-        ("other config", 4, "your configuration is not the run's", "it hashes to", "leave --config out"),
+        (
+            "other config",
+            4,
+            "your configuration is not the run's",
+            "it hashes to",
+            "leave --config out",
+        ),
         ("no corpus", 1, "/nonexistent", "", ""),
         ("no corpus peer", 4, "your configuration is not the run's", "it hashes to", "--config"),
         ("port in use", 3, "cannot listen on 127.0.0.1:", "is in use", "choose another port"),
         ("dead address", 3, "cannot reach 127.0.0.1:1", "", "check the address"),
         ("no address", 3, "'nonsense' is not an address", "", "write host:port"),
-        ("bad stage", 2, "--stage '2:1' names no stages", "it is neither auto", "write auto, 3, or 1:3"),
+        (
+            "bad stage",
+            2,
+            "--stage '2:1' names no stages",
+            "it is neither auto",
+            "write auto, 3, or 1:3",
+        ),
         ("stage that is not", 2, "this run has no stage 7", "1 to 2", "choose --stage among"),
     ],
 )
@@ -392,7 +415,11 @@ def test_false_work_is_refused_and_told(story: Story):
 @pytest.mark.parametrize(
     ("setting", "what", "why"),
     [
-        ('data.source="text:/etc/hostname"', "this run reads files of the machine", "text:/etc/hostname"),
+        (
+            'data.source="text:/etc/hostname"',
+            "this run reads files of the machine",
+            "text:/etc/hostname",
+        ),
         ('data.tokenizer="/etc/hostname"', "this run reads files of the machine", "/etc/hostname"),
         ('model.family="os:system"', "this run brings code of its own", "os:system"),
     ],

@@ -8,8 +8,21 @@ from swarmtrain.core.types import PeerId
 from swarmtrain.steps.ballot import Candidate, Complete, Decided, Fresh, Reseal, next_term
 from swarmtrain.steps.conductor import StepConductor
 from swarmtrain.steps.effects import (
-    Acknowledged, Advance, Apply, CancelReduce, Drive, Effect, End, Forget, Note, Reduce, Resync, Retract,
-    Send, StepDown, Unsurvivable,
+    Acknowledged,
+    Advance,
+    Apply,
+    CancelReduce,
+    Drive,
+    Effect,
+    End,
+    Forget,
+    Note,
+    Reduce,
+    Resync,
+    Retract,
+    Send,
+    StepDown,
+    Unsurvivable,
 )  # fmt: skip
 from swarmtrain.steps.keys import first_base
 from swarmtrain.steps.member import StepMember
@@ -73,7 +86,12 @@ class Actor:
         candidate, self.candidate = self.candidate, None
         assert candidate is not None
         conductor = StepConductor(
-            self.peer, self.world.plan, candidate.term, candidate.step, candidate.base, candidate.roster
+            self.peer,
+            self.world.plan,
+            candidate.term,
+            candidate.step,
+            candidate.base,
+            candidate.roster,
         )
         self.conductor = conductor
         match candidate.outcome():
@@ -83,7 +101,9 @@ class Actor:
                 effects = conductor.spread(commit)
             case Complete(prepared, opening):
                 whole = candidate.merged(prepared)
-                effects = conductor.spread(self.world.plan.commit(whole, candidate.step, opening.base))
+                effects = conductor.spread(
+                    self.world.plan.commit(whole, candidate.step, opening.base)
+                )
             case Reseal(opening, seal):
                 effects = conductor.resume(opening, seal)
             case Decided(commit):

@@ -4,8 +4,20 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from swarmtrain.core.messages import (
-    Assign, Commit, Freeze, Held, Open, Ownership, Prepared, Ready, Reduced, Scalars, StageDigest, StageSum,
-    StepMessage, pack_items,
+    Assign,
+    Commit,
+    Freeze,
+    Held,
+    Open,
+    Ownership,
+    Prepared,
+    Ready,
+    Reduced,
+    Scalars,
+    StageDigest,
+    StageSum,
+    StepMessage,
+    pack_items,
 )  # fmt: skip
 from swarmtrain.core.types import Item, Member, PeerId, Roster
 from swarmtrain.steps.conductor import Plan
@@ -53,12 +65,16 @@ def held(seal: int, items: Iterable[Item] = (), void: Iterable[Item] = (), step:
     return Held(step, seal, pack_items(items), pack_items(void), ())
 
 
-def assign(seal: int, owners: dict[PeerId, list[Item]], term: int = TERM, void: tuple[int, ...] = ()) -> Assign:
+def assign(
+    seal: int, owners: dict[PeerId, list[Item]], term: int = TERM, void: tuple[int, ...] = ()
+) -> Assign:
     shares = tuple(Ownership(peer, pack_items(items)) for peer, items in owners.items())
     return Assign(term, 0, seal, ROSTER, shares, pack_keys(void), 1.5)
 
 
-def reduced(peer: PeerId, seal: int, content: str = "sum", step: int = 0, term: int = TERM) -> Reduced:
+def reduced(
+    peer: PeerId, seal: int, content: str = "sum", step: int = 0, term: int = TERM
+) -> Reduced:
     return Reduced(term, step, seal, (sum_of(STAGE_OF[peer], content),))
 
 
@@ -67,7 +83,9 @@ def prepared(stage: int, seal: int = 1, term: int = TERM, roster: Roster = ROSTE
 
 
 def commit_of(term: int = TERM, seal: int = 1, roster: Roster = ROSTER) -> Commit:
-    whole = replace(prepared(0, seal, term, roster), stages=tuple(sum_of(stage) for stage in range(3)))
+    whole = replace(
+        prepared(0, seal, term, roster), stages=tuple(sum_of(stage) for stage in range(3))
+    )
     return PLAN.commit(whole, 0, BASE)
 
 

@@ -1,5 +1,7 @@
 """Runs a world: delivers in random order, injects faults, and does what timers would do once nothing else moves."""
 
+from collections.abc import Callable
+
 from swarmtrain.core.messages import Commit
 from swarmtrain.core.types import PeerId, Roster, is_majority
 from tests.steps.actor import Actor
@@ -16,7 +18,6 @@ class Explorer:
         self.random, self.setting = self.world.random, setting
 
     def run(self) -> Verdict:
-        world = self.world
         try:
             return self._verdict(*self._explore())
         except Violation as violation:
@@ -184,7 +185,9 @@ class Explorer:
         for actor in world.actors.values():
             actor.group = self.random.randint(0, 1)
         if self.random.random() < 0.5:
-            cut = [p for p in world.parcels if world.actors[p.sender].group != world.actors[p.to].group]
+            cut = [
+                p for p in world.parcels if world.actors[p.sender].group != world.actors[p.to].group
+            ]
             world.parcels = [parcel for parcel in world.parcels if parcel not in cut]
             for parcel in cut:
                 parcel.lost()
@@ -195,9 +198,9 @@ class Explorer:
 
         self._heal(50, 500, heal)
 
-    def _heal(self, soonest: int, latest: int, heal: object) -> None:
+    def _heal(self, soonest: int, latest: int, heal: Callable[[], None]) -> None:
         when = self.world.events + self.random.randrange(soonest, latest)
-        self.world.heals.append((when, heal))  # type: ignore[arg-type]
+        self.world.heals.append((when, heal))
         self.world.heals.sort(key=lambda entry: entry[0])
 
     # ---- what timers and deadlines would do -------------------------------------------------------------------

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from swarmtrain.core.messages import Decision, Open, Ownership, Reopen
+from swarmtrain.core.messages import Decision, Open, Ownership, Reopen, pack_items
 from swarmtrain.core.types import Item, PeerId
 from swarmtrain.steps import ballot, conductor, gathering, holdings
 from swarmtrain.steps.conductor import StepConductor
@@ -39,7 +39,7 @@ def every_holder_owns(patch: Patch) -> None:
 
     def ownerships(owners: Mapping[Item, PeerId]) -> tuple[Ownership, ...]:
         kept = {peer: [item for item in owners if item in held_by[peer]] for peer in held_by}
-        return tuple(Ownership(peer, holdings.pack_items(kept[peer])) for peer in sorted(kept))
+        return tuple(Ownership(peer, pack_items(kept[peer])) for peer in sorted(kept))
 
     patch.setattr(gathering, "audit", audit)
     patch.setattr(conductor, "ownerships", ownerships)
@@ -47,11 +47,9 @@ def every_holder_owns(patch: Patch) -> None:
 
 def owners_by_route(patch: Patch) -> None:
     """R2: the owner is who the roster's first route names, not who holds the item."""
-    rosters: list[Open] = []
     real = gathering.Gathering.audit
 
     def audit(self: gathering.Gathering, opening: Open) -> Audit:
-        rosters[:] = [opening]
         found = real(self, opening)
         named = {item: opening.roster.replicas(opening.stage_at(*item)) for item in found.owners}
         owners = {item: next(p for p in named[item] if p in self.held) for item in named}
@@ -211,4 +209,3 @@ def lost_ready_stays_lost(patch: Patch) -> None:
         return []
 
     patch.setattr(StepMember, "_repeat_ready", repeat_ready)
-

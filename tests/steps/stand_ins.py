@@ -47,7 +47,9 @@ class Outside(Protocol):
     def call(self, call: Call) -> None: ...
     def answer(self, call: Call, status: Status) -> None: ...
     def later(self, peer: PeerId, work: Callable[[], None]) -> None: ...
-    def piece(self, sender: PeerId, to: PeerId, stage: int, tag: Tag, contents: Contents) -> None: ...
+    def piece(
+        self, sender: PeerId, to: PeerId, stage: int, tag: Tag, contents: Contents
+    ) -> None: ...
     def next_call(self) -> int: ...
     def spoiled(self, step: int, item: Item) -> Literal["", "forward", "backward"]: ...
 
@@ -101,7 +103,10 @@ class CountingWorker:
         entry = self.store[step, item] = Entry(item, base, hints, waiters=[waiter])
         opening = self.member.ledger.open
         assert opening is not None
-        if item[0] == len(opening.sequence(item[1])) + 1 or self.outside.spoiled(step, item) == "forward":
+        if (
+            item[0] == len(opening.sequence(item[1])) + 1
+            or self.outside.spoiled(step, item) == "forward"
+        ):
             self.outside.later(self.member.peer, lambda: self.settle(step, item))
         else:
             self.call_below((item[0] + 1, item[1]), hints, entry.tried, item)
@@ -213,7 +218,9 @@ class CountingWorker:
 class CountingReducer:
     """peer/reduce.py for one stage: every replica sends its snapshot to its siblings, tagged (R16)."""
 
-    def __init__(self, member: StepMember, worker: CountingWorker, outside: Outside, fast: bool) -> None:
+    def __init__(
+        self, member: StepMember, worker: CountingWorker, outside: Outside, fast: bool
+    ) -> None:
         self.member, self.worker, self.outside, self.fast = member, worker, outside, fast
         self.running: Reduce | None = None
         self.pieces: dict[Tag, dict[PeerId, Contents]] = {}
@@ -233,7 +240,9 @@ class CountingReducer:
     def start(self, effect: Reduce) -> None:
         self.running = effect
         contents, tag = self.snapshot(), self.tag_of(effect)
-        self.pieces = {known: kept for known, kept in self.pieces.items() if known[0] >= effect.step}
+        self.pieces = {
+            known: kept for known, kept in self.pieces.items() if known[0] >= effect.step
+        }
         stage = self.member.stages[0]
         for peer in effect.roster.replicas(stage):
             if peer == self.member.peer:

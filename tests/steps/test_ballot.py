@@ -10,7 +10,19 @@ from swarmtrain.core.messages import Commit, NewTerm, Open, Prepared, Promise
 from swarmtrain.core.types import PeerId
 from swarmtrain.steps.ballot import Candidate, Complete, Decided, Fresh, Reseal, next_term
 from tests.steps.examples import (
-    A, B, BASE, C, D, E, OPEN, ROSTER, STAGE_OF, commit_of, prepared, receivers, sum_of,
+    BASE,
+    OPEN,
+    ROSTER,
+    STAGE_OF,
+    A,
+    B,
+    C,
+    D,
+    E,
+    commit_of,
+    prepared,
+    receivers,
+    sum_of,
 )  # fmt: skip
 
 TERM = 5 << 16
@@ -39,9 +51,7 @@ def promised(promises: dict[PeerId, Promise]) -> Candidate:
 
 
 def all_prepared(seal: int = 1, term: int = OLD) -> dict[PeerId, Promise]:
-    return {
-        peer: promise(seal, prepared(stage, seal, term)) for peer, stage in STAGE_OF.items()
-    }
+    return {peer: promise(seal, prepared(stage, seal, term)) for peer, stage in STAGE_OF.items()}
 
 
 @given(st.integers(0, 2**40), st.integers(0, 999), st.integers(0, 999))
@@ -124,13 +134,18 @@ def test_only_the_highest_prepare_counts() -> None:
     votes[A] = promise(1, prepared(0, 1, OLD + 1))
     assert isinstance(promised(votes).outcome(), Reseal)
     outcome = promised(all_prepared(2, OLD + 1)).outcome()
-    assert isinstance(outcome, Complete) and (outcome.prepared.term, outcome.prepared.seal) == (OLD + 1, 2)
+    assert isinstance(outcome, Complete) and (outcome.prepared.term, outcome.prepared.seal) == (
+        OLD + 1,
+        2,
+    )
 
 
 def test_members_that_were_sealed_out_need_not_have_prepared() -> None:
     small = ROSTER.without(D)
     votes = {
-        peer: promise(1, prepared(stage, roster=small)) for peer, stage in STAGE_OF.items() if peer != D
+        peer: promise(1, prepared(stage, roster=small))
+        for peer, stage in STAGE_OF.items()
+        if peer != D
     }
     assert isinstance(promised({**votes, D: promise()}).outcome(), Complete)
 
@@ -139,7 +154,9 @@ def test_the_prepare_of_a_peer_that_is_behind_is_of_another_step() -> None:
     """Its (term, seal) may be the same, its sum is not."""
     standing = Candidate(B, TERM, 1, BASE, ROSTER)
     for peer, vote in all_prepared().items():
-        standing.promised(peer, replace(vote, step=0 if peer == D else 1, open=replace(OPEN, step=1)))
+        standing.promised(
+            peer, replace(vote, step=0 if peer == D else 1, open=replace(OPEN, step=1))
+        )
     assert isinstance(standing.outcome(), Reseal)
     assert standing._sums(standing.promises[D], prepared(1)) == ()
 

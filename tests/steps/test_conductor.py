@@ -7,16 +7,51 @@ import pytest
 
 from swarmtrain.core.events import Diverged
 from swarmtrain.core.messages import (
-    Ask, Assign, Commit, Decision, Done, Freeze, KeyLoss, Nack, NewTerm, Open, Promise, Redrive,
-    Redriven, Release, Reopen, StepMessage, Stop, Tell, unpack_items,
+    Ask,
+    Assign,
+    Commit,
+    Decision,
+    Done,
+    Freeze,
+    KeyLoss,
+    Nack,
+    NewTerm,
+    Open,
+    Promise,
+    Redrive,
+    Redriven,
+    Release,
+    Reopen,
+    StepMessage,
+    Stop,
+    Tell,
+    unpack_items,
 )  # fmt: skip
 from swarmtrain.core.types import Item, PeerId
 from swarmtrain.steps.conductor import StepConductor
 from swarmtrain.steps.effects import Acknowledged, Effect, Note, StepDown, Unsurvivable
 from swarmtrain.steps.keys import next_base, pack_keys, unpack_keys
 from tests.steps.examples import (
-    A, B, BASE, C, D, E, HEAD, OPEN, PLAN, ROSTER, STAGE_OF, TERM, acts, commit_of, held, prepared, ready, receivers,
-    reduced, sent,
+    BASE,
+    HEAD,
+    OPEN,
+    PLAN,
+    ROSTER,
+    STAGE_OF,
+    TERM,
+    A,
+    B,
+    C,
+    D,
+    E,
+    acts,
+    commit_of,
+    held,
+    prepared,
+    ready,
+    receivers,
+    reduced,
+    sent,
 )  # fmt: skip
 
 EVERYBODY = [A, B, C, D, E]
@@ -190,7 +225,7 @@ def test_a_void_key_is_owned_by_nobody_and_missing_nowhere() -> None:
 
 
 def test_a_step_whose_keys_are_all_void_has_no_loss() -> None:
-    nothing: dict[PeerId, list[Item]] = dict.fromkeys(EVERYBODY, [])
+    nothing: dict[PeerId, list[Item]] = {peer: [] for peer in EVERYBODY}
     [assign, *_] = only(answer(freezing(), nothing, void=((1, 0), (2, 1))), Assign)
     assert isinstance(assign, Assign) and math.isnan(assign.loss)
 
@@ -216,7 +251,9 @@ def test_unequal_digests_are_an_event_and_a_new_seal(peer: PeerId) -> None:
     report(conductor, peer)
     effects = conductor.handle(peer, reduced(peer, 1, "other"))
     assert receivers(effects, Freeze) == EVERYBODY and not only(effects, Decision)
-    assert [e.event.stage for e in effects if isinstance(e, Note) and isinstance(e.event, Diverged)] == [1]
+    assert [
+        e.event.stage for e in effects if isinstance(e, Note) and isinstance(e.event, Diverged)
+    ] == [1]
 
 
 def test_a_member_that_cannot_serve_means_a_new_seal() -> None:
@@ -268,7 +305,7 @@ def test_a_late_replica_is_released_and_compared() -> None:
 
 
 def test_the_silent_hear_the_decision_again() -> None:
-    conductor, commit = decided()
+    conductor, _ = decided()
     conductor.handle(C, ready(C, 1, conductor.base))
     effects = conductor.tick()
     assert receivers(effects, Decision) == [A, B, D, E]

@@ -93,7 +93,7 @@ HUNTS = [
     Hunt(mutants.owners_by_route, ("stalled",), 10),
     Hunt(mutants.answer_counts_as_held, ("stalled",), 60),
     Hunt(mutants.items_without_embedding, ("I1",), 5),
-    Hunt(mutants.embedding_has_no_position, ("I1",), 60),
+    Hunt(mutants.embedding_has_no_position, ("I1",), 150),
     Hunt(mutants.head_has_no_position, ("I1",), 30),
     Hunt(mutants.never_reopened, ("stalled",), 20),
     Hunt(mutants.late_work_counts, ("I1",), 60, {"kinds": ("reroute", "slow"), "faults": 10}),

@@ -6,7 +6,12 @@ from hypothesis import strategies as st
 from swarmtrain.core.messages import Hint, unpack_items
 from swarmtrain.core.types import Item, Member, PeerId, Roster
 from swarmtrain.steps.holdings import (
-    Run, audit, driver_of, hints_for, missing_runs, ownerships,
+    Run,
+    audit,
+    driver_of,
+    hints_for,
+    missing_runs,
+    ownerships,
 )  # fmt: skip
 
 A, B, C = PeerId("a"), PeerId("b"), PeerId("c")
@@ -44,7 +49,9 @@ def test_any_conductor_finds_the_same_owners(
 ) -> None:
     peers = list(held)
     chance.shuffle(peers)  # type: ignore[attr-defined]
-    assert audit(needed, {peer: held[peer] for peer in peers}, NOTHING) == audit(needed, held, NOTHING)
+    assert audit(needed, {peer: held[peer] for peer in peers}, NOTHING) == audit(
+        needed, held, NOTHING
+    )
 
 
 def test_one_void_item_voids_its_key_at_every_position() -> None:

@@ -74,7 +74,18 @@ def test_the_same_sums_decided_by_another_lead_to_the_same_base(other: Commit) -
 
 
 def test_every_field_of_a_commit_was_thought_of() -> None:
-    known = {"term", "step", "seal", "base", "roster", "stages", "scalars", "tokens", "loss", "void"}
+    known = {
+        "term",
+        "step",
+        "seal",
+        "base",
+        "roster",
+        "stages",
+        "scalars",
+        "tokens",
+        "loss",
+        "void",
+    }
     assert {entry.name for entry in fields(Commit)} == known
 
 

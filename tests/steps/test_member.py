@@ -7,17 +7,60 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarmtrain.core.messages import (
-    Ask, Decision, Done, Held, Hint, Nack, NewTerm, Promise, Ready, Redrive, Redriven, Reduced, Release,
-    Reopen, StageDigest, Stop, Tell, pack_items, unpack_items,
+    Ask,
+    Decision,
+    Done,
+    Held,
+    Hint,
+    Nack,
+    NewTerm,
+    Promise,
+    Ready,
+    Redrive,
+    Redriven,
+    Reduced,
+    Release,
+    Reopen,
+    StageDigest,
+    Stop,
+    Tell,
+    pack_items,
+    unpack_items,
 )  # fmt: skip
 from swarmtrain.core.types import Item, PeerId
 from swarmtrain.steps.effects import (
-    Advance, Apply, CancelReduce, Drive, Effect, End, Forget, Reduce, Resync, Retract, Send,
+    Advance,
+    Apply,
+    CancelReduce,
+    Drive,
+    Effect,
+    End,
+    Forget,
+    Reduce,
+    Resync,
+    Retract,
+    Send,
 )  # fmt: skip
 from swarmtrain.steps.keys import next_base, unpack_keys
 from swarmtrain.steps.member import StepMember
 from tests.steps.examples import (
-    A, B, BASE, C, D, HEAD, OPEN, ROSTER, STAGE_OF, TERM, acts, assign, commit_of, freeze, held, sent, sum_of,
+    BASE,
+    HEAD,
+    OPEN,
+    ROSTER,
+    STAGE_OF,
+    TERM,
+    A,
+    B,
+    C,
+    D,
+    acts,
+    assign,
+    commit_of,
+    freeze,
+    held,
+    sent,
+    sum_of,
 )  # fmt: skip
 
 DIGESTS = (StageDigest(1, b"parameters"),)
@@ -145,7 +188,11 @@ def test_a_lost_done_is_repeated_with_the_opening() -> None:
 def test_done_waits_for_keys_that_came_with_a_new_roster() -> None:
     member = StepMember(A, (0,), 0, BASE)
     [first] = member.handle(A, OPEN)
-    alone = replace(OPEN, roster=ROSTER.without(B), leads=(replace(OPEN.leads[0], items=pack_items([(0, 0), (0, 1)])),))
+    alone = replace(
+        OPEN,
+        roster=ROSTER.without(B),
+        leads=(replace(OPEN.leads[0], items=pack_items([(0, 0), (0, 1)])),),
+    )
     [second] = member.handle(A, alone)
     assert isinstance(first, Drive) and isinstance(second, Drive) and second.key == 1
     assert member.driven(first) == []
@@ -267,9 +314,11 @@ def test_a_repeated_assignment_repeats_the_report_but_not_the_reduce() -> None:
     member.handle(A, assign(1, {C: [(1, 0)]}))
     assert member.handle(A, assign(1, {C: [(1, 0)]})) == []
     report = sent(member.reduced(TERM, 1, (sum_of(1),)))
-    assert sent(member.handle(A, assign(1, {C: [(1, 0)]}))) == report == [
-        Reduced(TERM, 0, 1, (sum_of(1),))
-    ]
+    assert (
+        sent(member.handle(A, assign(1, {C: [(1, 0)]})))
+        == report
+        == [Reduced(TERM, 0, 1, (sum_of(1),))]
+    )
 
 
 @pytest.mark.parametrize(("term", "seal"), [(TERM, 2), (TERM + 1, 1)])

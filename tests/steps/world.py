@@ -78,7 +78,9 @@ class World:
 
     def __init__(self, seed: int, setting: Setting) -> None:
         self.random, self.setting = random.Random(seed), setting
-        hosting = [0, 0] + [stage for stage in range(1, STAGES + 1) for _ in range(setting.replicas)]
+        hosting = [0, 0] + [
+            stage for stage in range(1, STAGES + 1) for _ in range(setting.replicas)
+        ]
         names = [PeerId(f"p{index:02}") for index in range(len(hosting))]
         self.random.shuffle(names)
         hosted = dict(zip(names, hosting, strict=True))
@@ -203,12 +205,16 @@ class World:
             if key not in void
         }
         if actor.reducer.total_digest not in {entry.digest for entry in commit.stages}:
-            raise Violation("I3", f"step {step}, stage {stage} at {actor.peer}: another sum is applied")
+            raise Violation(
+                "I3", f"step {step}, stage {stage} at {actor.peer}: another sum is applied"
+            )
         if any(base != commit.base for _, base, _ in contents):
             raise Violation("I4", f"step {step}, stage {stage}: work of another base is applied")
         counts = {item: count for item, _, count in contents}
         if counts != wanted:
-            off = {i: counts.get(i, 0) for i in {*counts, *wanted} if counts.get(i) != wanted.get(i)}
+            off = {
+                i: counts.get(i, 0) for i in {*counts, *wanted} if counts.get(i) != wanted.get(i)
+            }
             raise Violation("I1", f"step {step}, stage {stage} at {actor.peer}: {off}")
 
     def judge_decision(self, decision: Decision) -> None:
@@ -222,7 +228,9 @@ class World:
                 continue
             prepared = member.ledger.prepared
             if prepared is None or (prepared.term, prepared.seal) != (commit.term, commit.seal):
-                raise Violation("I3", f"step {commit.step} is decided, but {peer} has not prepared it")
+                raise Violation(
+                    "I3", f"step {commit.step} is decided, but {peer} has not prepared it"
+                )
 
     def same(self, step: int, stage: int, parameters: Digest) -> None:
         if self.applied.setdefault((step, stage), parameters) != parameters:

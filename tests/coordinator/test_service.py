@@ -1,0 +1,197 @@
+"""What a coordinator takes from others: its journal stays readable and nobody speaks for another (I5, I7)."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from swarmtrain.coordinator.service import Coordinator, RunFolder
+from swarmtrain.core.clock import run_virtual
+from swarmtrain.core.errors import LinkError, Refused, StateError
+from swarmtrain.core.events import PeerJoined, StepCommitted, TermStarted
+from swarmtrain.core.types import PeerId
+from swarmtrain.core.version import VERSION
+from swarmtrain.monitor.journal import journal_line, read_journal
+from swarmtrain.swarm.identity import Identity
+from swarmtrain.transport.link import PROTOCOL, Hello, Link, LinkLimits, Message
+from swarmtrain.transport.memory import MemoryNetwork, MemoryTransport
+from swarmtrain.transport.requests import EventBatch, StatusReply
+from tests.experiments.runs import small_config
+from tests.transport.worlds import Watcher
+
+CONFIG = small_config()
+RUN = bytes.fromhex(CONFIG.hash)
+SILENCE_SECONDS = 5.0
+
+
+def line(peer: str, event: Any) -> str:
+    return journal_line(event, 1.0, PeerId(peer))
+
+
+HEALTHY = [
+    line("anna", PeerJoined("anna", "anna", "a:1", ())),
+    line("anna", TermStarted("anna", 1, 0, "lowest edge")),
+    line("anna", StepCommitted(0, 5.0, 384, 0.5, 1e-3, 1.0, (), "sha")),
+]
+
+
+class Guest(Watcher):
+    """A peer, or what claims to be one."""
+
+    def __init__(self, name: str, **changes: Any) -> None:
+        super().__init__(name)
+        fields: dict[str, Any] = {
+            "protocol": PROTOCOL, "version": VERSION, "run": RUN, "peer": PeerId(name),
+            "corpus": "", "kernel_class": "", "address": "", "role": "peer",
+        }  # fmt: skip
+        self._hello = Hello(**{**fields, **changes})
+
+    def hello(self) -> Hello:
+        return self._hello
+
+
+class Scene:
+    """A coordinator in virtual time, and links to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.network = MemoryNetwork(0.001, 1e9, LinkLimits())
+        self.folder = folder
+        identity = Identity.from_seed(bytes(32))
+        transport = self.network.transport("coordinator")
+        self.coordinator = Coordinator(
+            CONFIG, identity, transport, RunFolder(folder), lambda state, entry: None
+        )
+        self._guests: list[MemoryTransport] = []
+
+    async def link(self, guest: Guest) -> Link:
+        transport = self.network.transport(f"host{len(self._guests)}")
+        self._guests.append(transport)
+        return await transport.dial(self.coordinator.address, guest.hello(), guest, 5.0)
+
+    async def tell(self, guest: Guest, *lines: str) -> Link:
+        link = await self.link(guest)
+        link.tell("events", EventBatch(guest.hello().peer, lines, 0).encode())
+        await asyncio.sleep(1.0)
+        return link
+
+    async def close(self) -> None:
+        for transport in self._guests:
+            await transport.close()
+        await self.coordinator.close()
+
+
+def play(folder: Path, act: Callable[[Scene], Awaitable[None]]) -> None:
+    async def main() -> None:
+        scene = Scene(folder)
+        await scene.coordinator.start("coordinator:0", "")
+        try:
+            await act(scene)
+        finally:
+            await scene.close()
+
+    run_virtual(main())
+
+
+def test_events_become_journal_metrics_and_state(tmp_path: Path):
+    async def act(scene: Scene) -> None:
+        await scene.tell(Guest("anna"), *HEALTHY)
+        assert (scene.coordinator.state.step, scene.coordinator.state.conductor) == (1, "anna")
+        assert scene.coordinator.started.is_set() and not scene.coordinator.stopped.is_set()
+
+    play(tmp_path, act)
+    assert [entry["event"]["kind"] for entry in read_journal(tmp_path / "journal.jsonl")] == [
+        "peer_joined",
+        "term_started",
+        "step_committed",
+    ]
+    (metric,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(metric) == {"step": 0, "loss": 5.0, "tokens": 384, "seconds": 0.5}
+
+
+BAD_LINES = {
+    "no JSON": "not a journal entry\n",
+    "a number": "17\n",
+    "no event": '{"peer": "eve", "time_seconds": 1.0}\n',
+    "no kind": '{"event": {}, "peer": "eve", "time_seconds": 1.0}\n',
+    "no time": '{"event": {"kind": "noted"}, "peer": "eve"}\n',
+    "more": '{"event": {"kind": "noted"}, "peer": "eve", "time_seconds": 1, "x": 1}\n',
+    "two lines": '{"event": {"kind": "noted"},\n "peer": "eve", "time_seconds": 1.0}\n',
+    "half a line": '{"event": {"kind": "noted"}, "peer": "eve", "time_seconds": 1.0}',
+    "a step without figures": '{"event": {"kind": "step_committed"}, "peer": "eve", "time_seconds": 1}\n',
+    "a step of text": '{"event": {"kind": "step_committed", "step": "1", "loss": 1, "tokens": 1, '
+    '"seconds": 1, "parameters_sha256": ""}, "peer": "eve", "time_seconds": 1}\n',
+    "deep": "[" * 20_000 + "\n",
+    "another's": line("anna", StepCommitted(1, 0.0, 1, 1.0, 1.0, 1.0, (), "forged")),
+}
+
+
+@pytest.mark.parametrize("bad", list(BAD_LINES))
+def test_a_bad_event_costs_its_sender_the_link_and_nobody_else(tmp_path: Path, bad: str):
+    async def act(scene: Scene) -> None:
+        await scene.tell(Guest("anna"), *HEALTHY)
+        before = scene.coordinator.state
+        eve = Guest("eve")
+        await scene.tell(eve, BAD_LINES[bad])
+        assert eve.closed_reasons, "the link is closed"
+        assert scene.coordinator.state == before
+        again = line("anna", StepCommitted(1, 4.0, 384, 0.5, 1e-3, 1.0, (), "sha-1"))
+        await scene.tell(Guest("anna"), again)
+        assert scene.coordinator.state.step == 2
+
+    play(tmp_path, act)
+    assert len(list(read_journal(tmp_path / "journal.jsonl"))) == len(HEALTHY) + 1
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("changes", [{"run": bytes(32)}, {"version": "0.0"}])
+def test_a_peer_of_another_run_is_refused_and_told_why(tmp_path: Path, changes: dict[str, Any]):
+    async def act(scene: Scene) -> None:
+        with pytest.raises(Refused, match="this peer cannot join the run") as caught:
+            await scene.link(Guest("eve", **changes))
+        assert caught.value.why and caught.value.remedy
+
+    play(tmp_path, act)
+    (entry,) = read_journal(tmp_path / "journal.jsonl")
+    assert (entry["event"]["kind"], entry["event"]["peer"]) == ("peer_refused", "eve")
+
+
+def test_a_query_may_ask_and_not_tell(tmp_path: Path):
+    async def act(scene: Scene) -> None:
+        guest = Guest("query", role="query", run=b"", version="")
+        link = await scene.link(guest)
+        reply = await link.call("status", Message(b""), silence_seconds=SILENCE_SECONDS)
+        status = json.loads(StatusReply.decode(reply.meta).json)
+        assert (status["step"], status["steps"], status["run_hash"]) == (
+            0,
+            CONFIG.run.steps,
+            CONFIG.hash,
+        )
+        with pytest.raises(LinkError):
+            await link.call("process", Message(b""), silence_seconds=SILENCE_SECONDS)
+        link.tell("events", EventBatch(PeerId("query"), tuple(HEALTHY), 0).encode())
+        await asyncio.sleep(1.0)
+        assert guest.closed_reasons and scene.coordinator.state.step == 0
+
+    play(tmp_path, act)
+
+
+def test_there_is_no_checkpoint_of_nothing(tmp_path: Path):
+    async def act(scene: Scene) -> None:
+        with pytest.raises(StateError, match="no checkpoint to save"):
+            await scene.coordinator.save_checkpoint()
+
+    play(tmp_path, act)
+
+
+def test_no_checkpoint_is_written_when_nobody_has_the_state(tmp_path: Path):
+    async def act(scene: Scene) -> None:
+        link = await scene.tell(Guest("anna"), *HEALTHY)
+        with pytest.raises(StateError, match="stage 0 at step 1 could not be fetched"):
+            await scene.coordinator.save_checkpoint()
+        await link.close()
+
+    play(tmp_path, act)
+    assert not (tmp_path / "checkpoint").exists()
