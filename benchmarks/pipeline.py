@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, action="append", help="only this width; may repeat")
     parser.add_argument("--out", type=Path, help="write all figures to this JSON file")
     options = parser.parse_args()
-    shapes, steps, rounds = (QUICK_SHAPES, 5, 1) if options.quick else (SHAPES, 6, 3)
+    shapes, steps, rounds = (QUICK_SHAPES, 5, 1) if options.quick else (SHAPES, 5, 3)
     widths = options.width or sorted(shapes)
     results = [measure(shapes[width], steps, options.rounds or rounds) for width in widths]
     print(table(results))

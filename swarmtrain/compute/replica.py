@@ -36,6 +36,7 @@ class Replica:
         values = compute.flat.values
         self.current = Buffers(values, zeros(values), zeros(values))
         self._spare: Buffers | None = None
+        self._is_shared = False
 
     @property
     def elements(self) -> int:
@@ -46,11 +47,23 @@ class Replica:
         """This replica's own sum of the step; int64 units in exact mode, fp32 in fast mode."""
         return self._accumulator.total
 
+    def snapshot(self) -> Tensor:
+        """The sum as it is now, for good (R5): whatever changes the sum later works on a copy."""
+        self._is_shared = True
+        return self._accumulator.total
+
     def add(self, contribution: Contribution) -> None:
+        self._own_sum()
         self._accumulator.add(contribution)
 
     def retract(self, contribution: Contribution) -> None:
+        self._own_sum()
         self._accumulator.retract(contribution)
+
+    def _own_sum(self) -> None:
+        if self._is_shared:
+            self._accumulator.total = self._accumulator.total.clone()
+            self._is_shared = False
 
     def sealed(self, total: Tensor, tokens: int) -> ReducedSum:
         """The facts of a reduced sum: digest and squared norm of the mean gradient."""
@@ -58,7 +71,10 @@ class Replica:
         return ReducedSum(total, StageSum(self.stage, flat_digest(total), str(square), exponent))
 
     def apply(self, reduced: ReducedSum, commit: Commit, clip_norm: float) -> StageDigest:
-        """Move to the next step in the second buffer; the old one stays as undo. Clears the sum."""
+        """Move to the next step in the second buffer; the old one stays as undo.
+
+        Clears the sum in place: nobody reads a snapshot of a decided step any more.
+        """
         after = self._spare if self._spare is not None else Buffers.like(self.current.parameters)
         update = Update(
             reduced.total, commit.tokens, clip_factor(commit.stages, clip_norm), commit.scalars
@@ -68,6 +84,7 @@ class Replica:
         self.current, self._spare = after, self.current
         self.compute.flat.bind(after.parameters)
         self._accumulator.clear()
+        self._is_shared = False
         return StageDigest(self.stage, self.digest())
 
     def state_digests(self) -> tuple[StageDigest, StageDigest]:
@@ -81,6 +98,7 @@ class Replica:
         for mine, theirs in zip(self.current.flats, flats, strict=True):
             mine.copy_(theirs)
         self._accumulator.clear()
+        self._is_shared = False
 
     def digest(self) -> Digest:
         """SHA-256 of the flat parameters."""

@@ -1,20 +1,26 @@
 """The virtual world: real peers, real tensors, in one process on a virtual clock with modelled links and compute.
 
-It swaps clock, transport, directory and lane for their in-memory twins, nothing else. Two runs of one
-configuration write equal journals byte for byte.
+It swaps clock, transport, directory and lane for their in-memory twins, nothing else; a fault plan may stop its
+machines, cut its lines and change its messages. Two runs of one configuration and seed write equal journals byte
+for byte.
 """
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from swarmtrain.compute.lane import Kind, Task, VirtualLane
-from swarmtrain.core.clock import run_virtual
+from swarmtrain.compute.lane import Kind, Span, Task, VirtualLane
 from swarmtrain.core.config import RunConfig
-from swarmtrain.core.events import Event, Record, StepCommitted
-from swarmtrain.core.types import PeerId
+from swarmtrain.core.events import Event, Noted, Record, StepCommitted, StepOpened
+from swarmtrain.core.types import Member, PeerId, Roster
 from swarmtrain.data.stream import Corpus
+from swarmtrain.experiments.faults import Chances, Fault, random_plan, survivable
+from swarmtrain.experiments.machines import MachineLoop, on_machine
+from swarmtrain.experiments.nemesis import Nemesis
+from swarmtrain.experiments.witness import Witness
 from swarmtrain.monitor.journal import MemoryJournal
 from swarmtrain.peer.session import Outcome, PeerOptions, Session, World
 from swarmtrain.swarm.identity import Identity
@@ -23,6 +29,8 @@ from swarmtrain.transport.link import LinkLimits
 from swarmtrain.transport.memory import MemoryNetwork
 
 AMPLE_MEMORY_BYTES = 1 << 50
+WORLD = PeerId("world")
+"""Who records what the world does to its peers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +44,44 @@ class VirtualPeer:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """What happens around a run. Compute seconds are those of one microbatch through one position."""
+    """What happens around a run. Compute seconds are those of one microbatch through one position.
+
+    `faults` are fixed, `chances` draws more from the run's seed when the first step opens. A world in which no
+    step is acknowledged for `stall_seconds` has stalled. Once a peer has finished, the others have
+    `patience_seconds` to end as well.
+    """
 
     peers: tuple[VirtualPeer, ...]
     latency_seconds: float = 0.02
     bytes_per_second: float = 100e6
     forward_seconds: float = 0.05
     backward_seconds: float = 0.1
+    faults: tuple[Fault, ...] = ()
+    chances: Chances = Chances()
+    stall_seconds: float = 300.0
+    patience_seconds: float = 60.0
+
+    @property
+    def has_faults(self) -> bool:
+        return bool(self.faults) or self.chances.count > 0
 
 
 @dataclass(slots=True)
 class VirtualRun:
-    """What a virtual run left behind."""
+    """What a virtual run left behind.
+
+    `outcomes` are those of the peers that ended by themselves, `errors` what no peer may do: end in an exception.
+    `left_behind` are the peers that lived and had not ended when the world ended; `stalled` says why it gave up.
+    `risk` says why the plan may not be survived, empty when it must be.
+    """
 
     outcomes: dict[str, Outcome] = field(default_factory=dict)
+    errors: dict[str, BaseException] = field(default_factory=dict)
+    left_behind: tuple[str, ...] = ()
+    stalled: str = ""
+    risk: str = ""
+    plan: tuple[Fault, ...] = ()
+    injected: dict[int, float] = field(default_factory=dict)
     events: list[tuple[float, PeerId, Event]] = field(default_factory=list)
     journal: MemoryJournal = field(default_factory=MemoryJournal)
     seconds: float = 0.0
@@ -63,10 +95,21 @@ class VirtualRun:
         }
         return [found[step] for step in sorted(found)]
 
+    @property
+    def recoveries(self) -> int:
+        """Faults after which the island acknowledged another step."""
+        last = max((at for at, _, event in self.events if isinstance(event, StepCommitted)), default=0)
+        return sum(at < last for at in self.injected.values())
+
 
 def simulate(config: RunConfig, scenario: Scenario, corpus: Corpus) -> VirtualRun:
     """Run `config` with the scenario's peers to its end in virtual time."""
-    return run_virtual(play(config, scenario, corpus))
+    return _run(play(config, scenario, corpus))
+
+
+def _run(main: Coroutine[Any, Any, VirtualRun]) -> VirtualRun:
+    with asyncio.Runner(loop_factory=MachineLoop) as runner:
+        return runner.run(main)
 
 
 async def play(
@@ -75,13 +118,16 @@ async def play(
     corpus: Corpus,
     script: Callable[["Stage"], "asyncio.Future[None] | None"] | None = None,
 ) -> VirtualRun:
-    """`simulate` inside a running virtual loop. `script` may act on the world once all peers run."""
+    """`simulate` inside a running virtual loop. `script` may act on the world once all peers run.
+
+    Faults that stop a machine need a MachineLoop.
+    """
     stage = Stage(config, scenario, corpus)
     return await stage.play(script)
 
 
 class Stage:
-    """The scene: network, directory, and one session per peer."""
+    """The scene: network, directory, one session per peer, and what is done to them."""
 
     def __init__(self, config: RunConfig, scenario: Scenario, corpus: Corpus) -> None:
         self.config = config.model_copy(
@@ -92,61 +138,163 @@ class Stage:
             message_bytes=config.limits.message_bytes,
             heartbeat_seconds=config.links.heartbeat_seconds,
         )
-        self.network = MemoryNetwork(scenario.latency_seconds, scenario.bytes_per_second, limits)
+        self.network = MemoryNetwork(self._latency_seconds, self._bytes_per_second, limits)
+        self.nemesis = Nemesis(self.network, self.record_for(WORLD), self._killed)
+        if scenario.has_faults:
+            self.network.tap, self.network.wrap = self.nemesis.tap, self.nemesis.wrap
+            self.nemesis.look = self.look
         self.hub = MemoryDirectoryHub(scenario.latency_seconds)
         self.run = VirtualRun()
         self.sessions: dict[str, Session] = {}
+        self.names: dict[str, PeerId] = {}
+        self._witnesses: dict[str, Witness] = {}
+        self._running: dict[str, asyncio.Task[Outcome]] = {}
+        self._changed = asyncio.Event()
+        self._is_over = self._has_begun = False
+        self._progress_seconds = 0.0
 
     async def play(
         self, script: Callable[["Stage"], "asyncio.Future[None] | None"] | None
     ) -> VirtualRun:
         for peer in self.scenario.peers:
-            self.sessions[peer.name] = self._session(peer)
-        running = {
-            name: asyncio.create_task(session.run(), name=name)
-            for name, session in self.sessions.items()
-        }
+            self.sessions[peer.name] = on_machine(peer.name, lambda peer=peer: self._session(peer))  # type: ignore[misc]
+        for name, session in self.sessions.items():
+            self._running[name] = on_machine(name, lambda n=name, s=session: self._start(n, s))  # type: ignore[misc]
         acting = script(self) if script is not None else None
         try:
-            for name, task in running.items():
-                self.run.outcomes[name] = await task
+            await self._until_over()
+            self.nemesis.finish()
         finally:
             if acting is not None:
                 acting.cancel()
-            for task in running.values():
-                task.cancel()
-            self._count_bytes()
-            for session in self.sessions.values():
-                await session.close()
+            await self._close()
         self.run.seconds = asyncio.get_running_loop().time()
         return self.run
 
-    def record_for(self, peer: PeerId) -> Record:
-        loop = asyncio.get_running_loop()
-
+    def record_for(self, peer: PeerId, name: str = "") -> Record:
         def record(event: Event) -> None:
-            self.run.events.append((loop.time(), peer, event))
-            self.run.journal.write(event, loop.time(), peer)
+            if self._is_over or name in self.nemesis.dead:
+                return
+            self.look(name)
+            self._write(peer, event)
+            if isinstance(event, StepCommitted):
+                self._progress_seconds = asyncio.get_running_loop().time()
+            if isinstance(event, StepOpened) and not self._has_begun:
+                self._begin()
+            if name:
+                self.nemesis.at_event(name, event)
 
         return record
+
+    def look(self, name: str) -> None:
+        """Note what changed at peer `name` that it does not say in events of its own."""
+        session = self.sessions.get(name)
+        if session is None or self._is_over or name in self.nemesis.dead:
+            return
+        for seen in self._witnesses.setdefault(name, Witness()).look(session.runtime):
+            self._write(self.names[name], seen)
+
+    def _write(self, peer: PeerId, event: Event) -> None:
+        now = asyncio.get_running_loop().time()
+        self.run.events.append((now, peer, event))
+        self.run.journal.write(event, now, peer)
+
+    # ---- the end ------------------------------------------------------------------------------------------------
+
+    async def _until_over(self) -> None:
+        """Wait for every living peer to end; give up on a stall, and on stragglers once one has finished."""
+        loop = asyncio.get_running_loop()
+        finished_seconds: float | None = None
+        while True:
+            ended = [name for name, task in self._running.items() if task.done()]
+            for name in ended:
+                self._take_outcome(name, self._running.pop(name))
+            if not self._running:
+                return
+            if finished_seconds is None and any(o.finished for o in self.run.outcomes.values()):
+                finished_seconds = loop.time()
+            begin, patience = self._progress_seconds, self.scenario.stall_seconds
+            if finished_seconds is not None:
+                begin, patience = finished_seconds, self.scenario.patience_seconds
+            if loop.time() >= begin + patience:
+                self._give_up(finished_seconds is not None)
+                return
+            self._changed.clear()
+            try:
+                async with asyncio.timeout_at(begin + patience):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+
+    def _take_outcome(self, name: str, task: "asyncio.Task[Outcome]") -> None:
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:
+            self.run.errors[name] = error
+        else:
+            self.run.outcomes[name] = task.result()
+
+    def _give_up(self, has_finished: bool) -> None:
+        self.run.left_behind = tuple(self._running)
+        record = self.record_for(WORLD)
+        if has_finished:
+            record(Noted("left behind", ", ".join(self.run.left_behind)))
+            return
+        self.run.stalled = (
+            f"no step was acknowledged for {self.scenario.stall_seconds:g} s; "
+            f"{', '.join(self.run.left_behind)} still ran"
+        )
+        record(Noted("stalled", self.run.stalled))
+
+    async def _close(self) -> None:
+        """End what still runs. The dead say nothing more, and nobody waits for them."""
+        loop = asyncio.get_running_loop()
+        self._count_bytes()
+        if isinstance(loop, MachineLoop):
+            for name in self.sessions:
+                if name not in self.nemesis.dead:
+                    loop.go_on(name)
+        for task in self._running.values():
+            task.cancel()
+        living = [name for name in self.sessions if name not in self.nemesis.dead]
+        if self.run.stalled or self.run.left_behind or self.run.errors:
+            self._is_over = True
+        for name in living:
+            await self.sessions[name].close()
+        self._is_over = True
+        if isinstance(loop, MachineLoop) and self.nemesis.dead:
+            await self._bury(loop)
+
+    async def _bury(self, loop: MachineLoop) -> None:
+        """Cancel what the dead left, so that the loop can be closed."""
+        left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in left:
+            task.cancel()
+        for name in self.nemesis.dead:
+            loop.go_on(name)
+        await asyncio.gather(*left, return_exceptions=True)
+
+    def _killed(self, name: str) -> None:
+        self._running.pop(name, None)
+        self._changed.set()
+
+    # ---- peers --------------------------------------------------------------------------------------------------
+
+    def _start(self, name: str, session: Session) -> "asyncio.Task[Outcome]":
+        task = asyncio.create_task(session.run(), name=name)
+        task.add_done_callback(lambda _: self._changed.set())
+        return task
 
     def _session(self, peer: VirtualPeer) -> Session:
         seed = hashlib.sha256(f"{self.config.run.seed} {peer.name}".encode()).digest()
         identity = Identity.from_seed(seed)
-        record = self.record_for(identity.peer_id)
-        scenario = self.scenario
-
-        def cost_seconds(task: Task) -> float:
-            if task.kind is Kind.STATE:
-                return 0.0
-            forward, backward = scenario.forward_seconds, scenario.backward_seconds
-            seconds = forward if task.kind is Kind.FORWARD else backward
-            return seconds * peer.slowness
-
+        self.names[peer.name] = identity.peer_id
+        record = self.record_for(identity.peer_id, peer.name)
         world = World(
             transport=self.network.transport(peer.name),
             directory=self.hub.directory(self.config.hash, identity, record),
-            lane=VirtualLane(cost_seconds),
+            lane=VirtualLane(lambda task: self._cost_seconds(peer, task), self._observer(peer.name)),
         )
         options = PeerOptions(
             me=identity.peer_id,
@@ -159,12 +307,55 @@ class Stage:
         )
         return Session(self.config, options, world, self.corpus, record)
 
+    def _observer(self, name: str) -> Callable[[Span], None]:
+        def observe(span: Span) -> None:
+            self.look(name)
+            self.nemesis.at_task(name, span.task)
+
+        return observe
+
+    # ---- figures ------------------------------------------------------------------------------------------------
+
+    def _cost_seconds(self, peer: VirtualPeer, task: Task) -> float:
+        if task.kind is Kind.STATE:
+            return 0.0
+        scenario = self.scenario
+        is_forward = task.kind is Kind.FORWARD
+        seconds = scenario.forward_seconds if is_forward else scenario.backward_seconds
+        return seconds * peer.slowness * self.nemesis.conditions.compute(peer.name)
+
+    def _latency_seconds(self, sender: str, receiver: str) -> float:
+        return self.scenario.latency_seconds
+
+    def _bytes_per_second(self, sender: str, receiver: str) -> float:
+        return self.scenario.bytes_per_second / self.nemesis.conditions.link(sender, receiver)
+
     def _count_bytes(self) -> None:
         self.run.bytes_sent = sum(
             link.stats.bytes_sent
             for session in self.sessions.values()
             for link in session.links.open_links
         )
+
+    # ---- faults -------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """The first step opens: draw the plan for the peers that are there, and start its clock."""
+        self._has_begun = True
+        if not self.scenario.has_faults:
+            return
+        members = [
+            Member(self.names[name], session.runtime.member.stages, session.address)
+            for name, session in self.sessions.items()
+            if session.runtime is not None
+        ]
+        roster, stages = Roster.of(1, members), self.config.model.stages
+        names = {name: peer for name, peer in self.names.items() if peer in roster}
+        chance = random.Random(f"faults {self.config.run.seed}")
+        plan = random_plan(chance, self.scenario.chances, roster, names, self.scenario.faults)
+        self.run.plan, self.run.injected = plan, self.nemesis.injected
+        self.run.risk = survivable(plan, roster, names, stages)
+        self.nemesis.begin(plan, chance)
 
 
 def peers(count: int) -> tuple[VirtualPeer, ...]:

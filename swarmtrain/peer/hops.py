@@ -5,6 +5,7 @@ no failure. Tries go on until the step is decided without them, which cancels th
 """
 
 import asyncio
+import itertools
 
 from torch import Tensor
 
@@ -28,6 +29,10 @@ FIRST_PAUSE_SECONDS = 0.005
 LONGEST_PAUSE_SECONDS = 0.5
 
 
+class StepMoved(Exception):
+    """The step was decided while a call for it was being made: its bytes have no place any more (I4)."""
+
+
 class Hops:
     """Calls the next position of a route, on this peer or another."""
 
@@ -49,8 +54,11 @@ class Hops:
         encoded: tuple[TensorHeader, Buffer] | None = None
         tried: list[PeerId] = []
         pause_seconds = FIRST_PAUSE_SECONDS
-        for attempt in range(1_000_000):
-            opening = self._worker.member.ledger.open or opening
+        member = self._worker.member
+        for attempt in itertools.count():
+            if member.step != opening.step:
+                raise StepMoved
+            opening = member.ledger.open or opening
             replicas = opening.roster.replicas(stage)
             peer = next_replica(replicas, key, wanted, tried)
             if attempt and peer != wanted:
@@ -74,7 +82,7 @@ class Hops:
                 return answer, peer
             await asyncio.sleep(pause_seconds)
             pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
-        raise LinkError(f"no replica of stage {stage} answered", "", "see the events of this peer")
+        raise AssertionError("the loop above ends by returning or raising")
 
     async def _call_local(
         self, opening: Open, item: Item, x_BTD: Tensor, route: Route, hints: tuple[Hint, ...]

@@ -19,6 +19,7 @@ from swarmtrain.core.schedule import gradient_norm
 from swarmtrain.core.tasks import Tasks
 from swarmtrain.core.types import PeerId, Roster
 from swarmtrain.peer.conducting import Conducting
+from swarmtrain.peer.hops import StepMoved
 from swarmtrain.peer.links import Links
 from swarmtrain.peer.reduce import Reducer
 from swarmtrain.peer.worker import Worker
@@ -151,7 +152,6 @@ class Island:
                 parts.worker.leave_step(step)
             case Forget(step):
                 parts.worker.store.forget_before(step)
-                parts.reducer.forget_before(step)
             case Acknowledged(commit, stages):
                 self._acknowledge(commit, stages)
             case StepDown(term):
@@ -172,10 +172,13 @@ class Island:
         if opening is None or opening.step != effect.step:
             return
         worker = self.parts.worker
-        if effect.position == 0:
-            await worker.lead(opening, effect.key, effect.hints)
-        else:
-            await worker.redrive(opening, (effect.position, effect.key), effect.hints)
+        try:
+            if effect.position == 0:
+                await worker.lead(opening, effect.key, effect.hints)
+            else:
+                await worker.redrive(opening, (effect.position, effect.key), effect.hints)
+        except StepMoved:
+            return
         if effect.seal:
             self.parts.record(Replayed(effect.step, effect.key, effect.position))
         self.perform(self.parts.member.driven(effect))
@@ -190,16 +193,20 @@ class Island:
 
     async def _apply(self, commit: Commit) -> None:
         parts, clip_norm = self.parts, self.parts.config.optimizer.clip_norm
+        prepared = parts.member.ledger.prepared
+        assert prepared is not None, "only what was prepared is applied"
+        sums = parts.reducer.sums_of(prepared)
         queued = [
             parts.lane.submit(
                 Task(Kind.STATE, stage, name="apply"),
                 lambda replica=replica: replica.apply(  # type: ignore[misc]
-                    parts.reducer.sums[replica.stage], commit, clip_norm
+                    sums[replica.stage], commit, clip_norm
                 ),
             )
             for stage, replica in sorted(parts.replicas.items())
         ]
         digests = tuple([await outcome for outcome in queued])
+        parts.reducer.forget_before(commit.step + 1)
         self.perform(parts.member.applied(commit, digests))
         await parts.worker.moved()
         await parts.reducer.fence()

@@ -81,23 +81,26 @@ class Positions:
 
     # ---- the sum ------------------------------------------------------------------------------------------------
 
-    def take(self, entry: Entry, work: Work) -> Answer:
+    def take(self, opening: Open, entry: Entry, work: Work) -> Answer:
         """Let the contribution into the sum if the protocol admits it, once (I1, R5); the answer for the caller.
 
         The item counts as held from here on: the lane keeps the order of work on the sums, so whatever reads
         the sum later sees this contribution.
         """
         if not work.summable:
-            return self.void(entry.item, "the gradient is not finite or too large for the sum")
-        if self.member.admits(entry.item):
+            reason = "the gradient is not finite or too large for the sum"
+            return self.void(opening, entry.item, reason)
+        # While this was computed the step may have been decided without it; the next one must not get it.
+        if self.member.step == opening.step and self.member.admits(entry.item):
             self.member.accumulated(entry.item, work.loss_sum)
             replica = self.replicas[entry.stage]
             self._on_sum(entry, "add", lambda: replica.add(work.contribution))
         gradient_BTD = work.gradient_BTD
         return Answer(gradient_BTD if gradient_BTD is not None else torch.empty(0))
 
-    def void(self, item: Item, reason: str) -> Answer:
-        self.perform(self.member.voided(item, reason))
+    def void(self, opening: Open, item: Item, reason: str) -> Answer:
+        if self.member.step == opening.step:
+            self.perform(self.member.voided(item, reason))
         return Answer(None)
 
     def retract(self, opening: Open, entry: Entry) -> None:

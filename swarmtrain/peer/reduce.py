@@ -16,7 +16,7 @@ from swarmtrain.compute.lane import Kind, Lane, Task
 from swarmtrain.compute.replica import ReducedSum, Replica
 from swarmtrain.core.errors import WireError
 from swarmtrain.core.layout import ALIGN_ELEMENTS
-from swarmtrain.core.messages import StageSum
+from swarmtrain.core.messages import Prepared, StageSum
 from swarmtrain.core.types import PeerId
 from swarmtrain.peer.links import Links
 from swarmtrain.steps.effects import Reduce
@@ -65,7 +65,7 @@ class Reducer:
         self._lane, self._links, self._silence_seconds = lane, links, silence_seconds
         self._shared: dict[tuple[Tag, int], Shared] = {}
         self._changed = asyncio.Condition()
-        self.sums: dict[int, ReducedSum] = {}
+        self._sums: dict[tuple[int, int], dict[int, ReducedSum]] = {}
 
     async def reduce(self, effect: Reduce) -> tuple[StageSum, ...]:
         """Reduce every stage of this peer; LinkError or WireError when a sibling fails."""
@@ -73,20 +73,30 @@ class Reducer:
         tag = (effect.step, effect.term, effect.seal)
         self._shared = {known: shared for known, shared in self._shared.items() if known[0] == tag}
         work = [
-            self._reduce_stage(tag, stage, effect, self._snapshot(stage, effect))
+            self._reduce_stage(tag, stage, effect, self._snapshot(stage))
             for stage in sorted(self._replicas)
         ]
         sums = await asyncio.gather(*work)
-        self.sums = {entry.facts.stage: entry for entry in sums}
-        self._lane.note(Task(Kind.REDUCE, min(self.sums)), start_seconds)
+        self._keep(effect, {entry.facts.stage: entry for entry in sums})
+        self._lane.note(Task(Kind.REDUCE, min(self._replicas)), start_seconds)
         return tuple(entry.facts for entry in sums)
 
-    def _snapshot(self, stage: int, effect: Reduce) -> "asyncio.Future[Tensor]":
-        """Queued at once, behind all work on the sum; a copy only if somebody else will read it."""
-        replica = self._replicas[stage]
-        alone = len(effect.roster.replicas(stage)) == 1
-        work = (lambda: replica.total) if alone else (lambda: replica.total.clone())
-        return self._lane.submit(Task(Kind.STATE, stage, name="snapshot"), work)
+    def sums_of(self, prepared: Prepared) -> dict[int, ReducedSum]:
+        """The sums by stage that this peer reported for a prepared seal."""
+        return self._sums[prepared.term, prepared.seal]
+
+    def _keep(self, effect: Reduce, sums: dict[int, ReducedSum]) -> None:
+        """Beside the newest sums only those of the prepared seal stay, which may still be decided."""
+        prepared = self._member.ledger.prepared
+        wanted = None if prepared is None else (prepared.term, prepared.seal)
+        self._sums = {tag: kept for tag, kept in self._sums.items() if tag == wanted}
+        self._sums[effect.term, effect.seal] = sums
+
+    def _snapshot(self, stage: int) -> "asyncio.Future[Tensor]":
+        """Queued at once, behind all work on the sum."""
+        return self._lane.submit(
+            Task(Kind.STATE, stage, name="snapshot"), self._replicas[stage].snapshot
+        )
 
     async def _reduce_stage(
         self, tag: Tag, stage: int, effect: Reduce, snapshot_ready: "asyncio.Future[Tensor]"
@@ -186,7 +196,8 @@ class Reducer:
         await self._notify()
 
     def forget_before(self, step: int) -> None:
-        """Drop what was served for earlier steps."""
+        """Drop what was summed and served for earlier steps."""
+        self._sums = {}
         self._shared = {known: kept for known, kept in self._shared.items() if known[0][0] >= step}
 
     def _is_past(self, tag: Tag) -> bool:

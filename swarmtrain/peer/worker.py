@@ -129,17 +129,17 @@ class Worker:
         positions, item = self.positions, entry.item
         async with self._slot(opening.step, item):
             if entry.x_BTD is not None and not is_finite(entry.x_BTD):
-                return positions.void(item, "the activation is not finite")
+                return positions.void(opening, item, "the activation is not finite")
             if is_head(opening, item):
-                return positions.take(entry, await positions.head(opening, entry))
+                return positions.take(opening, entry, await positions.head(opening, entry))
             tape = await positions.forward(opening, entry)
             below = (item[0] + 1, item[1])
             y_BTD = tape.y_BTD.detach()
             answer, entry.served_by = await self.hops.call(opening, below, y_BTD, route, hints)
             if answer.gradient_BTD is None:
-                return positions.void(item, "a later position is void")
+                return positions.void(opening, item, "a later position is void")
             if not is_finite(answer.gradient_BTD):
-                return positions.void(item, "the output gradient is not finite")
+                return positions.void(opening, item, "the output gradient is not finite")
             entry.dy_BTD = answer.gradient_BTD
             return await self._backward(opening, entry, tape)
 
@@ -157,9 +157,7 @@ class Worker:
 
         try:
             work = await self.positions.backward(opening, entry, tape, early)
-            if self.member.step != opening.step:
-                return Answer(work.gradient_BTD)
-            return self.positions.take(entry, work)
+            return self.positions.take(opening, entry, work)
         finally:
             if step_item in self._unsettled:
                 self._unsettled.discard(step_item)
@@ -196,7 +194,7 @@ class Worker:
         is_current = self.member.step == opening.step
         is_settled = (opening.step, entry.item) not in self._unsettled
         if not answer.is_void and is_current and is_settled and self.member.admits(entry.item):
-            self.positions.take(entry, await self.positions.again(opening, entry))
+            self.positions.take(opening, entry, await self.positions.again(opening, entry))
         return answer
 
     def _enter(

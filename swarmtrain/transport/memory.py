@@ -79,6 +79,11 @@ class MemoryNetwork:
             elif receiver == name:
                 line.stop_receiver("this machine was killed")
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The machines that are there, in the order they came."""
+        return tuple(self._transports)
+
     def remove(self, transport: "MemoryTransport") -> None:
         """Forget a machine that was closed or killed; its addresses are free again."""
         if self._transports.get(transport.name) is not transport:

@@ -147,25 +147,24 @@ def test_a_gradient_that_is_left_out_once_is_noticed(monkeypatch: pytest.MonkeyP
 
 # ---- sums in floats, fewer bytes ------------------------------------------------------------------------------------
 
-# Largest difference to the exact reference's loss in any of 20 steps, in nats per token, three times what was
-# measured: fast 7.9e-7 (fp32 rounding), bf16 1.5e-3, int8 4.2e-3, fast with bf16 9.6e-4, fast with int8 4.1e-3. The
-# loss falls from 5.57 to 3.63 in these steps.
+# Largest difference to the exact reference's loss in any of 12 steps, in nats per token, three times what was
+# measured: fast 1.6e-7 (fp32 rounding), bf16 1.24e-4, int8 3.1e-4, fast with int8 2.9e-4. The loss falls from 5.57 to
+# 4.04 in these steps. After 20 steps the gaps were 7.9e-7, 1.5e-3, 4.2e-3 and 4.1e-3.
 BOUNDS = [
-    (("train.accumulation=fast",), 2.4e-6),
-    (("wire.codec=bf16",), 4.5e-3),
-    (("wire.codec=int8",), 1.3e-2),
-    (("train.accumulation=fast", "wire.codec=bf16"), 4.5e-3),
-    (("train.accumulation=fast", "wire.codec=int8"), 1.3e-2),
+    (("train.accumulation=fast",), 5e-7),
+    (("wire.codec=bf16",), 4e-4),
+    (("wire.codec=int8",), 1e-3),
+    (("train.accumulation=fast", "wire.codec=int8"), 1e-3),
 ]
 
 
 @pytest.mark.parametrize(("overrides", "bound"), BOUNDS)
 def test_fast_sums_and_codecs_stay_close_to_the_reference(overrides: tuple[str, ...], bound: float):
-    yardstick = known_reference(small_config(steps=20))
-    run = virtual(small_config(*overrides, steps=20), MIXED)
+    yardstick = known_reference(small_config(steps=12))
+    run = virtual(small_config(*overrides, steps=12), MIXED)
     gaps = [abs(a - b) for a, b in zip(losses_of(run), yardstick.losses, strict=True)]
-    assert max(gaps) < bound
-    assert run.commits[-1].loss < yardstick.losses[0] - 1.5, "it must learn, not only agree"
+    assert 0.0 < max(gaps) < bound
+    assert run.commits[-1].loss < yardstick.losses[0] - 1.4, "it must learn, not only agree"
     assert not events_of(run, Diverged), "replicas of a stage must stay equal (I3)"
 
 

@@ -13,6 +13,7 @@ from tests.integration.processes import (
     SMALL_RUN,
     Command,
     Workplace,
+    events_in,
     lines_of,
     read_json,
     until,
@@ -83,3 +84,38 @@ def test_a_killed_up_takes_its_peers_along(workplace: Workplace):
     command.signal(signal.SIGKILL)
     assert command.wait(5) == -signal.SIGKILL
     workplace.expect_nothing_left(15)
+
+
+def test_ctrl_c_at_a_coordinator_drains_the_run_and_frees_its_peers(workplace: Workplace):
+    """Peers on other terminals hear of it: they end by themselves and leave nothing."""
+    run_file, out = workplace.write("run.toml", SMALL_RUN), workplace.folder / "out"
+    arguments = ("--listen", "127.0.0.1:0", "--out", out, *LONG, "--set", "swarm.min_peers=2")
+    coordinator = workplace.start("coordinator", run_file, *arguments)
+    address = coordinator.until_prints("swarmtrain peer --join")
+    peers = [workplace.start("peer", "--join", address, name=name) for name in ("one", "two")]
+    until(lambda: len(lines_of(out / "metrics.jsonl")) >= 3, 60, "three steps are committed")
+    workplace.note_ports()
+    coordinator.signal(signal.SIGINT)
+    assert coordinator.wait(40) == 130, coordinator.output
+    assert [peer.wait(20) for peer in peers] == [0, 0], [peer.output for peer in peers]
+    workplace.expect_nothing_left()
+    steps = len(lines_of(out / "metrics.jsonl"))
+    assert read_json(out / "summary.json")["steps"] == steps
+    assert [path.name for path in (out / "checkpoint").iterdir()] == [f"step-{steps:08d}"]
+
+
+def test_ctrl_c_at_a_peer_that_waits_for_others_ends_it_alone(workplace: Workplace):
+    run_file, out = workplace.write("run.toml", SMALL_RUN), workplace.folder / "out"
+    arguments = ("--listen", "127.0.0.1:0", "--out", out, "--set", "swarm.min_peers=2")
+    coordinator = workplace.start("coordinator", run_file, *arguments)
+    address = coordinator.until_prints("swarmtrain peer --join")
+    peer = workplace.start("peer", "--join", address)
+    until(lambda: events_in(out, "peer_joined"), 60, "the peer joined")
+    peer.signal(signal.SIGINT)
+    assert peer.wait(20) == 130, peer.output
+    assert "leaving the run" in peer.output
+    until(lambda: events_in(out, "peer_left"), 10, "its farewell is in the journal")
+    assert coordinator.process.poll() is None
+    coordinator.signal(signal.SIGINT)
+    assert coordinator.wait(20) == 130, coordinator.output
+    workplace.expect_nothing_left()

@@ -116,3 +116,19 @@ def test_up_refuses_a_folder_that_holds_a_run(trained):
     after = sorted((path.name, path.stat().st_mtime) for path in (place.folder / "out").iterdir())
     assert after == before
     place.expect_nothing_left()
+
+
+@pytest.mark.parametrize(
+    ("text", "what"), [(None, "there is no text at"), ("too short", "corpus is too short")]
+)
+def test_a_missing_or_short_corpus_ends_up_with_a_clear_error(
+    workplace: Workplace, text: str | None, what: str
+):
+    path = workplace.folder / "corpus.txt"
+    if text is not None:
+        path.write_text(text)
+    run_file = workplace.write("run.toml", SMALL_RUN + f'\n[data]\nsource = "text:{path}"\n')
+    done = workplace.run("up", run_file, "--peers", 2, "--out", workplace.folder / "out")
+    assert done.process.returncode == 1, done.output
+    assert what in done.output and "do:" in done.output and "Traceback" not in done.output
+    workplace.expect_nothing_left(5)

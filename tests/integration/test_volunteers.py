@@ -435,6 +435,17 @@ def test_a_run_from_the_network_may_not_name_paths_or_code(
     workplace.expect_nothing_left()
 
 
+def test_a_corpus_that_this_machine_has_not_is_said_plainly(workplace: Workplace):
+    """The right configuration, but the text it names is not here."""
+    settings = SMALL_RUN + '\n[data]\nsource = "text:/nonexistent"\n'
+    run_file = workplace.write("run.toml", settings)
+    with describing(load_config([run_file])) as address:
+        done = workplace.run("peer", "--join", address, "--config", run_file, seconds=40)
+    assert done.process.returncode == 1
+    assert "error: there is no text at /nonexistent" in done.output and "do:" in done.output
+    workplace.expect_nothing_left()
+
+
 @pytest.mark.parametrize("answer", [pytest.param("silence", marks=pytest.mark.slow), "noise"])
 def test_an_address_that_is_no_swarmtrain_is_given_up_in_time(workplace: Workplace, answer: str):
     """Something listens there and never speaks, or speaks something else."""
