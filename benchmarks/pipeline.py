@@ -33,17 +33,26 @@ CONTENDER_SECONDS = 300
 
 @dataclass(slots=True)
 class Result:
-    """Tokens a second of every contender, by round."""
+    """Seconds of every contender's steps after warm-up, by round."""
 
     shape: Shape
     steps: int
-    tokens_per_second: dict[str, list[float]] = field(
+    seconds: dict[str, list[list[float]]] = field(
         default_factory=lambda: {name: [] for name in CONTENDERS}
     )
     load: list[float] = field(default_factory=list)
 
+    def rates(self, name: str) -> list[float]:
+        """Tokens a second by round, from the median step."""
+        tokens = self.shape.tokens_per_step()
+        return [tokens / statistics.median(steps) for steps in self.seconds[name]]
+
+    def best(self, name: str) -> float:
+        """Tokens a second of the fastest step of all rounds: the one that other load disturbed least."""
+        return self.shape.tokens_per_step() / min(min(steps) for steps in self.seconds[name])
+
     def ratios(self, name: str) -> list[float]:
-        mine, base = self.tokens_per_second[name], self.tokens_per_second[BASE]
+        mine, base = self.rates(name), self.rates(BASE)
         return [one / other for one, other in zip(mine, base, strict=True)]
 
 
@@ -73,14 +82,14 @@ def run_others(kind: str, shape: Shape, steps: int, folder: Path) -> list[float]
     return seconds
 
 
-def run_one(name: str, shape: Shape, steps: int, folder: Path) -> float:
-    """Tokens a second after warm-up."""
+def run_one(name: str, shape: Shape, steps: int, folder: Path) -> list[float]:
+    """Seconds of the steps after warm-up."""
     if name.startswith("swarm"):
         config = shape.config(steps, accumulation=name.split(", ")[1])
         seconds = asyncio.run(run_swarm(config, folder)).seconds
     else:
         seconds = run_others(name, shape, steps, folder)
-    return shape.tokens_per_step() / statistics.median(seconds[WARM_UP_STEPS:])
+    return seconds[WARM_UP_STEPS:]
 
 
 def measure(shape: Shape, steps: int, rounds: int) -> Result:
@@ -90,8 +99,8 @@ def measure(shape: Shape, steps: int, rounds: int) -> Result:
         turned = CONTENDERS[index % len(CONTENDERS) :] + CONTENDERS[: index % len(CONTENDERS)]
         for name in turned:
             with tempfile.TemporaryDirectory(prefix="pipeline-") as folder:
-                rate = run_one(name, shape, steps, Path(folder))
-            result.tokens_per_second[name].append(rate)
+                result.seconds[name].append(run_one(name, shape, steps, Path(folder)))
+            rate = result.rates(name)[-1]
             print(f"width {shape.width} round {index + 1} {name}: {rate:.0f} tokens/s", flush=True)
         result.load.append(os.getloadavg()[0])
     return result
@@ -104,12 +113,14 @@ def spread(values: list[float], digits: int) -> str:
 
 
 def table(results: list[Result]) -> str:
-    lines = ["| width | contender | tokens/s | to torch 1F1B |", "|---|---|---|---|"]
+    lines = ["| width | contender | tokens/s | to torch 1F1B | fastest step | to torch 1F1B |"]
+    lines.append("|---|---|---|---|---|---|")
     for result in results:
         for name in CONTENDERS:
-            rates = spread(result.tokens_per_second[name], 0)
-            ratio = spread(result.ratios(name), 2)
-            lines.append(f"| {result.shape.width} | {name} | {rates} | {ratio} |")
+            rates, ratio = spread(result.rates(name), 0), spread(result.ratios(name), 2)
+            best = result.best(name)
+            cells = [str(result.shape.width), name, rates, ratio, f"{best:.0f}"]
+            lines.append(f"| {' | '.join(cells)} | {best / result.best(BASE):.2f} |")
     return "\n".join(lines)
 
 

@@ -38,8 +38,7 @@ class PinnedSwarm(LocalSwarm):
 async def run_swarm(
     config: RunConfig, folder: Path, pinned: Sequence[str] = TWO_PEERS
 ) -> PinnedSwarm:
-    """Train `config` to its last step; `.seconds` are those between commits, as its conductor saw them."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Train `config` in an existing folder; `.seconds` are those between commits, as its conductor saw them."""
     seconds: list[float] = []
 
     def changed(state: RunState, entry: dict[str, Any]) -> None:

@@ -79,11 +79,15 @@ async def _serve_peer(options: "JoinOptions", lifeline: bool) -> int:
     def leave() -> None:
         nonlocal interrupted
         interrupted = True
-        typer.echo("leaving the run", err=True)
-        session.leave("interrupted")
+        typer.echo("leaving after this step; Ctrl+C again leaves at once", err=True)
+        session.drain("interrupted")
         session.released.set()
 
-    watch = asyncio.create_task(_watch_lifeline(leave)) if lifeline else None
+    def orphaned() -> None:
+        session.leave("the process that started this peer is gone")
+        session.released.set()
+
+    watch = asyncio.create_task(_watch_lifeline(orphaned)) if lifeline else None
     with interrupts(leave):
         try:
             outcome = await session.run()

@@ -129,17 +129,30 @@ def reference(
 
 def simulate(
     scenario: Annotated[Path, typer.Argument(help="SCENARIO.toml", metavar="SCENARIO.toml")],
-    seed: Annotated[int | None, typer.Option(help="Seed, instead of the run's")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of run and faults, instead of the run's")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="A:B runs seeds A to B-1 in parallel and prints a table")
+    ] = None,
     steps: Steps = None,
     out: Out = None,
     overrides: Overrides = None,
 ) -> None:
-    """Train the same run in virtual time: real peers and tensors, modelled links and compute.
+    """Train the same run in virtual time: real peers and tensors, modelled links, compute and faults.
 
-    Example: swarmtrain simulate deploy/scenarios/calm.toml
+    Example: swarmtrain simulate deploy/scenarios/chaos.toml --seeds 0:100
+
+    The journal is checked afterwards: any violation, stall or wrong parameter ends with a non-zero code.
     """
-    from swarmtrain.cli.yardstick import run_scenario
+    from swarmtrain.cli.yardstick import run_scenario, run_seeds
+    from swarmtrain.core.errors import ConfigError
 
+    if seeds is not None and seed is not None:
+        raise ConfigError("--seed and --seeds exclude each other", "", "give one of them")
+    if seeds is not None:
+        run_seeds(scenario, seeds, steps, out, overrides or ())
+        return
     more = [f"run.seed={seed}"] if seed is not None else []
     run_scenario(scenario, steps, out, [*(overrides or ()), *more])
 

@@ -11,6 +11,8 @@ from swarmtrain.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from swarmtrain.core.config import RunConfig
+    from swarmtrain.experiments.sweep import Verdict
+    from swarmtrain.experiments.virtual import VirtualRun
 
 
 def run_reference(config: "RunConfig", folder: Path) -> None:
@@ -49,35 +51,122 @@ def run_reference(config: "RunConfig", folder: Path) -> None:
 
 
 def run_scenario(path: Path, steps: int | None, out: Path | None, overrides: Sequence[str]) -> None:
-    """Run a scenario in virtual time and write its run folder."""
+    """Run a scenario in virtual time, write its run folder, and check its journal. Raises Stopped when the run
+    broke a promise or did not get to its end."""
     import torch
 
     from swarmtrain.cli.settings import new_run_folder, read_config
     from swarmtrain.cli.summary import write
     from swarmtrain.data.stream import load_corpus
     from swarmtrain.experiments.scenario import read_scenario
-    from swarmtrain.experiments.virtual import simulate
+    from swarmtrain.experiments.sweep import run_seed
     from swarmtrain.monitor.metrics import MetricsFile
 
-    run_file, scenario = read_scenario(path)
-    config = read_config([run_file], overrides, steps)
+    file = read_scenario(path)
+    config = read_config([file.run], [*file.overrides, *overrides], steps)
     folder = new_run_folder(out, config)
     torch.set_num_threads(config.limits.threads)
     begin = time.monotonic()
-    run = simulate(config, scenario, load_corpus(config.data, None))
+    run, verdict = run_seed(config, file.scenario, load_corpus(config.data, None))
     (folder / "journal.jsonl").write_text("".join(run.journal.lines), encoding="utf-8")
     metrics = MetricsFile(folder / "metrics.jsonl")
     for commit in run.commits:
         metrics.write(commit.step, commit.loss, commit.tokens, commit.seconds)
     metrics.close()
-    if not run.commits:
-        raise ConfigError("the simulated run committed no step", "", f"see {folder}/journal.jsonl")
     losses = [commit.loss for commit in run.commits]
     tokens = sum(commit.tokens for commit in run.commits)
-    summary = _summary(losses, tokens, run.seconds, run.commits[-1].parameters_sha256)
-    summary |= {"peers": len(scenario.peers), "bytes_sent": run.bytes_sent}
+    summary = _summary(losses, tokens, run.seconds, verdict.parameters_sha256)
+    summary |= {"peers": len(file.scenario.peers), "bytes_sent": run.bytes_sent}
     typer.echo(f"{run.seconds:.1f} virtual seconds in {time.monotonic() - begin:.1f} real ones")
-    write(folder, config, summary)
+    write(folder, config, summary | _faults_of(run, verdict))
+    _report(verdict, folder)
+
+
+def _faults_of(run: "VirtualRun", verdict: "Verdict") -> dict[str, Any]:
+    """What the faults came to, for summary.json."""
+    kinds = [event.kind for _, _, event in run.events]
+    return {
+        "faults": verdict.faults,
+        "faults_planned": list(verdict.plan),
+        "recoveries": verdict.recoveries,
+        "replayed_keys": kinds.count("replayed"),
+        "duplicate_keys_dropped": kinds.count("duplicate_dropped"),
+        "outcome": verdict.outcome,
+        "outcome_reason": verdict.reason,
+        "violations": len(verdict.violations),
+        "violations_found": list(verdict.violations),
+        "reference_sha256": verdict.expected_sha256,
+        "finished": verdict.outcome == "ok",
+    }
+
+
+def _report(verdict: "Verdict", folder: Path) -> None:
+    """Say how the seed ended. Raises Stopped unless it ended well."""
+    from swarmtrain.core.errors import Stopped
+    from swarmtrain.experiments.sweep import GOOD
+
+    equal = verdict.expected_sha256 and verdict.expected_sha256 == verdict.parameters_sha256
+    typer.echo(
+        f"{verdict.faults} faults, {len(verdict.violations)} violations"
+        + (", parameters equal to those of the reference" if equal else "")
+    )
+    if verdict.outcome == "halted":
+        typer.echo(f"the run stopped, as it may with this plan: {verdict.reason}")
+    if verdict.outcome not in GOOD:
+        raise Stopped(
+            f"seed {verdict.seed} ended as {verdict.outcome}",
+            verdict.reason,
+            f"see {folder}/journal.jsonl; the same seed repeats it to the byte",
+        )
+
+
+def run_seeds(
+    path: Path, seeds: str, steps: int | None, out: Path | None, overrides: Sequence[str]
+) -> None:
+    """Run seeds A..B-1 of a scenario in parallel, print a table, write seeds.jsonl. Raises Stopped if any fails."""
+    import json
+    from collections import Counter
+    from dataclasses import asdict
+
+    from swarmtrain.cli.settings import new_run_folder, read_config
+    from swarmtrain.core.errors import Stopped
+    from swarmtrain.experiments.scenario import read_scenario
+    from swarmtrain.experiments.sweep import GOOD, Range
+
+    first, last = _seed_range(seeds)
+    file = read_scenario(path)
+    config = read_config([file.run], [*file.overrides, *overrides], steps)
+    folder = new_run_folder(out, config)
+    counts: Counter[str] = Counter()
+    failed: list[str] = []
+    begin = time.monotonic()
+    with open(folder / "seeds.jsonl", "w", encoding="utf-8") as lines:
+        for verdict in Range(first, last, config.to_json(), file.scenario).run():
+            counts[verdict.outcome] += 1
+            lines.write(json.dumps(asdict(verdict)) + "\n")
+            if verdict.outcome not in GOOD:
+                failed.append(f"seed {verdict.seed}: {verdict.outcome}: {verdict.reason}")
+                typer.echo(failed[-1])
+    minutes = (time.monotonic() - begin) / 60
+    typer.echo(f"\n{'outcome':<12} seeds")
+    for outcome, count in sorted(counts.items()):
+        typer.echo(f"{outcome:<12} {count:>5}")
+    typer.echo(f"{(last - first) / minutes:.0f} seeds per minute; {folder / 'seeds.jsonl'}")
+    if failed:
+        raise Stopped(
+            f"{len(failed)} of {last - first} seeds failed",
+            failed[0],
+            f"repeat one with: swarmtrain simulate {path} --seed {failed[0].split(':')[0][5:]}",
+        )
+
+
+def _seed_range(text: str) -> tuple[int, int]:
+    first, _, last = text.partition(":")
+    if not (first.isdecimal() and last.isdecimal() and int(first) < int(last)):
+        raise ConfigError(
+            f"--seeds {text!r} is no range", "it must be A:B with A below B", "write it like 0:100"
+        )
+    return int(first), int(last)
 
 
 def _summary(losses: list[float], tokens: int, seconds: float, digest: str) -> dict[str, Any]:
@@ -85,10 +174,10 @@ def _summary(losses: list[float], tokens: int, seconds: float, digest: str) -> d
         "steps": len(losses),
         "tokens": tokens,
         "seconds": seconds,
-        "loss_first": losses[0],
-        "loss_last": losses[-1],
+        "loss_first": losses[0] if losses else None,
+        "loss_last": losses[-1] if losses else None,
         "eval_loss": None,
-        "tokens_per_second": tokens / seconds,
+        "tokens_per_second": tokens / seconds if seconds else 0.0,
         "bytes_sent": 0,
         "peers": 1,
         "faults": 0,

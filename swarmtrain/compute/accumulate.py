@@ -34,7 +34,10 @@ class Contribution:
 
     def peak(self) -> float:
         """Largest magnitude; nan when any value is nan."""
-        peaks = [float(gradient.abs().amax()) for gradient in self.gradients]
+        # Both extremes by themselves need no copy of the gradient, as abs() would.
+        peaks = [
+            max(float(gradient.amax()), -float(gradient.amin())) for gradient in self.gradients
+        ]
         return next((peak for peak in peaks if peak != peak), max(peaks))
 
 

@@ -89,6 +89,28 @@ class LinkClosed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class MembershipChanged(Event):
+    """A peer enters or leaves the roster."""
+
+    peer: str
+    step: int
+    roster_version: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered(Event):
+    """A stage's state came back: from where, at what cost."""
+
+    peer: str
+    stage: int
+    step: int
+    tier: str
+    bytes_received: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class TermStarted(Event):
     """An edge peer conducts from here on."""
 

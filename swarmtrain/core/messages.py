@@ -323,9 +323,15 @@ class Tell:
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """A peer asks to be in the roster of the next step; its state comes from a sibling then."""
+    """A peer asks to be in the roster, saying which parameters it holds.
+
+    Those of the current step: it is back at once, with what it holds (R9). Others: from the next step on, with
+    state from a sibling.
+    """
 
     member: Member
+    step: int
+    base: Digest
 
 
 @dataclass(frozen=True, slots=True)

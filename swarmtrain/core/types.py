@@ -74,6 +74,11 @@ class Roster:
     def without(self, peer: PeerId) -> "Roster":
         return Roster(self.version + 1, tuple(m for m in self.members if m.peer != peer))
 
+    def with_member(self, member: Member) -> "Roster":
+        """The next roster, with `member` in it (instead of an earlier entry of the same peer)."""
+        others = [known for known in self.members if known.peer != member.peer]
+        return Roster.of(self.version + 1, [*others, member])
+
     def missing_stages(self, stages: int) -> tuple[int, ...]:
         """Stages 0..`stages` that no member hosts."""
         covered = {stage for member in self.members for stage in member.stages}

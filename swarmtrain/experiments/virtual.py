@@ -58,7 +58,7 @@ class Scenario:
     backward_seconds: float = 0.1
     faults: tuple[Fault, ...] = ()
     chances: Chances = Chances()
-    stall_seconds: float = 300.0
+    stall_seconds: float = 3600.0
     patience_seconds: float = 60.0
 
     @property

@@ -4,22 +4,26 @@ Any edge peer can conduct. When the conductor is lost, the lowest edge still rea
 two peers see this differently.
 """
 
+import zlib
+from collections.abc import Sequence
+
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.events import Record, TermStarted
-from swarmtrain.core.messages import Nack, Promise, StepMessage, Tell
+from swarmtrain.core.messages import Ask, Join, Leave, Nack, Promise, StepMessage, Tell
 from swarmtrain.core.schedule import scalars_of
-from swarmtrain.core.types import PeerId, Roster
+from swarmtrain.core.types import Member, PeerId, Roster
 from swarmtrain.steps.ballot import Candidate, Complete, Decided, Fresh, Reseal, next_term
 from swarmtrain.steps.conductor import Plan, StepConductor
-from swarmtrain.steps.effects import Effect
+from swarmtrain.steps.effects import Effect, Send, Unsurvivable
 from swarmtrain.steps.member import StepMember
 
 
 class Conducting:
     """At most one of `candidate` and `conductor` is set. Methods return effects for the island to carry out."""
 
-    def __init__(self, me: PeerId, config: RunConfig, member: StepMember, record: Record) -> None:
-        self._me, self._member, self._record = me, member, record
+    def __init__(self, own: Member, config: RunConfig, member: StepMember, record: Record) -> None:
+        self._own, self._me = own, own.peer
+        self._member, self._record = member, record
         self._plan = plan_of(config)
         self.conductor: StepConductor | None = None
         self.candidate: Candidate | None = None
@@ -30,7 +34,7 @@ class Conducting:
     def stand(self, roster: Roster, reason: str) -> list[Effect]:
         """Ask the roster of the last commit, or the first roster, for promises."""
         member = self._member
-        term = next_term(max(member.term, self._highest_term), roster.peers.index(self._me))
+        term = next_term(max(member.term, self._highest_term), _rank(self._me))
         self.conductor, self._first_roster = None, roster
         self.candidate = Candidate(self._me, term, member.step, member.base, roster)
         self._record(TermStarted(self._me, term, member.step, reason))
@@ -43,6 +47,8 @@ class Conducting:
     def handle(self, sender: PeerId, message: StepMessage) -> list[Effect]:
         """What concerns the candidate or the conductor."""
         self._lost.pop(sender, None)
+        if isinstance(message, Leave) and sender == self._member.conductor != self._me:
+            return self.lost(sender)
         if isinstance(message, Nack):
             self._highest_term = max(self._highest_term, message.term)
             if self.candidate is not None and message.term > self.candidate.term:
@@ -60,21 +66,38 @@ class Conducting:
         if self.candidate is not None:
             return self._conclude_if_heard()
         member = self._member
-        roster = member.last.roster if member.last is not None else self._first_roster
-        if roster is None or member.conductor not in self._lost:
-            return []
-        edges = [edge for edge in roster.edges if edge not in self._lost]
-        if not edges or edges[0] != self._me:
-            return []
-        return self.stand(
-            roster, f"conductor {member.conductor} is lost; this is the lowest edge left"
-        )
+        return self._stand_if_lowest() if member.conductor in self._lost else []
 
     def repeat(self) -> list[Effect]:
-        """Ask again: nothing has come in for a while."""
+        """Nothing has come in for a while: ask again, or ask whether this peer is still in (R9)."""
         if self.candidate is not None:
             return self.candidate.start()
-        return self.conductor.tick() if self.conductor is not None else []
+        if self.conductor is not None:
+            return self.conductor.tick()
+        if self._member.conductor in (*self._lost, self._me):
+            return self._stand_if_lowest()
+        return self.ask_in()
+
+    def ask_in(self, edges: Sequence[PeerId] = ()) -> list[Effect]:
+        """Ask the edges what was decided, and to be in the roster; one that is in it already loses nothing."""
+        member, roster = self._member, self._member.roster or self._first_roster
+        asked = edges or (roster.edges if roster is not None else ())
+        join = Join(self._own, member.step, member.base)
+        messages = (join,) if roster is None else (Ask(member.step), join)
+        return [Send(edge, message) for edge in asked if edge != self._me for message in messages]
+
+    def ask_out(self, reason: str) -> list[Effect]:
+        """Ask the conductor to open the next step without this peer."""
+        conductor = self._member.conductor
+        return [Send(conductor, Leave(reason))] if conductor is not None else []
+
+    def _stand_if_lowest(self) -> list[Effect]:
+        last = self._member.last
+        roster = last.roster if last is not None else self._first_roster
+        edges = [edge for edge in roster.edges if edge not in self._lost] if roster else []
+        if roster is None or not edges or edges[0] != self._me:
+            return []
+        return self.stand(roster, "nobody conducts any more; this is the lowest edge left")
 
     def step_down(self, term: int) -> None:
         self.conductor = None
@@ -85,8 +108,11 @@ class Conducting:
         candidate = self.candidate
         assert candidate is not None
         silent = [p for p in candidate.roster.peers if p not in candidate.promises]
-        if not candidate.has_majority or any(peer not in self._lost for peer in silent):
+        if any(peer not in self._lost for peer in silent):
             return []
+        if not candidate.has_majority:
+            lost = ", ".join(silent)
+            return [Unsurvivable(f"no majority of the last roster is left; lost: {lost}")]
         self.candidate = None
         conductor = StepConductor(
             self._me,
@@ -117,6 +143,11 @@ class Conducting:
                 # This peer is behind: it catches up first, and somebody ahead conducts.
                 self.conductor = None
                 return self._member.handle(self._me, Tell(commit))
+
+
+def _rank(peer: PeerId) -> int:
+    """A number for terms that stays with the peer; peers that share one by chance are told apart by Nack."""
+    return zlib.crc32(peer.encode()) & 0xFFFF
 
 
 def plan_of(config: RunConfig) -> Plan:

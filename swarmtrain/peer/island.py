@@ -5,23 +5,24 @@ The machines in `steps` decide, this module acts. Effects are carried out in the
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from swarmtrain.compute.lane import Kind, Lane, Task
 from swarmtrain.compute.replica import Replica
 from swarmtrain.core.config import RunConfig
-from swarmtrain.core.errors import LinkError, WireError
+from swarmtrain.core.errors import LinkError, StateError, WireError
 from swarmtrain.core.events import Noted, Record, Replayed, StepCommitted
 from swarmtrain.core.layout import parameters_sha256
-from swarmtrain.core.messages import Commit, Freeze, NewTerm, StageDigest, StepMessage
+from swarmtrain.core.messages import Commit, Freeze, NewTerm, Open, Reopen, StageDigest, StepMessage
 from swarmtrain.core.schedule import gradient_norm
 from swarmtrain.core.tasks import Tasks
-from swarmtrain.core.types import PeerId, Roster
+from swarmtrain.core.types import Member, PeerId, Roster
 from swarmtrain.peer.conducting import Conducting
 from swarmtrain.peer.hops import StepMoved
 from swarmtrain.peer.links import Links
 from swarmtrain.peer.reduce import Reducer
+from swarmtrain.peer.restore import restore
 from swarmtrain.peer.worker import Worker
 from swarmtrain.steps.effects import (
     Acknowledged,
@@ -49,7 +50,7 @@ from swarmtrain.transport.messages import encode_step
 class Parts:
     """What the driver works with; all of it belongs to this peer."""
 
-    me: PeerId
+    own: Member
     config: RunConfig
     member: StepMember
     worker: Worker
@@ -58,6 +59,10 @@ class Parts:
     lane: Lane
     links: Links
     record: Record
+
+    @property
+    def me(self) -> PeerId:
+        return self.own.peer
 
 
 class Island:
@@ -70,13 +75,16 @@ class Island:
         failed: Callable[[BaseException], None],
     ) -> None:
         self.parts = parts
-        self.conducting = Conducting(parts.me, parts.config, parts.member, parts.record)
+        self.conducting = Conducting(parts.own, parts.config, parts.member, parts.record)
         self._ended = ended
         self._tasks = Tasks(failed)
         self._queue: deque[Effect] = deque()
         self._performing = False
         self._progress = 0
+        self._is_over = False
         self._reducing: asyncio.Task[None] | None = None
+        self._resyncing: asyncio.Task[None] | None = None
+        self._roster: Roster | None = None
         self._last_commit_seconds = asyncio.get_running_loop().time()
         self._tasks.spawn(self._tick(), "tick")
 
@@ -90,6 +98,8 @@ class Island:
             return
         if isinstance(message, NewTerm):
             self.conducting.first_roster(message.roster)
+        if isinstance(message, Open | Freeze | Reopen | NewTerm):
+            self._note_roster(message.roster)
         effects = self.parts.member.handle(sender, message)
         effects += self.conducting.handle(sender, message)
         self.perform(effects)
@@ -102,6 +112,14 @@ class Island:
     def stand(self, roster: Roster, reason: str) -> None:
         """Try to become conductor of the roster of the last commit."""
         self.perform(self.conducting.stand(roster, reason))
+
+    def ask_in(self, edges: Sequence[PeerId]) -> None:
+        """Ask to be in the roster of a run that has started."""
+        self.perform(self.conducting.ask_in(edges))
+
+    def ask_out(self, reason: str) -> None:
+        """Ask to be out of the roster after this step."""
+        self.perform(self.conducting.ask_out(reason))
 
     def lost(self, peer: PeerId) -> None:
         """A peer cannot be reached any more."""
@@ -156,9 +174,12 @@ class Island:
                 self._acknowledge(commit, stages)
             case StepDown(term):
                 self.conducting.step_down(term)
-            case Unsurvivable(reason) | Resync(reason=reason):
+            case Resync():
+                self._start_resync(effect)
+            case Unsurvivable(reason):
                 self._give_up(reason)
             case End(finished, reason):
+                self._is_over = True
                 self._ended(finished, reason)
 
     def _send(self, to: PeerId, message: StepMessage) -> None:
@@ -190,6 +211,35 @@ class Island:
             self.parts.record(Noted("reduce failed", f"{error.what} ({error.why})"))
             sums = ()
         self.perform(self.parts.member.reduced(effect.term, effect.seal, sums))
+
+    def _note_roster(self, roster: Roster) -> None:
+        """The newest roster heard of: where siblings are found, also by a peer that is behind."""
+        if self._roster is None or roster.version >= self._roster.version:
+            self._roster = roster
+            for member in roster.members:
+                self.parts.links.learn(member.peer, member.address)
+
+    def _start_resync(self, effect: Resync) -> None:
+        if self._roster is None or self.parts.me not in self._roster:
+            return  # state is worth fetching once a roster has a place for it
+        if self._resyncing is None or self._resyncing.done():
+            self.parts.record(Noted("resync", effect.reason))
+            self._resyncing = self._tasks.spawn(self._resync(effect), f"resync {effect.step}")
+
+    async def _resync(self, effect: Resync) -> None:
+        """Fetch this peer's stages at the step in question from siblings, and go on from there."""
+        parts, roster = self.parts, self._roster
+        assert roster is not None
+        try:
+            base, digests = await restore(parts, roster, effect.step)
+        except StateError as error:
+            self._give_up(str(error))
+            return
+        parts.worker.leave_step(effect.step)
+        parts.worker.store.forget_before(effect.step)
+        parts.reducer.forget_before(effect.step)
+        self.perform(parts.member.adopt(effect.step, base, digests))
+        await parts.worker.moved()
 
     async def _apply(self, commit: Commit) -> None:
         parts, clip_norm = self.parts, self.parts.config.optimizer.clip_norm
@@ -237,7 +287,7 @@ class Island:
         """Ask again when nothing has come in for a while: a message may have been lost."""
         pause_seconds = self.parts.config.links.silence_seconds / 2
         seen = -1
-        while True:
+        while not self._is_over:
             await asyncio.sleep(pause_seconds)
             if seen == self._progress:
                 self.perform(self.conducting.repeat())

@@ -9,26 +9,27 @@ from swarmtrain.core.tasks import Tasks
 from swarmtrain.core.types import PeerId
 from swarmtrain.transport.link import Handler, Hello, Link, LinkStats, Transport
 
-Resolve = Callable[[PeerId], str | None]
-"""A peer's address, if anybody told it."""
-
 
 class Links:
     """Links to other peers. `unreachable(peer, reason)` is called when a dial or an open link failed."""
 
     unreachable: Callable[[PeerId, str], None]
 
-    def __init__(
-        self, transport: Transport, handler: Handler, connect_seconds: float, resolve: Resolve
-    ) -> None:
+    def __init__(self, transport: Transport, handler: Handler, connect_seconds: float) -> None:
         self._transport, self._handler = transport, handler
-        self._connect_seconds, self._resolve = connect_seconds, resolve
+        self._connect_seconds = connect_seconds
+        self._addresses: dict[PeerId, str] = {}
         self._open: dict[PeerId, dict[Link, None]] = {}
         self._dialling: dict[PeerId, asyncio.Task[Link]] = {}
         self._waiting: dict[PeerId, list[tuple[str, bytes]]] = {}
         self._past = LinkStats()
         self._tasks = Tasks(failed=lambda error: None)
         self.unreachable = lambda peer, reason: None
+
+    def learn(self, peer: PeerId, address: str) -> None:
+        """Where a peer can be dialled, as the directory, a roster or its greeting said."""
+        if address:
+            self._addresses[peer] = address
 
     def totals(self) -> LinkStats:
         """Bytes and calls over all links there ever were."""
@@ -45,6 +46,7 @@ class Links:
         return link in self._open.get(link.remote.peer, {})
 
     def opened(self, link: Link) -> None:
+        self.learn(link.remote.peer, link.remote.address)
         self._open.setdefault(link.remote.peer, {})[link] = None
 
     def closed(self, link: Link, reason: str) -> None:
@@ -82,7 +84,7 @@ class Links:
         await self._tasks.cancel_all()
 
     async def _dial(self, peer: PeerId) -> Link:
-        address = self._resolve(peer)
+        address = self._addresses.get(peer)
         if not address:
             raise LinkClosed(
                 f"peer {peer} has no known address", "", "it must dial us, or publish one"

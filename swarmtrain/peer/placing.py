@@ -9,7 +9,7 @@ from swarmtrain.core.config import RunConfig
 from swarmtrain.core.events import Measured, Record, Waiting
 from swarmtrain.core.types import Member, PeerId, Roster
 from swarmtrain.core.version import VERSION
-from swarmtrain.plan.assign import Assignment, Candidate, assign
+from swarmtrain.plan.assign import Assignment, Candidate, assign, choose_stages
 from swarmtrain.swarm.directory import Directory
 from swarmtrain.swarm.records import PeerRecord, State
 
@@ -74,10 +74,27 @@ class Placing:
         roster = Roster.of(FIRST_ROSTER_VERSION, members)
         return roster if roster.edges and roster.edges[0] == self.me else None
 
+    @property
+    def serving(self) -> tuple[PeerRecord, ...]:
+        """The other peers of a run that has started."""
+        return tuple(
+            entry for entry in self.records if entry.state == "serving" and entry.peer != self.me
+        )
+
+    def place_beside_serving(self) -> Assignment:
+        """The stages to take in a running run: those that serve stay where they are."""
+        own = next((entry for entry in self.records if entry.peer == self.me), None)
+        if own is None or any(entry.peer == self.me for entry in self.serving):
+            return Assignment((), "this peer's own record is not in the directory yet")
+        others = [_candidate(entry, entry.stages) for entry in self.serving]
+        mine = _candidate(own, self.pinned)
+        self.assignment = choose_stages(mine, others, self.config.model.stages)
+        return self.assignment
+
     def obstacle(self) -> str:
         """Why the run cannot start with what the directory shows; empty when it can."""
-        if any(entry.state == "serving" for entry in self.records):
-            return "the run has started without this peer; it can join when it starts again"
+        if self.serving:
+            return "the run has started; asking to join it"
         missing_peers = self.config.swarm.min_peers - len(self.records)
         if missing_peers > 0:
             return f"{missing_peers} more peers must join: {len(self.records)} are here"
@@ -93,14 +110,7 @@ class Placing:
 
     def _assign(self) -> dict[PeerId, Assignment]:
         candidates = [
-            Candidate(
-                entry.peer,
-                entry.stages if entry.pinned else None,
-                entry.capacity_stages,
-                entry.seconds_per_stage,
-                entry.edge_capable,
-            )
-            for entry in self._reachable()
+            _candidate(entry, entry.stages if entry.pinned else None) for entry in self._reachable()
         ]
         return assign(candidates, self.config.model.stages)
 
@@ -121,6 +131,12 @@ class Placing:
             sequence=0,
             expires=0.0,
         )
+
+
+def _candidate(entry: PeerRecord, pinned: tuple[int, ...] | None) -> Candidate:
+    return Candidate(
+        entry.peer, pinned, entry.capacity_stages, entry.seconds_per_stage, entry.edge_capable
+    )
 
 
 def _plain(records: tuple[PeerRecord, ...]) -> list[PeerRecord]:

@@ -8,7 +8,7 @@ from swarmtrain.compute.replica import Replica
 from swarmtrain.compute.stage import build_compute
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.events import Record
-from swarmtrain.core.types import PeerId
+from swarmtrain.core.types import Member, PeerId
 from swarmtrain.peer.hops import Hops
 from swarmtrain.peer.island import Island, Parts
 from swarmtrain.peer.links import Links
@@ -24,6 +24,7 @@ class Setting:
     """What a peer brings to its stages; the worlds differ in `lane` and in what is behind `links`."""
 
     me: PeerId
+    address: str
     config: RunConfig
     vocab_size: int
     lane: Lane
@@ -76,7 +77,7 @@ async def build_runtime(
     silence_seconds = config.links.silence_seconds
     reducer = Reducer(setting.me, member, replicas, lane, setting.links, silence_seconds)
     parts = Parts(
-        me=setting.me,
+        own=Member(setting.me, stages, setting.address),
         config=config,
         member=member,
         worker=worker,

@@ -23,7 +23,7 @@ from swarmtrain.core.events import (
 from swarmtrain.core.messages import NewTerm, StepMessage
 from swarmtrain.core.sizes import check_memory
 from swarmtrain.core.tasks import Tasks
-from swarmtrain.core.types import PeerId, Roster
+from swarmtrain.core.types import EDGE_STAGE, PeerId, Roster
 from swarmtrain.core.version import VERSION
 from swarmtrain.data.stream import Corpus, microbatch
 from swarmtrain.peer.links import Links
@@ -38,6 +38,9 @@ from swarmtrain.transport.requests import Description
 
 MOST_QUEUED = 1000
 """Messages kept while the stages are being built."""
+
+ASK_SECONDS = 1.0
+"""How often a newcomer asks to be let into a run that has started."""
 
 LOOK_SECONDS = 0.25
 """How often a peer that waits for the run to start looks into the directory."""
@@ -91,16 +94,13 @@ class Session:
         self.placing = Placing(
             config, options.me, options.name, options.stages, world.directory, record
         )
-        self._addresses: dict[PeerId, str] = {}
         self._queued: list[tuple[PeerId, StepMessage]] = []
         self._locking: asyncio.Task[None] | None = None
         self._tasks = Tasks(self._failed)
-        calls = Calls(self._hello, self._describe, self._on_step, self.leave, self._on_finish)
+        calls = Calls(self._hello, self._describe, self._on_step, self.stop_run, self._on_finish)
         self.service = Service(calls, record)
         connect_seconds = config.links.connect_seconds
-        self.links = Links(
-            world.transport, self.service, connect_seconds, lambda peer: self._addresses.get(peer)
-        )
+        self.links = Links(world.transport, self.service, connect_seconds)
         self.service.links = self.links
         self.links.unreachable = self._unreachable
 
@@ -140,11 +140,21 @@ class Session:
         await self.world.lane.close()
         await self.world.directory.close()
 
+    def drain(self, reason: str) -> None:
+        """Leave between two steps, so that nothing has to be replayed; at once if no step is open."""
+        if self.runtime is not None and self._is_in_roster and not self.outcome.done():
+            self.runtime.island.ask_out(reason)
+        else:
+            self._end(False, reason)
+
     def leave(self, reason: str) -> None:
-        """End this peer's part of the run; a conductor ends the run with it."""
+        """Leave at once; the others replay what this peer held."""
+        self._end(False, reason)
+
+    def stop_run(self, reason: str) -> None:
+        """End the run for everybody, if this peer conducts it; other peers hear of it from the conductor."""
         if self.runtime is not None:
             self.runtime.island.stop(reason, finished=False)
-        self._end(False, reason)
 
     async def linger(self, seconds: float) -> None:
         """Serve state and last messages until the coordinator has what it needs, or for `seconds`."""
@@ -173,11 +183,14 @@ class Session:
         placing, life_seconds = self.placing, self.config.swarm.announce_seconds
         while True:
             await placing.look(machine, self.address, self._state())
-            self._addresses.update({entry.peer: entry.address for entry in placing.records})
+            for entry in placing.records:
+                self.links.learn(entry.peer, entry.address)
             if self.runtime is None and self._locking is None:
                 roster = placing.first_roster()
                 if roster is not None:
                     self._locking = self._tasks.spawn(self._stand(roster), "stand")
+                elif placing.serving:
+                    self._locking = self._tasks.spawn(self._join_running(), "join")
             await asyncio.sleep(LOOK_SECONDS if self._state() == "joining" else life_seconds / 3)
 
     def _state(self) -> State:
@@ -194,12 +207,29 @@ class Session:
         if self.runtime is not None and self.runtime.member.term == 0:
             self.runtime.island.stand(roster, "lowest edge peer, and every stage is covered")
 
+    async def _join_running(self) -> None:
+        """Take stages beside those that serve, and ask the edges until a step opens with this peer."""
+        assignment = self.placing.place_beside_serving()
+        if not assignment.stages:
+            self._locking = None
+            return
+        await self._lock(assignment.stages)
+        while self.runtime is not None and not self._is_in_roster:
+            edges = [entry.peer for entry in self.placing.serving if EDGE_STAGE in entry.stages]
+            self.runtime.island.ask_in(edges)
+            await asyncio.sleep(ASK_SECONDS)
+
+    @property
+    def _is_in_roster(self) -> bool:
+        roster = self.runtime.member.roster if self.runtime is not None else None
+        return roster is not None and self.options.me in roster
+
     # ---- messages -----------------------------------------------------------------------------------------------
 
     def _on_step(self, sender: PeerId, message: StepMessage) -> None:
         if isinstance(message, NewTerm):
             for member in message.roster.members:
-                self._addresses[member.peer] = member.address
+                self.links.learn(member.peer, member.address)
             mine = message.roster.member(self.options.me)
             if mine is not None and self._must_lock(mine.stages):
                 self._locking = self._tasks.spawn(self._lock(mine.stages), "lock")
@@ -228,6 +258,7 @@ class Session:
         self._record(Placed(self.options.me, stages, self.placing.assignment.reason))
         setting = Setting(
             me=self.options.me,
+            address=self.address,
             config=self.config,
             vocab_size=self.vocab_size,
             lane=self.world.lane,

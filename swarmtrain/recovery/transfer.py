@@ -62,15 +62,7 @@ async def fetch_stage(
     """
     if not links:
         raise _failed(stage, step, "no peer that hosts it can be reached")
-    claims: dict[Link, _Claim] = {}
-    why = ""
-    for link in links:
-        try:
-            claims[link] = await _claim(link, stage, step, silence_seconds)
-        except (LinkError, WireError) as error:
-            why = f"peer {link.remote.peer}: {error}"
-    if not claims:
-        raise _failed(stage, step, why)
+    claims = await _claims(links, stage, step, silence_seconds)
     agreed = max(claims.values(), key=list(claims.values()).count)
     donors = [link for link, claim in claims.items() if claim == agreed]
     return await _fetch_from(donors, stage, agreed, silence_seconds)
@@ -135,6 +127,32 @@ def _section_end(offset_bytes: int, section_bytes: int) -> int:
     return (offset_bytes // section_bytes + 1) * section_bytes
 
 
+async def _claims(
+    links: Sequence[Link], stage: int, step: int, silence_seconds: float
+) -> dict[Link, _Claim]:
+    """What the donors would give. While none has the step yet, all are asked again for a while."""
+    loop = asyncio.get_running_loop()
+    deadline_seconds = loop.time() + PATIENCE_SECONDS
+    while True:
+        answers = await asyncio.gather(
+            *(_claim(link, stage, step, silence_seconds) for link in links), return_exceptions=True
+        )
+        claims: dict[Link, _Claim] = {}
+        why = ""
+        for link, answer in zip(links, answers, strict=True):
+            if isinstance(answer, _Claim):
+                claims[link] = answer
+            elif isinstance(answer, LinkError | WireError):
+                why = f"peer {link.remote.peer}: {answer}"
+            else:
+                raise answer
+        if claims:
+            return claims
+        if loop.time() > deadline_seconds:
+            raise _failed(stage, step, why)
+        await asyncio.sleep(_PAUSE_SECONDS)
+
+
 async def _claim(link: Link, stage: int, step: int, silence_seconds: float) -> _Claim:
     reply, _ = await _piece(link, StateRequest(stage, step, 0, 0), silence_seconds)
     digests = [entry.digest for entry in reply.digests if entry.stage == stage]
@@ -146,27 +164,22 @@ async def _claim(link: Link, stage: int, step: int, silence_seconds: float) -> _
 async def _piece(
     link: Link, request: StateRequest, silence_seconds: float
 ) -> tuple[StateReply, memoryview]:
-    """One piece; a donor that still applies the step before is asked again for a while."""
-    loop = asyncio.get_running_loop()
-    deadline_seconds = loop.time() + PATIENCE_SECONDS
-    while True:
-        answer = await link.call(
-            "state",
-            Message(request.encode()),
-            silence_seconds=silence_seconds,
-            deadline_seconds=PATIENCE_SECONDS,
+    """One piece. Raises WireError when the donor is at another step or the piece is damaged."""
+    answer = await link.call(
+        "state",
+        Message(request.encode()),
+        silence_seconds=silence_seconds,
+        deadline_seconds=PATIENCE_SECONDS,
+    )
+    reply = StateReply.decode(answer.meta)
+    if reply.status is not Status.OK:
+        raise WireError(
+            "a donor is at another step", f"it is at {reply.step}, asked for {request.step}"
         )
-        reply = StateReply.decode(answer.meta)
-        if reply.status is Status.OK:
-            body = memoryview(answer.body)
-            if hashlib.sha256(body).digest()[:_DIGEST_BYTES] != reply.digest:
-                raise WireError("a piece of state was damaged on its way", "")
-            return reply, body
-        if reply.step > request.step or loop.time() > deadline_seconds:
-            raise WireError(
-                "a donor is at another step", f"it is at {reply.step}, asked for {request.step}"
-            )
-        await asyncio.sleep(_PAUSE_SECONDS)
+    body = memoryview(answer.body)
+    if hashlib.sha256(body).digest()[:_DIGEST_BYTES] != reply.digest:
+        raise WireError("a piece of state was damaged on its way", "")
+    return reply, body
 
 
 async def _layout(link: Link, stage: int, silence_seconds: float) -> NamesShapes:

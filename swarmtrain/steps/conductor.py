@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from swarmtrain.core.events import Sealed, StepOpened
+from swarmtrain.core.events import MembershipChanged, Sealed, StepOpened
 from swarmtrain.core.messages import (
     Ask,
     Assign,
@@ -17,6 +17,8 @@ from swarmtrain.core.messages import (
     Done,
     Freeze,
     Held,
+    Join,
+    Leave,
     Nack,
     Open,
     Prepared,
@@ -35,10 +37,20 @@ from swarmtrain.core.messages import (
 )  # fmt: skip
 from swarmtrain.core.types import Digest, PeerId, Roster, is_majority
 from swarmtrain.steps.ballot import Candidate, Complete, Decided, Fresh, Reseal
-from swarmtrain.steps.effects import Acknowledged, Effect, Note, Send, StepDown, Unsurvivable
+from swarmtrain.steps.effects import (
+    LEFT,
+    Acknowledged,
+    Effect,
+    End,
+    Note,
+    Send,
+    StepDown,
+    Unsurvivable,
+)
 from swarmtrain.steps.gathering import Acknowledging, Gathering, agree, mean_loss
 from swarmtrain.steps.holdings import Audit, driver_of, hints_for, missing_runs, ownerships
 from swarmtrain.steps.keys import next_base, pack_keys, share_leads, unpack_keys
+from swarmtrain.steps.membership import Membership
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +80,7 @@ class Plan:
         )
 
 
-Phase = Literal["run", "freeze", "replay", "assign", "ballot", "finished"]
+Phase = Literal["run", "freeze", "replay", "assign", "ballot", "leaving", "finished"]
 
 
 class StepConductor:
@@ -86,6 +98,7 @@ class StepConductor:
         self._got = Gathering()
         self._acknowledging: Acknowledging | None = None
         self._ballot: Candidate | None = None
+        self._membership = Membership()
 
     # ---- inputs -------------------------------------------------------------------------------------------------
 
@@ -140,6 +153,11 @@ class StepConductor:
                 return self._reduced(sender, message)
             case Ready():
                 return self._ready(sender, message)
+            case Join(member=member) if member.peer == sender:
+                return self._join(message)
+            case Leave(reason):
+                self._membership.leaving[sender] = reason
+                return []
             case _:
                 return []
 
@@ -157,7 +175,7 @@ class StepConductor:
             return [Unsurvivable(f"without peer {peer} no majority of the last roster is left")]
         self.roster = roster
         match self.phase:
-            case "finished":
+            case "finished" | "leaving":
                 return []
             case "ballot":
                 return self._conclude()
@@ -315,12 +333,40 @@ class StepConductor:
 
     def _decide(self, commit: Commit) -> list[Effect]:
         """COMMIT, with the next step's OPEN on its back; the step is acknowledged by READY (R10)."""
+        deciders = self.roster.peers
         self._move_past(commit)
-        more = self.step < self.plan.steps
-        self.phase = "run" if more else "finished"
-        self.open = self._opening() if more else None
-        effects = self._broadcast(Decision(self.term, commit, self.open))
-        return [self._opened_note(), *effects] if more else effects
+        if self.step >= self.plan.steps:
+            self.phase = "finished"
+            return [Send(peer, Decision(self.term, commit, None)) for peer in deciders]
+        self.roster, events = self._membership.next_roster(self.roster, self.plan.stages, self.step)
+        effects: list[Effect] = [Note(event) for event in events]
+        if self.peer not in self.roster:
+            # The next conductor opens the step; a ballot among those who stay finds it unopened.
+            self.phase = "leaving"
+            return effects + [Send(peer, Decision(self.term, commit, None)) for peer in deciders]
+        self.phase, self.open = "run", self._opening()
+        decision = Decision(self.term, commit, self.open)
+        effects += [self._opened_note(), *(Send(peer, decision) for peer in deciders)]
+        return effects + [Send(p, self.open) for p in self.roster.peers if p not in deciders]
+
+    def _join(self, message: Join) -> list[Effect]:
+        """Back at once with what it holds, or in from the next step on (R9)."""
+        peer = message.member.peer
+        is_here = (message.step, message.base) == (self.step, self.base)
+        if self.open is None or self.phase in ("ballot", "leaving", "finished"):
+            self._membership.joining[peer] = message.member
+            return []
+        if peer in self.roster:
+            return [Send(peer, self._opening_now())]
+        if not is_here:
+            self._membership.joining[peer] = message.member
+            return []
+        self.roster = self.roster.with_member(message.member)
+        self.open = self._opening_now()
+        reason = "is back with the parameters of this step and what it holds"
+        note = Note(MembershipChanged(peer, self.step, self.roster.version, reason))
+        effects = [note, *self._broadcast(self.open)]
+        return effects if self.phase == "run" else effects + self._freeze()
 
     def _move_past(self, commit: Commit) -> None:
         self._acknowledging = Acknowledging(commit)
@@ -347,7 +393,12 @@ class StepConductor:
             return []
         waiting.done = True
         effects.append(Acknowledged(waiting.commit, agreed))
-        return effects + self._broadcast(release) + self._decide_if_agreed()
+        hearers = sorted({*waiting.commit.roster.peers, *self.roster.peers})
+        effects += [Send(peer, release) for peer in hearers]
+        if self.phase == "leaving":
+            # Whoever stays elects the next conductor, without waiting for links to break.
+            return [*effects, *self._broadcast(Leave(LEFT)), End(False, LEFT)]
+        return effects + self._decide_if_agreed()
 
     def _ask_ready(self) -> list[Effect]:
         """The decision again, to those who have not reported that they applied it."""

@@ -102,6 +102,10 @@ class StepDown:
     term: int
 
 
+LEFT = "left the run between two steps; nothing had to be replayed"
+"""Why a peer's run ends after its wish to leave was fulfilled."""
+
+
 @dataclass(frozen=True, slots=True)
 class End:
     """The run is over for this peer."""

@@ -37,6 +37,7 @@ from swarmtrain.core.messages import (
 )  # fmt: skip
 from swarmtrain.core.types import Digest, Item, PeerId, Roster
 from swarmtrain.steps.effects import (
+    LEFT,
     Advance,
     Apply,
     CancelReduce,
@@ -68,6 +69,7 @@ class StepMember:
         self.last: Commit | None = None
         self.ready: Ready | None = None
         self._ending: Stop | None = None
+        self._is_dismissed = False
         self.ledger = Ledger()
         self._early: list[tuple[PeerId, Open]] = []
 
@@ -133,6 +135,11 @@ class StepMember:
         """The decision is applied: move to the next step, and take up what came early."""
         decision = self.ledger.after
         self.step, self.base = commit.step + 1, next_base(commit)
+        return self._enter_step(digests, decision)
+
+    def _enter_step(
+        self, digests: tuple[StageDigest, ...], decision: Decision | None
+    ) -> list[Effect]:
         self.ledger = Ledger()
         effects: list[Effect] = [Advance(self.step, self.base)]
         self.ready = Ready(self.step, self.base, digests)
@@ -145,6 +152,12 @@ class StepMember:
         if self._ending is not None:
             effects.append(End(self._ending.finished, self._ending.reason))
         return effects
+
+    def adopt(self, step: int, base: Digest, digests: tuple[StageDigest, ...]) -> list[Effect]:
+        """This peer's state was replaced by a sibling's: it is at `step` on `base` now, and holds nothing."""
+        self.step, self.base = step, base
+        self.last = None
+        return self._enter_step(digests, None)
 
     # ---- messages -----------------------------------------------------------------------------------------------
 
@@ -224,6 +237,10 @@ class StepMember:
             return [
                 Resync(message.step, "the step opened on other parameters than this peer holds")
             ]
+        if self.peer not in message.roster:
+            self._is_dismissed = True
+            return []
+        self._is_dismissed = False
         ledger = self.ledger
         known = ledger.open
         if known is not None and age(message) < age(known):
@@ -382,7 +399,8 @@ class StepMember:
         agreed = {entry.stage: entry.digest for entry in message.stages}
         if any(agreed.get(entry.stage, entry.digest) != entry.digest for entry in mine):
             return [Resync(message.step, "this peer's parameters differ from the agreed ones")]
-        return [Forget(message.step)]
+        end: list[Effect] = [End(False, LEFT)] if self._is_dismissed else []
+        return [Forget(message.step), *end]
 
     def _stop(self, message: Stop) -> list[Effect]:
         """The end waits for a decision that is being applied, or the last step would be missing here."""

@@ -128,7 +128,7 @@ def test_a_missing_or_short_corpus_ends_up_with_a_clear_error(
     if text is not None:
         path.write_text(text)
     run_file = workplace.write("run.toml", SMALL_RUN + f'\n[data]\nsource = "text:{path}"\n')
-    done = workplace.run("up", run_file, "--peers", 2, "--out", workplace.folder / "out")
+    done = workplace.run("up", run_file, "--peers", 1, "--out", workplace.folder / "out")
     assert done.process.returncode == 1, done.output
     assert what in done.output and "do:" in done.output and "Traceback" not in done.output
     workplace.expect_nothing_left(5)

@@ -1,0 +1,151 @@
+"""One seed of a scenario judged, and ranges of seeds in parallel processes.
+
+A seed is judged by its journal alone (`checker`), by whether it got anywhere, and in exact mode by the parameters:
+they must be those of the plain loop, whatever happened on the way (I2).
+"""
+
+import logging
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import torch
+
+from swarmtrain.core.config import DataSection, RunConfig, config_from_json
+from swarmtrain.data.stream import Corpus, load_corpus
+from swarmtrain.experiments.checker import Violation, check
+from swarmtrain.experiments.reference import Reference
+from swarmtrain.experiments.virtual import Scenario, VirtualRun, simulate
+
+Outcome = Literal["ok", "violation", "differs", "error", "stalled", "stopped", "halted"]
+"""How a seed ended: `stopped` is a plan that should have been survived, `halted` one that need not be."""
+
+GOOD: frozenset[Outcome] = frozenset(("ok", "halted"))
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of one seed; picklable, so that another process can say it."""
+
+    seed: int
+    outcome: Outcome
+    reason: str
+    steps: int
+    faults: int
+    recoveries: int
+    violations: tuple[str, ...]
+    parameters_sha256: str
+    expected_sha256: str
+    seconds: float
+    plan: tuple[str, ...]
+
+
+def judge(config: RunConfig, run: VirtualRun, corpus: Corpus, errors: Sequence[str]) -> Verdict:
+    """The verdict on a run that ended; `errors` are what was logged as a failure of the program."""
+    violations = check(run.journal.lines)
+    expected = _expected(config, corpus)
+    steps, sha = len(run.commits), run.commits[-1].parameters_sha256 if run.commits else ""
+    outcome, reason = _outcome(config, run, violations, errors)
+    if outcome == "ok" and expected and sha != expected:
+        outcome, reason = "differs", "the parameters differ from those of the reference"
+    return Verdict(
+        seed=config.run.seed,
+        outcome=outcome,
+        reason=reason,
+        steps=steps,
+        faults=len(run.injected),
+        recoveries=run.recoveries,
+        violations=tuple(str(violation) for violation in violations),
+        parameters_sha256=sha,
+        expected_sha256=expected,
+        seconds=run.seconds,
+        plan=tuple(f"{fault.kind} {','.join(fault.peers)} at {fault.when}" for fault in run.plan),
+    )
+
+
+def _outcome(
+    config: RunConfig, run: VirtualRun, violations: list[Violation], errors: Sequence[str]
+) -> tuple[Outcome, str]:
+    if violations:
+        return "violation", str(violations[0])
+    if run.errors:
+        name, error = next(iter(run.errors.items()))
+        return "error", f"{name}: {error!r}"
+    if errors:
+        return "error", errors[0]
+    if len(run.commits) == config.run.steps and any(o.finished for o in run.outcomes.values()):
+        return "ok", ""
+    if run.stalled:
+        return "stalled", run.stalled
+    reasons = [f"{name}: {o.reason}" for name, o in run.outcomes.items() if not o.finished]
+    reason = reasons[0] if reasons else "every peer is gone"
+    return ("halted", f"{reason} ({run.risk})") if run.risk else ("stopped", reason)
+
+
+def _expected(config: RunConfig, corpus: Corpus) -> str:
+    """What the plain loop ends with; empty where equality to the bit is not promised."""
+    if config.train.accumulation != "exact" or config.wire.codec != "none":
+        return ""
+    loop = Reference(config, corpus, config.model.vocab_size or corpus.tokenizer.vocab_size)
+    for _ in loop.train():
+        pass
+    return loop.parameters_sha256()
+
+
+class _Failures(logging.Handler):
+    """Collects what the program logs as its own failure: no fault may cause any."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        self.found.append(record.getMessage() + (f": {error!r}" if error else ""))
+
+
+def run_seed(config: RunConfig, scenario: Scenario, corpus: Corpus) -> tuple[VirtualRun, Verdict]:
+    """Simulate and judge the seed that `config` has."""
+    failures, package = _Failures(), logging.getLogger("swarmtrain")
+    package.addHandler(failures)
+    try:
+        run = simulate(config, scenario, corpus)
+    finally:
+        package.removeHandler(failures)
+    return run, judge(config, run, corpus, failures.found)
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Seeds `first`..`last - 1` of one scenario. `config_json` because processes take plain values."""
+
+    first: int
+    last: int
+    config_json: str
+    scenario: Scenario
+
+    def run(self, processes: int | None = None) -> Iterator[Verdict]:
+        """Verdicts in the order of the seeds."""
+        count = processes or os.cpu_count() or 1
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(count, mp_context=context) as pool:
+            work = [(self.config_json, self.scenario, s) for s in range(self.first, self.last)]
+            yield from pool.map(_run_one, work, chunksize=4)
+
+
+def _run_one(work: tuple[str, Scenario, int]) -> Verdict:
+    config_json, scenario, seed = work
+    config = config_from_json(config_json)
+    config = config.model_copy(update={"run": config.run.model_copy(update={"seed": seed})})
+    torch.set_num_threads(1)
+    logging.getLogger("swarmtrain").propagate = False
+    return run_seed(config, scenario, _corpus(config.data))[1]
+
+
+@lru_cache(maxsize=1)
+def _corpus(data: DataSection) -> Corpus:
+    return load_corpus(data, None)
