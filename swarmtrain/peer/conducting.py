@@ -13,9 +13,10 @@ from swarmtrain.core.messages import Ask, Join, Leave, Nack, Promise, StepMessag
 from swarmtrain.core.schedule import scalars_of
 from swarmtrain.core.types import Member, PeerId, Roster
 from swarmtrain.steps.ballot import Candidate, Complete, Decided, Fresh, Reseal, next_term
-from swarmtrain.steps.conductor import Plan, StepConductor
+from swarmtrain.steps.conductor import StepConductor
 from swarmtrain.steps.effects import Effect, Send, Unsurvivable
 from swarmtrain.steps.member import StepMember
+from swarmtrain.steps.plan import Plan
 
 
 class Conducting:

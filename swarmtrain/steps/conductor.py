@@ -4,8 +4,7 @@ One edge peer runs it after winning a ballot. Inputs are messages, `lost(peer)` 
 effects. Messages may be lost or repeated: `tick` sends the current phase's question again.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from swarmtrain.core.events import MembershipChanged, Sealed, StepOpened
@@ -29,7 +28,6 @@ from swarmtrain.core.messages import (
     Reduced,
     Release,
     Reopen,
-    Scalars,
     StepMessage,
     Stop,
     Tell,
@@ -51,34 +49,7 @@ from swarmtrain.steps.gathering import Acknowledging, Gathering, agree, mean_los
 from swarmtrain.steps.holdings import Audit, driver_of, hints_for, missing_runs, ownerships
 from swarmtrain.steps.keys import next_base, pack_keys, share_leads, unpack_keys
 from swarmtrain.steps.membership import Membership
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a conductor must know of the run. `tokens` is the divisor of a whole step."""
-
-    steps: int
-    stages: int
-    microbatches: int
-    tokens: int
-    sequences: Callable[[int], tuple[tuple[int, ...], ...]]
-    scalars: Callable[[int], Scalars]
-
-    def commit(self, prepared: Prepared, step: int, base: Digest) -> Commit:
-        """The decision that the conductor of the prepared seal would have sent."""
-        return Commit(
-            term=prepared.term,
-            step=step,
-            seal=prepared.seal,
-            base=base,
-            roster=prepared.roster,
-            stages=prepared.stages,
-            scalars=self.scalars(step),
-            tokens=self.tokens,
-            loss=prepared.loss,
-            void=prepared.void,
-        )
-
+from swarmtrain.steps.plan import Plan
 
 Phase = Literal["run", "freeze", "replay", "assign", "ballot", "leaving", "finished"]
 

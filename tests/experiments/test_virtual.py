@@ -202,7 +202,7 @@ def test_fewer_bytes_travel_with_a_narrower_codec():
         virtual(small_config(f"wire.codec={codec}", steps=2), MIXED).bytes_sent
         for codec in ("none", "bf16", "int8")
     ]
-    assert sent == sorted(sent, reverse=True) and sent[0] > 1.1 * sent[1]
+    assert sent[0] > sent[1] > sent[2]
 
 
 def test_fast_alone_is_the_fast_reference_to_the_bit():

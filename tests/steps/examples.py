@@ -20,9 +20,9 @@ from swarmtrain.core.messages import (
     pack_items,
 )  # fmt: skip
 from swarmtrain.core.types import Item, Member, PeerId, Roster
-from swarmtrain.steps.conductor import Plan
 from swarmtrain.steps.effects import Effect, Note, Send
 from swarmtrain.steps.keys import first_base, pack_keys, share_leads
+from swarmtrain.steps.plan import Plan
 
 A, B, C, D, E = (PeerId(name) for name in "abcde")
 STAGE_OF = {A: 0, B: 0, C: 1, D: 1, E: 2}

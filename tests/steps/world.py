@@ -11,7 +11,7 @@ from typing import Literal
 
 from swarmtrain.core.messages import Commit, Decision, Scalars, StepMessage
 from swarmtrain.core.types import EDGE_STAGE, Digest, Item, Member, PeerId, Roster
-from swarmtrain.steps.conductor import Plan
+from swarmtrain.steps.plan import Plan
 from tests.steps.actor import Actor
 from tests.steps.stand_ins import Call, Contents, Status, Tag
 
