@@ -4,9 +4,11 @@ BIN := .venv/bin
 
 .PHONY: demo test slow lint proto clean
 
-# Five peers train a 1.2M parameter model on this machine for about two minutes, and print a sample.
+# Five peers train a 1.2M parameter model on this machine for about two minutes; one is killed halfway, the run goes
+# on; a sample is printed. The first four are pinned so that every stage has two replicas, the fifth chooses itself.
 demo: .venv/installed
-	$(BIN)/swarmtrain up deploy/runs/demo.toml --peers 5
+	$(BIN)/swarmtrain up deploy/runs/demo.toml --peers 5 --kill 1@90 \
+		--stage 0:2 --stage 3:4 --stage 0:2 --stage 3:4
 
 # Style, types and the whole default suite (under 15 minutes on two cores).
 test: lint

@@ -8,14 +8,13 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from swarmtrain.core.errors import ConfigError, Stopped
 
 if TYPE_CHECKING:
-    from swarmtrain.coordinator.state import RunState
     from swarmtrain.core.config import RunConfig
     from swarmtrain.core.events import Event
     from swarmtrain.peer.joining import JoinOptions
@@ -138,16 +137,13 @@ def run_coordinator(config: "RunConfig", folder: Path, listen: str, announce: st
 
 async def _coordinate(config: "RunConfig", folder: Path, listen: str, announce: str) -> int:
     from swarmtrain.cli.progress import Progress
+    from swarmtrain.cli.story import Story
     from swarmtrain.cli.summary import summary_of, write
     from swarmtrain.experiments.local import new_coordinator, open_directory
 
     interrupted = asyncio.Event()
     with Progress(config.run.steps) as progress:
-
-        def changed(state: "RunState", entry: dict[str, Any]) -> None:
-            show(progress, state, entry)
-
-        coordinator = new_coordinator(config, folder, changed)
+        coordinator = new_coordinator(config, folder, Story(progress))
         try:
             await coordinator.start(listen, announce)
             await open_directory(
@@ -177,26 +173,3 @@ async def _until(*events: asyncio.Event) -> None:
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     for wait in waits:
         wait.cancel()
-
-
-def show(progress: Any, state: "RunState", entry: dict[str, Any]) -> None:
-    """An event on the progress display."""
-    event = entry["event"]
-    match event["kind"]:
-        case "step_committed":
-            if event["step"] == 0:
-                _note_placement(progress, state)
-            peers = "  ".join(
-                f"{view.name}:{','.join(map(str, view.stages))}" for view in state.live_peers
-            )
-            progress.step(state.step, state.loss_last, state.tokens_per_second, peers)
-        case "peer_refused" | "lost" | "bad_message" | "key_voided" | "diverged" | "banned":
-            progress.note(f"{event['kind']}: {event}")
-        case "run_stopped" if entry["peer"] == state.conductor:
-            progress.note(f"the run ended after step {event['step']}: {event['reason']}")
-
-
-def _note_placement(progress: Any, state: "RunState") -> None:
-    for view in sorted(state.live_peers, key=lambda view: view.name):
-        stages = ", ".join(map(str, view.stages)) or "none"
-        progress.note(f"{view.name}: stages {stages}. {view.reason}")

@@ -15,6 +15,16 @@ def up(
     out: Out = None,
     overrides: Overrides = None,
     prompt: Annotated[str, typer.Option(help="Text the sample at the end continues")] = "def ",
+    stage: Annotated[
+        list[str] | None,
+        typer.Option("--stage", help="Pin the stages of the first, second, ... peer; repeatable"),
+    ] = None,
+    kill: Annotated[
+        str | None, typer.Option(help="Kill a peer without warning, as PEER@STEP (2@100)")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Rerun the plain loop and compare the parameters")
+    ] = False,
 ) -> None:
     """Train on this machine: a coordinator and N peer processes, ending with a summary and a sample.
 
@@ -23,10 +33,11 @@ def up(
     Ctrl+C stops after what is committed and keeps a checkpoint; Ctrl+C twice leaves at once.
     """
     from swarmtrain.cli.settings import new_run_folder, read_config
-    from swarmtrain.cli.up import run_up
+    from swarmtrain.cli.up import UpOptions, parse_kill, run_up
 
     config = read_config(files, overrides, steps, [f"swarm.min_peers={peers}"])
-    run_up(config, peers, new_run_folder(out, config), prompt)
+    options = UpOptions(peers, tuple(stage or ()), parse_kill(kill, peers), prompt, verify)
+    run_up(config, new_run_folder(out, config), options)
 
 
 def coordinator(

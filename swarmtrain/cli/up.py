@@ -2,49 +2,102 @@
 
 import asyncio
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
-from swarmtrain.cli.host import INTERRUPTED, interrupts, show
+from swarmtrain.cli.host import INTERRUPTED, interrupts
+from swarmtrain.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from swarmtrain.coordinator.state import RunState
     from swarmtrain.core.config import RunConfig
+    from swarmtrain.experiments.local import Kill
 
 
-def run_up(config: "RunConfig", peers: int, folder: Path, prompt: str) -> None:
-    """Train, then evaluate, write the summary and print a sample."""
-    typer.echo(f"run {config.run.name}: {peers} peers, {config.run.steps} steps, folder {folder}")
-    state, interrupted = asyncio.run(_train(config, peers, folder))
+@dataclass(frozen=True, slots=True)
+class UpOptions:
+    """What was asked for on the command line."""
+
+    peers: int
+    stages: tuple[str, ...]
+    kill: "Kill | None"
+    prompt: str
+    verify: bool
+
+
+def parse_kill(text: str | None, peers: int) -> "Kill | None":
+    """`2@100`: peer 2 after 100 steps. Raises ConfigError."""
+    from swarmtrain.experiments.local import Kill
+
+    if text is None:
+        return None
+    peer, _, step = text.partition("@")
+    if peer.isdecimal() and step.isdecimal() and 1 <= int(peer) <= peers and int(step) >= 1:
+        return Kill(int(peer), int(step))
+    raise ConfigError(
+        f"--kill {text!r} names no peer and step",
+        f"it is PEER@STEP with a peer from 1 to {peers} and a step from 1 on",
+        "write for example --kill 2@100",
+    )
+
+
+def run_up(config: "RunConfig", folder: Path, options: UpOptions) -> None:
+    """Train, then evaluate, write the summary, print a sample, and compare with the plain loop if asked."""
+    from swarmtrain.cli.summary import summary_of, write
+
+    typer.echo(
+        f"run {config.run.name}: {options.peers} peers, {config.run.steps} steps, folder {folder}"
+    )
+    state, interrupted = asyncio.run(_train(config, folder, options))
     eval_loss, sample = None, ""
     if state.step:
         from swarmtrain.experiments.trained import TrainedModel
 
         model = TrainedModel.load(folder / "checkpoint")
         eval_loss = model.held_out_loss()
-        sample = model.sample(prompt, max_new_tokens=200)
-    from swarmtrain.cli.summary import summary_of, write
-
+        sample = model.sample(options.prompt, max_new_tokens=200)
     write(folder, config, summary_of(config, state, eval_loss))
     if sample:
-        typer.echo(f"sample:\n{prompt}{sample}")
+        typer.echo(f"sample:\n{options.prompt}{sample}")
     if interrupted:
         sys.exit(INTERRUPTED)
+    if options.verify and not _verify(config, state):
+        sys.exit(1)
 
 
-async def _train(config: "RunConfig", peers: int, folder: Path) -> tuple["RunState", bool]:
+def _verify(config: "RunConfig", state: "RunState") -> bool:
+    """Whether the plain loop ends with the same parameters; said in words."""
+    from swarmtrain.data.stream import load_corpus
+    from swarmtrain.experiments.reference import Reference
+
+    typer.echo(f"verifying: the same {state.step} steps as one plain loop ...")
+    corpus = load_corpus(config.data, None)
+    loop = Reference(config, corpus, config.model.vocab_size or corpus.tokenizer.vocab_size)
+    for done in loop.train():
+        if done.step + 1 == state.step:
+            break
+    equal = loop.parameters_sha256() == state.parameters_sha256
+    typer.echo(
+        "verified: the parameters are equal, bit for bit"
+        if equal
+        else f"NOT EQUAL: the plain loop has {loop.parameters_sha256()}"
+    )
+    return equal
+
+
+async def _train(config: "RunConfig", folder: Path, options: UpOptions) -> tuple["RunState", bool]:
     from swarmtrain.cli.progress import Progress
+    from swarmtrain.cli.story import Story
     from swarmtrain.experiments.local import LocalSwarm
 
     interrupted = False
     with Progress(config.run.steps) as progress:
-
-        def changed(state: "RunState", entry: dict[str, Any]) -> None:
-            show(progress, state, entry)
-
-        swarm = LocalSwarm(config, peers, folder, changed)
+        swarm = LocalSwarm(
+            config, options.peers, folder, Story(progress), options.stages, options.kill
+        )
 
         def drain() -> None:
             nonlocal interrupted

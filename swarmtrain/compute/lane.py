@@ -163,10 +163,15 @@ class VirtualLane:
         ] = []
         self._arrivals = itertools.count()
         self._wake = asyncio.Event()
+        self._running: asyncio.Future[Any] | None = None
+        self._closing = False
         self._worker = asyncio.create_task(self._work(), name="compute-lane")
 
     def submit(self, task: Task, work: Callable[[], T]) -> asyncio.Future[T]:
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        if self._closing:
+            future.cancel()
+            return future
         heapq.heappush(self._queue, (task.rank, next(self._arrivals), task, work, future))
         self._wake.set()
         return future
@@ -179,8 +184,11 @@ class VirtualLane:
             self._observe(Span(task, start_seconds, asyncio.get_running_loop().time()))
 
     async def close(self) -> None:
+        self._closing = True
         self._worker.cancel()
         await asyncio.gather(self._worker, return_exceptions=True)
+        if self._running is not None:
+            self._running.cancel()
         for *_, future in self._queue:
             future.cancel()
         self._queue.clear()
@@ -194,7 +202,7 @@ class VirtualLane:
             _, _, task, work, future = heapq.heappop(self._queue)
             if future.cancelled():
                 continue
-            start = loop.time()
+            start, self._running = loop.time(), future
             await asyncio.sleep(self._cost_seconds(task))
             result: Any = None
             error: BaseException | None = None

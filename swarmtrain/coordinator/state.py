@@ -37,6 +37,8 @@ class RunState:
     loss_last: float | None = None
     parameters_sha256: str = ""
     faults: int = 0
+    lost: frozenset[str] = frozenset()
+    unrecovered: frozenset[str] = frozenset()
     recoveries: int = 0
     replayed_keys: int = 0
     duplicate_keys_dropped: int = 0
@@ -46,7 +48,9 @@ class RunState:
 
     @property
     def live_peers(self) -> tuple[PeerView, ...]:
-        return tuple(view for _, view in sorted(self.peers.items()) if view.state != "left")
+        return tuple(
+            view for _, view in sorted(self.peers.items()) if view.state not in ("left", "lost")
+        )
 
     @property
     def bytes_sent(self) -> int:
@@ -82,7 +86,12 @@ def apply(state: RunState, entry: Mapping[str, Any]) -> RunState:
         case "traffic":
             return _with_peer(state, event["peer"], bytes_sent=event["bytes_sent"])
         case "lost":
-            return replace(state, faults=state.faults + 1)
+            return _lost(state, event["peer"])
+        case "recovered":
+            return replace(state, recoveries=state.recoveries + 1)
+        case "membership_changed":
+            back = replace(state, lost=state.lost - {event["peer"]})
+            return _with_peer(back, event["peer"], state="serving")
         case "replayed":
             return replace(state, replayed_keys=state.replayed_keys + 1)
         case "duplicate_dropped":
@@ -99,12 +108,27 @@ def _with_peer(run: RunState, peer: PeerId, **changes: Any) -> RunState:
     return replace(run, peers={**run.peers, peer: replace(view, **changes)})
 
 
+def _lost(state: RunState, peer: str) -> RunState:
+    """Several peers report one loss; it counts once, until that peer is back."""
+    if peer in state.lost:
+        return state
+    return replace(
+        _with_peer(state, PeerId(peer), state="lost"),
+        faults=state.faults + 1,
+        lost=state.lost | {peer},
+        unrecovered=state.unrecovered | {peer},
+    )
+
+
 def _committed(state: RunState, event: Mapping[str, Any]) -> RunState:
     """A step counts once, also when two conductors acknowledged it."""
     if event["step"] < state.step:
         return state
     return replace(
         state,
+        # A step committed after a loss: the run went on without that peer.
+        recoveries=state.recoveries + len(state.unrecovered),
+        unrecovered=frozenset(),
         step=event["step"] + 1,
         tokens=state.tokens + event["tokens"],
         seconds=state.seconds + event["seconds"],

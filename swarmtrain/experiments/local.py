@@ -30,14 +30,27 @@ START_SECONDS = 30.0
 Changed = Callable[[RunState, dict[str, Any]], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """Kill peer number `peer` (from 1) without warning once `step` steps are committed."""
+
+    peer: int
+    step: int
+
+
 @dataclass(slots=True)
 class LocalSwarm:
-    """A run on this machine. `drain()` ends it early; `run()` always leaves nothing behind."""
+    """A run on this machine. `stages` pins those of the first peers, as `--stage` would.
+
+    `drain()` ends it early; `run()` always leaves nothing behind.
+    """
 
     config: RunConfig
     peers: int
     folder: Path
     changed: Changed
+    stages: tuple[str, ...] = ()
+    kill: "Kill | None" = None
     coordinator: Coordinator = field(init=False)
     children: list[Child] = field(default_factory=list)
     _draining: asyncio.Event = field(default_factory=asyncio.Event)
@@ -51,7 +64,7 @@ class LocalSwarm:
         Raises:
             Stopped: the run ended before its last step for a reason other than `drain`.
         """
-        self.coordinator = new_coordinator(self.config, self.folder, self.changed)
+        self.coordinator = new_coordinator(self.config, self.folder, self._changed)
         try:
             await self.coordinator.start("127.0.0.1:0", "")
             # Peers take seconds to import what they need; the directory opens meanwhile.
@@ -81,7 +94,19 @@ class LocalSwarm:
             arguments = ["peer", "--join", self.coordinator.address, "--name", name, "--lifeline"]
             arguments += ["--listen", "127.0.0.1:0", "--config", str(config_path)]
             arguments += ["--max-memory", f"{share_bytes}B"]
+            if index < len(self.stages):
+                arguments += ["--stage", self.stages[index]]
             self.children.append(await start_child(name, arguments, logs / f"{name}.log"))
+
+    def _changed(self, state: RunState, entry: dict[str, Any]) -> None:
+        self.changed(state, entry)
+        if self.kill is not None and state.step >= self.kill.step:
+            child = self.children[self.kill.peer - 1]
+            self.kill = None
+            child.process.kill()
+            self.coordinator.record(
+                Noted("killed on purpose", f"{child.name}, process {child.pid}")
+            )
 
     async def _until_stopped(self) -> None:
         """Wait for the run's end, a drain request, or the death of so many peers that nothing can go on."""

@@ -95,8 +95,14 @@ class Conducting:
     def _stand_if_lowest(self) -> list[Effect]:
         last = self._member.last
         roster = last.roster if last is not None else self._first_roster
-        edges = [edge for edge in roster.edges if edge not in self._lost] if roster else []
-        if roster is None or not edges or edges[0] != self._me:
+        if roster is None:
+            return []
+        edges = [edge for edge in roster.edges if edge not in self._lost]
+        if not edges:
+            return [
+                Unsurvivable("the last edge peer is lost: nobody can conduct or compute a loss")
+            ]
+        if edges[0] != self._me:
             return []
         return self.stand(roster, "nobody conducts any more; this is the lowest edge left")
 

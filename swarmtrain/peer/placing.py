@@ -95,10 +95,11 @@ class Placing:
         """Why the run cannot start with what the directory shows; empty when it can."""
         if self.serving:
             return "the run has started; asking to join it"
-        missing_peers = self.config.swarm.min_peers - len(self.records)
+        placed = [entry.stages for entry in self._assign().values() if entry.stages]
+        missing_peers = self.config.swarm.min_peers - len(placed)
         if missing_peers > 0:
-            return f"{missing_peers} more peers must join: {len(self.records)} are here"
-        hosted = {stage for entry in self._assign().values() for stage in entry.stages}
+            return f"{missing_peers} more peers with room for a stage must join: {len(placed)} are here"
+        hosted = {stage for stages in placed for stage in stages}
         missing = [s for s in range(self.config.model.stages + 1) if s not in hosted]
         if missing:
             stages = ", ".join(map(str, missing))
