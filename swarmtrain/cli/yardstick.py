@@ -144,6 +144,7 @@ def run_seeds(
         for verdict in Range(first, last, config.to_json(), file.scenario).run():
             counts[verdict.outcome] += 1
             lines.write(json.dumps(asdict(verdict)) + "\n")
+            lines.flush()
             if verdict.outcome not in GOOD:
                 failed.append(f"seed {verdict.seed}: {verdict.outcome}: {verdict.reason}")
                 typer.echo(failed[-1])

@@ -201,6 +201,14 @@ class BadMessage(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class CallFailed(Event):
+    """A call to a peer got no answer; another replica is tried."""
+
+    peer: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Diverged(Event):
     """Replicas of a stage disagree on a digest."""
 

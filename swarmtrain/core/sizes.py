@@ -72,18 +72,14 @@ def memory_estimate(config: RunConfig, vocab_size: int, stages: Sequence[int]) -
     Per parameter: 4 bytes for itself, 8 for two moments, 8 (exact) or 4 (fast) each for the accumulator and the
     reduced sum, 12 for the second buffer that a commit is applied into (protocol.md, answer f: 40 in exact). The
     gradient of one microbatch at a time is 4 per parameter of the largest hosted stage. Retained until the step is
-    committed (rule R11): three boundary tensors of T x D floats a key and stage. Graphs: see `_graph_floats`; one
-    slot is reserved for each position, and every shared slot may be taken by the hungriest position.
+    committed (rule R11): three boundary tensors of T x D floats a key and stage. Graphs: see `_slot_floats`; one
+    slot is reserved for each position, and every shared slot may be taken by the hungriest one.
     """
     counts = [stage_parameters(config.model, vocab_size, stage) for stage in stages]
     parameters = sum(counts)
     sum_bytes = FIXED_POINT_BYTES if config.train.accumulation == "exact" else FLOAT_BYTES
     boundary_bytes = config.train.tokens_per_microbatch * config.model.width * FLOAT_BYTES
-    slots = [
-        floats
-        for stage in stages
-        for floats in _graph_floats(config, vocab_size, is_edge=stage == EDGE_STAGE)
-    ]
+    slots = _slot_floats(config, vocab_size, stages)
     graph_floats = sum(slots) + config.limits.slots_shared * max(slots, default=0)
     return MemoryEstimate(
         parameters_bytes=FLOAT_BYTES * parameters,
@@ -97,19 +93,38 @@ def memory_estimate(config: RunConfig, vocab_size: int, stages: Sequence[int]) -
     )
 
 
-def _graph_floats(config: RunConfig, vocab_size: int, *, is_edge: bool) -> tuple[int, ...]:
-    """Floats kept between forward and backward of one microbatch, per position of the stage.
+def _slot_floats(config: RunConfig, vocab_size: int, stages: Sequence[int]) -> list[int]:
+    """Floats that a slot may hold, per position where it may be entered: consecutive positions on one peer share
+    the slot, so it holds the graphs from that position to the end of the run of positions."""
+    head = config.model.stages + 1
+    graphs = dict(_graph_floats(config, stage) for stage in stages if stage)
+    if EDGE_STAGE in stages:
+        graphs |= dict(_edge_graph_floats(config, vocab_size, head))
+    slots: dict[int, int] = {}
+    for position in sorted(graphs, reverse=True):
+        slots[position] = graphs[position] + slots.get(position + 1, 0)
+    return list(slots.values())
+
+
+def _edge_graph_floats(
+    config: RunConfig, vocab_size: int, head: int
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """`(position, floats)` of the embedding, which keeps its output, and of the head, which keeps 3 D and 2 V a
+    token (log-probabilities and their gradient)."""
+    model, tokens = config.model, config.train.tokens_per_microbatch
+    return (0, tokens * model.width), (head, tokens * (3 * model.width + 2 * vocab_size))
+
+
+def _graph_floats(config: RunConfig, stage: int) -> tuple[int, int]:
+    """`(position, floats)` kept between forward and backward of one microbatch of a middle stage.
 
     A block keeps per token 10 D (each norm its input, that divided by its root mean square, and its output: 6;
     queries, keys and values of all heads: 3; attention output: 1) and 4 F (gate, its activation, up, their
-    product); measured, 3 to 4 % above what autograd saves. The head keeps 3 D and 2 V (log-probabilities and their
-    gradient), the embedding its output.
+    product); measured, 3 to 4 % above what autograd saves.
     """
     model, tokens = config.model, config.train.tokens_per_microbatch
-    if is_edge:
-        return tokens * model.width, tokens * (3 * model.width + 2 * vocab_size)
     block_floats = tokens * (10 * model.width + 4 * model.ffn_width)
-    return (model.blocks_per_stage * block_floats,)
+    return stage, model.blocks_per_stage * block_floats
 
 
 def check_memory(

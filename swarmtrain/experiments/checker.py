@@ -137,7 +137,9 @@ def _seal_counts(journal: _Journal) -> list[Violation]:
         keys = opened[event["step"]] - len(event["void"])
         owned, needed = sum(count for _, count in event["owners"]), keys * (lengths[0] + 2)
         if owned != needed:
-            what = f"step {event['step']} seal {event['seal']}: {owned} items owned, {needed} needed"
+            what = (
+                f"step {event['step']} seal {event['seal']}: {owned} items owned, {needed} needed"
+            )
             found.append(Violation("C1", what, (line.number,)))
     return found
 

@@ -21,9 +21,7 @@ PAIRS: frozenset[Kind] = frozenset(("blackhole", "one_way", "flap", "slow_link")
 """Faults of the connection between two peers; a one-way cut stops what the first sends to the second."""
 MESSAGES: frozenset[Kind] = frozenset(("drop", "duplicate", "reorder", "late", "corrupt"))
 """Faults of the next `amount` messages that the first peer sends, to the second if one is named."""
-COSTLY: frozenset[Kind] = frozenset(
-    ("kill", "freeze", "blackhole", "one_way", "flap", "partition")
-)
+COSTLY: frozenset[Kind] = frozenset(("kill", "freeze", "blackhole", "one_way", "flap", "partition"))
 """Faults that may cost the island a member: the others only take time."""
 
 POINTS: Mapping[str, tuple[str, ...]] = {

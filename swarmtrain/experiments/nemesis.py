@@ -59,7 +59,9 @@ class _Armed:
 class Nemesis:
     """One plan on one network. `begin` starts the clock of the plan; `finish` says what never happened."""
 
-    def __init__(self, network: MemoryNetwork, record: Record, killed: Callable[[str], None]) -> None:
+    def __init__(
+        self, network: MemoryNetwork, record: Record, killed: Callable[[str], None]
+    ) -> None:
         self._network, self._record, self._killed = network, record, killed
         self._loop = asyncio.get_running_loop()
         # Faults belong to no machine: stopping one must not stop the fault that lets it go on.
@@ -85,7 +87,12 @@ class Nemesis:
         for number, fault in enumerate(plan):
             self._record(
                 FaultPlanned(
-                    number, fault.kind, fault.peers, fault.when, fault.duration_seconds, fault.amount
+                    number,
+                    fault.kind,
+                    fault.peers,
+                    fault.when,
+                    fault.duration_seconds,
+                    fault.amount,
                 )
             )
             if fault.at_point:
@@ -226,7 +233,9 @@ class Nemesis:
                 return self._hold([(fault.peers[0], fault.peers[1])])
             case "partition":
                 others = [name for name in self._network.names if name not in fault.peers]
-                return self._hold([pair for a in fault.peers for b in others for pair in _both(a, b)])
+                return self._hold(
+                    [pair for a in fault.peers for b in others for pair in _both(a, b)]
+                )
             case _:
                 return self._hold(_both(*fault.peers))
 

@@ -98,7 +98,9 @@ class VirtualRun:
     @property
     def recoveries(self) -> int:
         """Faults after which the island acknowledged another step."""
-        last = max((at for at, _, event in self.events if isinstance(event, StepCommitted)), default=0)
+        last = max(
+            (at for at, _, event in self.events if isinstance(event, StepCommitted)), default=0
+        )
         return sum(at < last for at in self.injected.values())
 
 
@@ -294,7 +296,9 @@ class Stage:
         world = World(
             transport=self.network.transport(peer.name),
             directory=self.hub.directory(self.config.hash, identity, record),
-            lane=VirtualLane(lambda task: self._cost_seconds(peer, task), self._observer(peer.name)),
+            lane=VirtualLane(
+                lambda task: self._cost_seconds(peer, task), self._observer(peer.name)
+            ),
         )
         options = PeerOptions(
             me=identity.peer_id,

@@ -12,7 +12,7 @@ from torch import Tensor
 from swarmtrain.compute.lane import Kind, Task
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.errors import LinkError, WireError
-from swarmtrain.core.events import BadMessage, Record, Rerouted
+from swarmtrain.core.events import BadMessage, CallFailed, Record, Rerouted
 from swarmtrain.core.messages import Hint, Open
 from swarmtrain.core.tensors import TensorHeader
 from swarmtrain.core.types import Item, PeerId, Route
@@ -104,7 +104,7 @@ class Hops:
             reply = ProcessReply.decode(reply_message.meta)
             return self._read(reply, reply_message.body)
         except LinkError as error:
-            self._record(BadMessage(peer, f"a call failed: {error.what}"))
+            self._record(CallFailed(peer, error.what))
             return None, True
         except WireError as error:
             self._record(BadMessage(peer, f"an answer made no sense: {error.what} ({error.why})"))

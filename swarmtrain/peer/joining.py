@@ -170,6 +170,7 @@ async def open_peer(
     )
     session = Session(config, peer_options, world, corpus, record)
     if reporter is not None:
+        session.service.is_coordinator = reporter.is_link
         reporter.start(world.transport, session.service, session.links)
     return JoinedPeer(session, reporter, journal, trace, options.out)
 

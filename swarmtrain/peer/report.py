@@ -34,6 +34,10 @@ class Reporter:
             self._dropped += 1
         self._lines.append(line)
 
+    def is_link(self, link: Link) -> bool:
+        """Whether `link` is the one this peer dialled to the coordinator's address."""
+        return link is self._link
+
     def start(self, transport: Transport, handler: Handler, links: Links) -> None:
         """Begin to send; `handler` also serves what the coordinator asks over the same link."""
         self._task = asyncio.create_task(self._run(transport, handler, links), name="report")

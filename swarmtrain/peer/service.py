@@ -47,6 +47,7 @@ class Service:
     def __init__(self, calls: Calls, record: Record) -> None:
         self._calls, self._record = calls, record
         self.runtime: Runtime | None = None
+        self.is_coordinator: Callable[[Link], bool] = lambda link: False
 
     # ---- the transport's Handler --------------------------------------------------------------------------------
 
@@ -80,6 +81,8 @@ class Service:
         match method:
             case "step":
                 self._calls.on_step(link.remote.peer, decode_step(meta))
+            case "drain" | "finish" if not self.is_coordinator(link):
+                raise WireError("only the run's coordinator may end it", f"method {method}")
             case "drain":
                 self._calls.on_drain(FinishRequest.decode(meta).reason)
             case "finish":
