@@ -184,7 +184,7 @@ class LimitsSection(Section):
     """What a peer takes on before it pushes back; peers of one run may differ."""
 
     in_flight: int = Field(8, ge=1, le=4096, description="Microbatches an edge keeps in flight")
-    slots_shared: int = Field(4, ge=0, le=4096, description="Compute slots besides one a position")
+    slots_shared: int = Field(7, ge=0, le=4096, description="Compute slots besides one a position")
     queue: int = Field(16, ge=0, le=65_536, description="Calls that wait for a slot before BUSY")
     keys_per_step: int = Field(4096, ge=1, le=4096, description="Keys per step a peer can retain")
     message_bytes: ByteCount = Field(

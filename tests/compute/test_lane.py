@@ -183,9 +183,6 @@ def test_close_cancels_what_waits_and_leaves_neither_thread_nor_task(run):
         pytest.param(
             _virtual,
             id="virtual",
-            marks=pytest.mark.xfail(
-                strict=True, reason="VirtualLane.close forgets the task it was charging"
-            ),
         ),
     ],
 )
@@ -208,7 +205,6 @@ def test_nobody_waits_for_ever_for_the_task_that_runs_at_close(run):
         pytest.param(
             _virtual,
             id="virtual",
-            marks=pytest.mark.xfail(strict=True, reason="VirtualLane takes tasks after close"),
         ),
     ],
 )

@@ -92,6 +92,19 @@ def test_more_stages_never_need_less(stages: set[int], extra: int) -> None:
     one = memory_estimate(config, 257, sorted(stages))
     more = memory_estimate(config, 257, sorted(stages | {extra}))
     assert more.total_bytes >= one.total_bytes
-    # Shared slots and the one gradient in work are not paid once a stage.
-    alone = sum(memory_estimate(config, 257, [stage]).total_bytes for stage in stages)
-    assert one.total_bytes <= alone
+    # The one gradient in work is not paid once a stage.
+    parts = [memory_estimate(config, 257, [stage]) for stage in stages]
+    assert one.total_bytes - one.graph_bytes <= sum(p.total_bytes - p.graph_bytes for p in parts)
+
+
+def test_a_slot_holds_the_graphs_of_the_run_of_positions_it_covers() -> None:
+    config = load_config((), ["model.stages=4", "limits.slots_shared=3"])
+
+    def graphs(*stages: int) -> int:
+        return memory_estimate(config, 257, stages).graph_bytes
+
+    block = graphs(1) // (1 + 3)
+    assert graphs(2) == graphs(1)
+    # Entered at 1 a slot holds both stages, entered at 2 only the second; three shared slots may hold both.
+    assert graphs(1, 2) == (2 + 1 + 3 * 2) * block
+    assert graphs(1, 3) == (1 + 1 + 3 * 1) * block

@@ -2,8 +2,6 @@
 
 import asyncio
 
-import pytest
-
 from swarmtrain.core.clock import run_virtual
 from swarmtrain.core.events import RunStopped
 from swarmtrain.experiments.virtual import Scenario, Stage, VirtualPeer, VirtualRun, play
@@ -48,11 +46,6 @@ def test_without_the_last_replica_of_a_stage_the_conductor_stops_the_run():
     assert sum(isinstance(event, RunStopped) for _, _, event in run.events) >= 2
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=(TimeoutError, AssertionError),
-    reason="peers that are no edge wait for ever when the only edge, and conductor, is gone",
-)
 def test_without_the_only_edge_the_others_stop_too():
     fleet = (VirtualPeer("edge", (0,)), VirtualPeer("one", (1, 2)), VirtualPeer("two", (1, 2)))
     run = without("edge", fleet)
