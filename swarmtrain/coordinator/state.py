@@ -37,8 +37,8 @@ class RunState:
     loss_last: float | None = None
     parameters_sha256: str = ""
     faults: int = 0
-    lost: frozenset[str] = frozenset()
-    unrecovered: frozenset[str] = frozenset()
+    lost: tuple[str, ...] = ()
+    unrecovered: tuple[str, ...] = ()
     recoveries: int = 0
     replayed_keys: int = 0
     duplicate_keys_dropped: int = 0
@@ -90,7 +90,8 @@ def apply(state: RunState, entry: Mapping[str, Any]) -> RunState:
         case "recovered":
             return replace(state, recoveries=state.recoveries + 1)
         case "membership_changed":
-            back = replace(state, lost=state.lost - {event["peer"]})
+            remaining = tuple(peer for peer in state.lost if peer != event["peer"])
+            back = replace(state, lost=remaining)
             return _with_peer(back, event["peer"], state="serving")
         case "replayed":
             return replace(state, replayed_keys=state.replayed_keys + 1)
@@ -115,8 +116,8 @@ def _lost(state: RunState, peer: str) -> RunState:
     return replace(
         _with_peer(state, PeerId(peer), state="lost"),
         faults=state.faults + 1,
-        lost=state.lost | {peer},
-        unrecovered=state.unrecovered | {peer},
+        lost=(*state.lost, peer),
+        unrecovered=(*state.unrecovered, peer),
     )
 
 
@@ -128,7 +129,7 @@ def _committed(state: RunState, event: Mapping[str, Any]) -> RunState:
         state,
         # A step committed after a loss: the run went on without that peer.
         recoveries=state.recoveries + len(state.unrecovered),
-        unrecovered=frozenset(),
+        unrecovered=(),
         step=event["step"] + 1,
         tokens=state.tokens + event["tokens"],
         seconds=state.seconds + event["seconds"],
