@@ -14,7 +14,14 @@ from swarmtrain.core.clock import VirtualLoop
 
 T = TypeVar("T")
 
+MOST_TURNS = 200_000
+"""Turns of the loop at one instant after which the world is taken to go round in circles."""
+
 _machine: contextvars.ContextVar[str] = contextvars.ContextVar("machine", default="")
+
+
+class Livelock(RuntimeError):
+    """Something runs again and again and the clock never moves."""
 
 
 def on_machine(name: str, work: Callable[[], T]) -> T:
@@ -30,6 +37,7 @@ class MachineLoop(VirtualLoop):
     def __init__(self) -> None:
         super().__init__()
         self._parked: dict[str, list[asyncio.Handle]] = {}
+        self._turns, self._turns_at_seconds = 0, 0.0
 
     def stop_machine(self, name: str) -> None:
         """Machine `name` runs nothing from here on, apart from the callback that may be running now."""
@@ -39,10 +47,22 @@ class MachineLoop(VirtualLoop):
         """What became due while the machine stood still runs now, in the order in which it became due."""
         self._ready.extend(self._parked.pop(name, []))  # type: ignore[attr-defined]
 
+    @property
+    def stopped(self) -> tuple[str, ...]:
+        """The machines that stand still."""
+        return tuple(self._parked)
+
     def _run_once(self) -> None:
         if self._parked:
             self._park()
         super()._run_once()
+        if self.time() != self._turns_at_seconds:
+            self._turns, self._turns_at_seconds = 0, self.time()
+        self._turns += 1
+        if self._turns > MOST_TURNS:
+            self._turns = 0
+            due = next(iter(self._scheduled), None)  # type: ignore[attr-defined]
+            raise Livelock(f"the clock stands at {self.time():.6f} s; the next timer is {due!r}")
 
     def _park(self) -> None:
         """Set aside what belongs to machines that stand still; advance the clock past what only they wait for."""

@@ -8,17 +8,17 @@ for byte.
 import asyncio
 import hashlib
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from swarmtrain.compute.lane import Kind, Span, Task, VirtualLane
+from swarmtrain.core.clock import Deadlock
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.events import Event, Noted, Record, StepCommitted, StepOpened
 from swarmtrain.core.types import Member, PeerId, Roster
 from swarmtrain.data.stream import Corpus
 from swarmtrain.experiments.faults import Chances, Fault, random_plan, survivable
-from swarmtrain.experiments.machines import MachineLoop, on_machine
+from swarmtrain.experiments.machines import Livelock, MachineLoop, on_machine
 from swarmtrain.experiments.nemesis import Nemesis
 from swarmtrain.experiments.witness import Witness
 from swarmtrain.monitor.journal import MemoryJournal
@@ -106,12 +106,19 @@ class VirtualRun:
 
 def simulate(config: RunConfig, scenario: Scenario, corpus: Corpus) -> VirtualRun:
     """Run `config` with the scenario's peers to its end in virtual time."""
-    return _run(play(config, scenario, corpus))
+    loop, scene = MachineLoop(), list[Stage]()
 
+    async def main() -> VirtualRun:
+        scene.append(Stage(config, scenario, corpus))
+        return await scene[0].play(None)
 
-def _run(main: Coroutine[Any, Any, VirtualRun]) -> VirtualRun:
-    with asyncio.Runner(loop_factory=MachineLoop) as runner:
-        return runner.run(main)
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        try:
+            return runner.run(main())
+        except (Deadlock, Livelock) as error:
+            for name in loop.stopped:
+                loop.go_on(name)
+            return scene[0].broken(str(error))
 
 
 async def play(
@@ -173,6 +180,13 @@ class Stage:
         self.run.seconds = asyncio.get_running_loop().time()
         return self.run
 
+    def add(self, peer: VirtualPeer) -> None:
+        """Start a machine while the run goes, or start one again after it ended."""
+        name = peer.name
+        self._running.pop(name, None)
+        self.sessions[name] = on_machine(name, lambda: self._session(peer))
+        self._running[name] = on_machine(name, lambda: self._start(name, self.sessions[name]))
+
     def record_for(self, peer: PeerId, name: str = "") -> Record:
         def record(event: Event) -> None:
             if self._is_over or name in self.nemesis.dead:
@@ -200,6 +214,12 @@ class Stage:
         now = asyncio.get_running_loop().time()
         self.run.events.append((now, peer, event))
         self.run.journal.write(event, now, peer)
+
+    def broken(self, reason: str) -> VirtualRun:
+        """What is left of a world whose clock cannot move any more."""
+        self._is_over = True
+        self.run.stalled = reason
+        return self.run
 
     # ---- the end ------------------------------------------------------------------------------------------------
 

@@ -142,7 +142,7 @@ class Session:
 
     def drain(self, reason: str) -> None:
         """Leave between two steps, so that nothing has to be replayed; at once if no step is open."""
-        if self.runtime is not None and self._is_in_roster and not self.outcome.done():
+        if self.runtime is not None and self.is_in_roster and not self.outcome.done():
             self.runtime.island.ask_out(reason)
         else:
             self._end(False, reason)
@@ -214,13 +214,13 @@ class Session:
             self._locking = None
             return
         await self._lock(assignment.stages)
-        while self.runtime is not None and not self._is_in_roster:
+        while self.runtime is not None and not self.is_in_roster:
             edges = [entry.peer for entry in self.placing.serving if EDGE_STAGE in entry.stages]
             self.runtime.island.ask_in(edges)
             await asyncio.sleep(ASK_SECONDS)
 
     @property
-    def _is_in_roster(self) -> bool:
+    def is_in_roster(self) -> bool:
         roster = self.runtime.member.roster if self.runtime is not None else None
         return roster is not None and self.options.me in roster
 
