@@ -7,8 +7,9 @@ import asyncio
 import contextvars
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from swarmtrain.compute.lane import Kind as LaneKind
 from swarmtrain.compute.lane import Task
@@ -25,6 +26,8 @@ from swarmtrain.experiments.machines import MachineLoop
 from swarmtrain.experiments.traffic import Shown, Traffic, flipped, repeating
 from swarmtrain.transport.link import Handler
 from swarmtrain.transport.memory import MemoryNetwork
+
+K = TypeVar("K")
 
 FLAP_SECONDS = 0.5
 """How long each cut of a flapping connection lasts, and each pause between cuts."""
@@ -311,7 +314,7 @@ def _both(a: str, b: str) -> list[tuple[str, str]]:
     return [(a, b), (b, a)]
 
 
-def _raise(factors: Counter[object], keys: list[object], amount: float) -> Callable[[], None]:  # type: ignore[misc]
+def _raise(factors: "Counter[K]", keys: Sequence[K], amount: float) -> Callable[[], None]:
     """Add `amount` to the factors of `keys`; returns what takes it back."""
     for key in keys:
         factors[key] += amount  # type: ignore[assignment]

@@ -29,6 +29,7 @@ from swarmtrain.transport.link import LinkLimits
 from swarmtrain.transport.memory import MemoryNetwork
 
 AMPLE_MEMORY_BYTES = 1 << 50
+NO_CHANCES = Chances()
 WORLD = PeerId("world")
 """Who records what the world does to its peers."""
 
@@ -57,7 +58,7 @@ class Scenario:
     forward_seconds: float = 0.05
     backward_seconds: float = 0.1
     faults: tuple[Fault, ...] = ()
-    chances: Chances = Chances()
+    chances: Chances = NO_CHANCES
     stall_seconds: float = 3600.0
     patience_seconds: float = 60.0
 

@@ -125,6 +125,11 @@ class Island:
         """A peer cannot be reached any more."""
         self.perform(self.conducting.lost(peer))
 
+    def drain(self, reason: str) -> None:
+        """End the run for everybody at an acknowledged step, if this peer conducts it."""
+        if self.conducting.conductor is not None:
+            self.perform(self.conducting.conductor.drain(reason))
+
     def stop(self, reason: str, finished: bool) -> None:
         """End the run for everybody, if this peer conducts it."""
         if self.conducting.conductor is not None:

@@ -154,7 +154,7 @@ class Session:
     def stop_run(self, reason: str) -> None:
         """End the run for everybody, if this peer conducts it; other peers hear of it from the conductor."""
         if self.runtime is not None:
-            self.runtime.island.stop(reason, finished=False)
+            self.runtime.island.drain(reason)
 
     async def linger(self, seconds: float) -> None:
         """Serve state and last messages until the coordinator has what it needs, or for `seconds`."""

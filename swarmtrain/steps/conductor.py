@@ -70,6 +70,7 @@ class StepConductor:
         self._acknowledging: Acknowledging | None = None
         self._ballot: Candidate | None = None
         self._membership = Membership()
+        self._draining = ""
 
     # ---- inputs -------------------------------------------------------------------------------------------------
 
@@ -176,6 +177,14 @@ class StepConductor:
             case "ballot" if self._ballot is not None:
                 effects += self._ballot.start()
         return effects
+
+    def drain(self, reason: str) -> list[Effect]:
+        """Stop at an acknowledged step: at once, or as soon as the decision under way is acknowledged (R10)."""
+        waiting = self._acknowledging
+        if waiting is None or waiting.done:
+            return self.stop(reason, finished=False)
+        self._draining = reason
+        return []
 
     def stop(self, reason: str, finished: bool) -> list[Effect]:
         self.phase, self._acknowledging = "finished", None
@@ -366,6 +375,8 @@ class StepConductor:
         effects.append(Acknowledged(waiting.commit, agreed))
         hearers = sorted({*waiting.commit.roster.peers, *self.roster.peers})
         effects += [Send(peer, release) for peer in hearers]
+        if self._draining:
+            return effects + self.stop(self._draining, finished=False)
         if self.phase == "leaving":
             # Whoever stays elects the next conductor, without waiting for links to break.
             return [*effects, *self._broadcast(Leave(LEFT)), End(False, LEFT)]

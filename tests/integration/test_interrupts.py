@@ -113,7 +113,7 @@ def test_ctrl_c_at_a_peer_that_waits_for_others_ends_it_alone(workplace: Workpla
     until(lambda: events_in(out, "peer_joined"), 60, "the peer joined")
     peer.signal(signal.SIGINT)
     assert peer.wait(20) == 130, peer.output
-    assert "leaving the run" in peer.output
+    assert "leaving after this step" in peer.output
     until(lambda: events_in(out, "peer_left"), 10, "its farewell is in the journal")
     assert coordinator.process.poll() is None
     coordinator.signal(signal.SIGINT)

@@ -1,0 +1,113 @@
+"""Entering, leaving and coming back to the roster; stopping at an acknowledged step."""
+
+from swarmtrain.core.events import MembershipChanged
+from swarmtrain.core.messages import Decision, Freeze, Join, Leave, Open, Release, Stop
+from swarmtrain.core.types import Member, PeerId, Roster
+from swarmtrain.steps.effects import LEFT, Effect, End, Note
+from swarmtrain.steps.membership import Membership
+from tests.steps.examples import BASE, ROSTER, A, B, C, D, E, ready, receivers, sent
+from tests.steps.test_conductor import assigning, decided, report, started
+
+NEW = Member(PeerId("new"), (1,), "new:1")
+
+
+def noted(effects: list[Effect]) -> list[MembershipChanged]:
+    notes = [effect.event for effect in effects if isinstance(effect, Note)]
+    return [event for event in notes if isinstance(event, MembershipChanged)]
+
+
+def test_a_newcomer_waits_for_the_next_step() -> None:
+    conductor = assigning()
+    assert conductor.handle(NEW.peer, Join(NEW, 0, b"other parameters")) == []
+    assert NEW.peer not in conductor.roster
+    effects = report(conductor)
+    [opening] = {m for m in sent(effects) if isinstance(m, Open)}
+    assert NEW.peer in opening.roster and opening.step == 1
+    assert receivers(effects, Open) == [NEW.peer]
+    assert NEW.peer not in receivers(effects, Decision)
+    assert [event.peer for event in noted(effects)] == [NEW.peer]
+
+
+def test_nobody_joins_for_another() -> None:
+    conductor = assigning()
+    conductor.handle(A, Join(NEW, 0, b"other parameters"))
+    assert NEW.peer not in {
+        peer for m in sent(report(conductor)) if isinstance(m, Open) for peer in m.roster.peers
+    }
+
+
+def test_who_holds_the_parameters_of_this_step_is_back_at_once() -> None:
+    conductor = started()
+    conductor.lost(D)
+    assert D not in conductor.roster
+    member = ROSTER.member(D)
+    assert member is not None
+    version = conductor.roster.version
+    effects = conductor.handle(D, Join(member, 0, BASE))
+    assert D in conductor.roster and conductor.roster.version == version + 1
+    assert D in receivers(effects, Open)
+
+
+def test_who_is_back_while_sealing_is_asked_what_it_holds() -> None:
+    conductor = assigning()
+    conductor.lost(D)
+    member = ROSTER.member(D)
+    assert member is not None
+    seal = conductor.seal
+    effects = conductor.handle(D, Join(member, 0, BASE))
+    assert conductor.seal == seal + 1 and D in receivers(effects, Freeze)
+
+
+def test_a_member_that_asks_again_gets_the_opening_again() -> None:
+    conductor = started()
+    member = ROSTER.member(C)
+    assert member is not None
+    effects = conductor.handle(C, Join(member, 0, BASE))
+    assert receivers(effects, Open) == [C] and not noted(effects)
+
+
+def test_who_leaves_is_told_the_decision_and_opens_nothing() -> None:
+    conductor = assigning()
+    conductor.handle(D, Leave("tired"))
+    effects = report(conductor)
+    [opening] = {m.open for m in sent(effects) if isinstance(m, Decision)}
+    assert opening is not None and D not in opening.roster
+    assert D in receivers(effects, Decision)
+    for peer in (A, B, C, D, E):
+        effects = conductor.handle(peer, ready(peer, 1, conductor.base))
+        if receivers(effects, Release):
+            assert D in receivers(effects, Release)
+
+
+def test_a_conductor_that_leaves_opens_no_step_and_says_so() -> None:
+    conductor = assigning()
+    conductor.handle(A, Leave("tired"))
+    effects = report(conductor)
+    assert {m.open for m in sent(effects) if isinstance(m, Decision)} == {None}
+    gone: list[Effect] = []
+    for peer in (A, B, C, D, E):
+        gone += conductor.handle(peer, ready(peer, 1, conductor.base))
+    assert [e for e in gone if isinstance(e, End)] == [End(False, LEFT)]
+    assert A not in receivers(gone, Leave) and B in receivers(gone, Leave)
+
+
+def test_a_stage_never_loses_its_last_replica_by_leaving() -> None:
+    roster = Roster.of(1, [Member(PeerId(n), (s,), "") for n, s in (("a", 0), ("b", 1), ("c", 1))])
+    wishes = Membership(leaving={PeerId("a"): "tired", PeerId("b"): "tired", PeerId("c"): "tired"})
+    after, _ = wishes.next_roster(roster, 1, 5)
+    assert not after.missing_stages(1)
+    assert set(wishes.leaving) == set(after.peers)
+
+
+def test_a_drain_waits_for_the_decision_under_way() -> None:
+    conductor, _ = decided()
+    assert conductor.drain("enough") == []
+    ended: list[Effect] = []
+    for peer in (A, B, C, D, E):
+        ended += conductor.handle(peer, ready(peer, 1, conductor.base))
+    stops = [m for m in sent(ended) if isinstance(m, Stop)]
+    assert {(m.finished, m.reason, m.step) for m in stops} == {(False, "enough", 1)}
+
+
+def test_a_drain_between_decisions_stops_at_once() -> None:
+    assert any(isinstance(m, Stop) for m in sent(started().drain("enough")))
