@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 PLAIN_SECONDS = 5.0
 
@@ -72,7 +73,8 @@ class Progress:
         table = Table.grid(padding=(0, 2))
         share = self._step / self._steps
         bar = "#" * round(30 * share)
-        table.add_row(f"[{bar:<30}]".replace("[", r"\["), self._line())
+        # Text, because a table row would read brackets as markup.
+        table.add_row(Text(f"[{bar:<30}]"), Text(self._line()))
         if self._figures["peers"]:
-            table.add_row("", self._figures["peers"])
+            table.add_row("", Text(self._figures["peers"]))
         return table

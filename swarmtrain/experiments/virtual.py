@@ -160,7 +160,8 @@ class Stage:
         self._witnesses: dict[str, Witness] = {}
         self._running: dict[str, asyncio.Task[Outcome]] = {}
         self._changed = asyncio.Event()
-        self._is_over = self._has_begun = False
+        self._closed: dict[str, None] = {}
+        self._is_over = self._is_ending = self._has_begun = False
         self._progress_seconds = 0.0
 
     async def play(
@@ -273,6 +274,7 @@ class Stage:
     async def _close(self) -> None:
         """End what still runs. The dead say nothing more, and nobody waits for them."""
         loop = asyncio.get_running_loop()
+        self._is_ending = True
         self._count_bytes()
         if isinstance(loop, MachineLoop):
             for name in self.sessions:
@@ -280,7 +282,8 @@ class Stage:
                     loop.go_on(name)
         for task in self._running.values():
             task.cancel()
-        living = [name for name in self.sessions if name not in self.nemesis.dead]
+        gone = {**self.nemesis.dead, **self._closed}
+        living = [name for name in self.sessions if name not in gone]
         if self.run.stalled or self.run.left_behind or self.run.errors:
             self._is_over = True
         for name in living:
@@ -305,9 +308,21 @@ class Stage:
     # ---- peers --------------------------------------------------------------------------------------------------
 
     def _start(self, name: str, session: Session) -> "asyncio.Task[Outcome]":
-        task = asyncio.create_task(session.run(), name=name)
+        task = asyncio.create_task(self._live(name, session), name=name)
         task.add_done_callback(lambda _: self._changed.set())
         return task
+
+    async def _live(self, name: str, session: Session) -> Outcome:
+        """A peer that gives up is gone, as its process would be; one that finished serves until the world ends."""
+        is_finished = False
+        try:
+            outcome = await session.run()
+            is_finished = outcome.finished
+            return outcome
+        finally:
+            if not is_finished and not self._is_ending:
+                self._closed[name] = None
+                await session.close()
 
     def _session(self, peer: VirtualPeer) -> Session:
         seed = hashlib.sha256(f"{self.config.run.seed} {peer.name}".encode()).digest()

@@ -40,7 +40,7 @@ from swarmtrain.steps.effects import (
     Send,
     StepDown,
     Unsurvivable,
-)  # fmt: skip
+)
 from swarmtrain.steps.keys import unpack_keys
 from swarmtrain.steps.member import StepMember
 from swarmtrain.transport.messages import encode_step

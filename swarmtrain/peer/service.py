@@ -23,7 +23,7 @@ from swarmtrain.transport.requests import (
     StateReply,
     StateRequest,
     Status,
-)  # fmt: skip
+)
 
 _DIGEST_BYTES = 16
 

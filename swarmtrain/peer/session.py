@@ -19,7 +19,7 @@ from swarmtrain.core.events import (
     Record,
     RunStopped,
     Traffic,
-)  # fmt: skip
+)
 from swarmtrain.core.messages import NewTerm, StepMessage
 from swarmtrain.core.sizes import check_memory
 from swarmtrain.core.tasks import Tasks

@@ -32,7 +32,7 @@ from swarmtrain.core.messages import (
     Stop,
     Tell,
     pack_items,
-)  # fmt: skip
+)
 from swarmtrain.core.types import Digest, PeerId, Roster, is_majority
 from swarmtrain.steps.ballot import Candidate, Complete, Decided, Fresh, Reseal
 from swarmtrain.steps.effects import (

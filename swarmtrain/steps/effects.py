@@ -120,6 +120,18 @@ class Note:
 
 
 Effect = (
-    Send | Drive | Retract | Reduce | CancelReduce | Apply | Advance | Forget | Resync | Acknowledged
-    | Unsurvivable | StepDown | End | Note
-)  # fmt: skip
+    Send
+    | Drive
+    | Retract
+    | Reduce
+    | CancelReduce
+    | Apply
+    | Advance
+    | Forget
+    | Resync
+    | Acknowledged
+    | Unsurvivable
+    | StepDown
+    | End
+    | Note
+)

@@ -15,7 +15,7 @@ from swarmtrain.core.messages import (
     StageDigest,
     StageSum,
     unpack_items,
-)  # fmt: skip
+)
 from swarmtrain.core.types import Digest, PeerId, Roster, is_majority
 from swarmtrain.steps.holdings import Audit, Run, audit
 

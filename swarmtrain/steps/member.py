@@ -34,7 +34,7 @@ from swarmtrain.core.messages import (
     Tell,
     pack_items,
     unpack_items,
-)  # fmt: skip
+)
 from swarmtrain.core.types import Digest, Item, PeerId, Roster
 from swarmtrain.steps.effects import (
     LEFT,
@@ -50,7 +50,7 @@ from swarmtrain.steps.effects import (
     Resync,
     Retract,
     Send,
-)  # fmt: skip
+)
 from swarmtrain.steps.keys import next_base, pack_keys, unpack_keys
 from swarmtrain.steps.ledger import Ledger, age
 

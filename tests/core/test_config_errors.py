@@ -88,7 +88,7 @@ def test_several_mistakes_are_told_at_once() -> None:
         '{"run": {"seed": 99999999999999999999}}', '{"run": {"steps": "5"}}', '{"run": {"name": "\\ud800"}}',
         '{"model": {"preset": []}}', '{"model": {"preset": "x"}}', '{"run": {"name": "' + "a" * 10_000 + '"}}',
     ],
-)  # fmt: skip
+)
 def test_bad_json_from_the_network_is_a_short_config_error(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         config_from_json(text)
@@ -107,7 +107,7 @@ def test_bad_json_from_the_network_is_a_short_config_error(text: str) -> None:
         ),
         max_leaves=10,
     )
-)  # fmt: skip
+)
 def test_arbitrary_json_is_a_configuration_or_a_config_error(value: object) -> None:
     try:
         config = config_from_json(json.dumps(value))

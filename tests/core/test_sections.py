@@ -114,6 +114,6 @@ def test_impossible_combinations_name_both_sides(overrides: list[str], keys: lis
         ["model.vocab_size=257"],
         ["model.vocab_size=100", "data.tokenizer=my.json"],
     ],
-)  # fmt: skip
+)
 def test_the_nearest_possible_combinations_are_allowed(overrides: list[str]) -> None:
     load_config((), overrides)

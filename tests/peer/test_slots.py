@@ -118,7 +118,7 @@ def test_who_gives_up_waiting_loses_no_slot(when: str):
 @given(
     seed=st.integers(0, 2**32 - 1), shared=st.integers(0, 3), queue=st.integers(0, 4),
     calls=st.integers(1, 40),
-)  # fmt: skip
+)
 @settings(max_examples=40, deadline=None)
 def test_under_any_traffic_bounds_hold_and_every_slot_comes_back(
     seed: int, shared: int, queue: int, calls: int

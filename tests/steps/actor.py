@@ -23,7 +23,7 @@ from swarmtrain.steps.effects import (
     Send,
     StepDown,
     Unsurvivable,
-)  # fmt: skip
+)
 from swarmtrain.steps.keys import first_base
 from swarmtrain.steps.member import StepMember
 from tests.steps.stand_ins import CountingReducer, CountingWorker, digest_of

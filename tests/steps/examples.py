@@ -18,7 +18,7 @@ from swarmtrain.core.messages import (
     StageSum,
     StepMessage,
     pack_items,
-)  # fmt: skip
+)
 from swarmtrain.core.types import Item, Member, PeerId, Roster
 from swarmtrain.steps.effects import Effect, Note, Send
 from swarmtrain.steps.keys import first_base, pack_keys, share_leads

@@ -23,7 +23,7 @@ from tests.steps.examples import (
     prepared,
     receivers,
     sum_of,
-)  # fmt: skip
+)
 
 TERM = 5 << 16
 OLD = 1 << 16

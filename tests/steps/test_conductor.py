@@ -26,7 +26,7 @@ from swarmtrain.core.messages import (
     Stop,
     Tell,
     unpack_items,
-)  # fmt: skip
+)
 from swarmtrain.core.types import Item, PeerId
 from swarmtrain.steps.conductor import StepConductor
 from swarmtrain.steps.effects import Acknowledged, Effect, Note, StepDown, Unsurvivable
@@ -52,7 +52,7 @@ from tests.steps.examples import (
     receivers,
     reduced,
     sent,
-)  # fmt: skip
+)
 
 EVERYBODY = [A, B, C, D, E]
 HOLDINGS: dict[PeerId, list[Item]] = {

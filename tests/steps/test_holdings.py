@@ -12,7 +12,7 @@ from swarmtrain.steps.holdings import (
     hints_for,
     missing_runs,
     ownerships,
-)  # fmt: skip
+)
 
 A, B, C = PeerId("a"), PeerId("b"), PeerId("c")
 items = st.tuples(st.integers(0, 5), st.integers(0, 7))

@@ -26,7 +26,7 @@ from swarmtrain.core.messages import (
     Tell,
     pack_items,
     unpack_items,
-)  # fmt: skip
+)
 from swarmtrain.core.types import Item, PeerId
 from swarmtrain.steps.effects import (
     Advance,
@@ -40,7 +40,7 @@ from swarmtrain.steps.effects import (
     Resync,
     Retract,
     Send,
-)  # fmt: skip
+)
 from swarmtrain.steps.keys import next_base, unpack_keys
 from swarmtrain.steps.member import StepMember
 from tests.steps.examples import (
@@ -61,7 +61,7 @@ from tests.steps.examples import (
     held,
     sent,
     sum_of,
-)  # fmt: skip
+)
 
 DIGESTS = (StageDigest(1, b"parameters"),)
 

@@ -19,8 +19,18 @@ Kind = Literal[
     "crash", "freeze", "lose", "repeat", "reroute", "overlap", "partition", "slow", "sloppy reduce"
 ]
 FAULTS: tuple[Kind, ...] = (
-    "crash", "crash", "freeze", "lose", "lose", "repeat", "reroute", "reroute", "overlap", "partition", "slow"
-)  # fmt: skip
+    "crash",
+    "crash",
+    "freeze",
+    "lose",
+    "lose",
+    "repeat",
+    "reroute",
+    "reroute",
+    "overlap",
+    "partition",
+    "slow",
+)
 STAGES = 3
 
 

@@ -39,7 +39,7 @@ FRAMES = st.one_of(
     st.builds(Frame, st.just(Kind.TELL), method=st.just("step"), meta=st.binary(max_size=200)),
     st.builds(Frame, st.just(Kind.ANSWER_CHUNK), st.just(BULK), st.integers(0, 99),
               payload=st.binary(max_size=1000)),
-)  # fmt: skip
+)
 
 
 @given(FRAMES)
