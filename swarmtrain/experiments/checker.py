@@ -39,7 +39,6 @@ class _Journal:
     """The lines by kind of event."""
 
     by_kind: dict[str, list[Line]] = field(default_factory=dict)
-    last_seconds: float = 0.0
 
     def of(self, kind: str) -> list[Line]:
         return self.by_kind.get(kind, [])
@@ -60,7 +59,6 @@ def _read(lines: Iterable[str]) -> tuple[_Journal, list[Violation]]:
             entry = json.loads(text)
             line = Line(number, entry["peer"], float(entry["time_seconds"]), entry["event"])
             journal.by_kind.setdefault(line.event["kind"], []).append(line)
-            journal.last_seconds = line.seconds
         except (ValueError, KeyError, TypeError) as error:
             found.append(Violation("JOURNAL", f"no journal entry: {error!r}", (number,)))
     return journal, found
@@ -214,7 +212,7 @@ def _faults(journal: _Journal) -> list[Violation]:
         elif number in seen:
             what = f"fault {number} ({line.event['fault']}) counts twice"
             found.append(Violation("C7", what, (seen[number].number, line.number)))
-        elif line.event["kind"] == "fault_missed" and _was_due(journal, plan):
+        elif line.event["kind"] == "fault_missed" and _was_due(journal, plan, line):
             what = f"fault {number} ({line.event['fault']}) was due and did not happen"
             found.append(Violation("C7", what, (plan.number, line.number)))
         seen.setdefault(number, line)
@@ -225,7 +223,7 @@ def _faults(journal: _Journal) -> list[Violation]:
     return found
 
 
-def _was_due(journal: _Journal, plan: Line) -> bool:
+def _was_due(journal: _Journal, plan: Line, missed: Line) -> bool:
     """Whether the time of a fault passed before the run ended; its peers may have died before, which excuses it."""
     when = plan.event["when"]
     killed = {
@@ -239,7 +237,7 @@ def _was_due(journal: _Journal, plan: Line) -> bool:
     of_messages = plan.event["fault"] in ("drop", "duplicate", "reorder", "late", "corrupt")
     if not when.endswith("s") or "#" in when or of_messages or killed & set(plan.event["peers"]):
         return False
-    return plan.seconds + float(when[:-1]) < journal.last_seconds
+    return plan.seconds + float(when[:-1]) < missed.seconds
 
 
 # ---- the end ----------------------------------------------------------------------------------------------------

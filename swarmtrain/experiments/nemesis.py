@@ -79,6 +79,7 @@ class Nemesis:
         self._pending: dict[str, list[tuple[int, Fault]]] = {}
         self._armed: list[_Armed] = []
         self._chance = random.Random(0)
+        self._is_over = False
         self.traffic = Traffic()
         self.look: Callable[[str], None] = lambda name: None
 
@@ -104,7 +105,8 @@ class Nemesis:
                 self._later(fault.at_seconds, lambda n=number: self._inject(n, ""))  # type: ignore[misc]
 
     def finish(self) -> None:
-        """The run is over: note what its end forestalled."""
+        """The run is over: note what its end forestalled. Nothing is injected while peers say goodbye."""
+        self._is_over = True
         for number, fault in enumerate(self.plan):
             if number not in self.injected:
                 reason = "the run ended before it was due, or its peer was gone"
@@ -147,6 +149,8 @@ class Nemesis:
     def _take_repeat(self, receiver: str) -> bool:
         """Whether the call that just reached `receiver` is delivered twice."""
         for armed in self._armed:
+            if self._is_over:
+                return False
             if armed.fault.kind == "duplicate" and armed.fault.peers == (receiver,):
                 self._hit(armed, f"a call to {receiver}")
                 return True
@@ -159,7 +163,7 @@ class Nemesis:
                 self._pass(sender, observation)
         if sender in self.dead:
             return []
-        for armed in self._armed:
+        for armed in () if self._is_over else self._armed:
             if armed.fits(sender, receiver):
                 shown = self.traffic.show(frame)
                 if self._is_fit(armed.fault, shown):
@@ -208,6 +212,8 @@ class Nemesis:
 
     def _inject(self, number: int, detail: str) -> None:
         fault = self.plan[number]
+        if self._is_over:
+            return
         if fault.kind in MESSAGES:
             self._armed.append(_Armed(number, fault, int(fault.amount)))
             return

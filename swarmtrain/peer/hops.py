@@ -6,6 +6,8 @@ no failure. Tries go on until the step is decided without them, which cancels th
 
 import asyncio
 import itertools
+from collections.abc import Coroutine
+from typing import Any
 
 from torch import Tensor
 
@@ -100,7 +102,11 @@ class Hops:
         try:
             link = await self._links.to(peer)
             message = Message(request.encode(), payload)
-            reply_message = await link.call("process", message, silence_seconds=silence_seconds)
+            reply_message = await self._while_member(
+                peer, link.call("process", message, silence_seconds=silence_seconds)
+            )
+            if reply_message is None:
+                return None, True
             reply = ProcessReply.decode(reply_message.meta)
             return self._read(reply, reply_message.body)
         except LinkError as error:
@@ -109,6 +115,23 @@ class Hops:
         except WireError as error:
             self._record(BadMessage(peer, f"an answer made no sense: {error.what} ({error.why})"))
             return None, True
+
+    async def _while_member(
+        self, peer: PeerId, call: Coroutine[Any, Any, Message]
+    ) -> Message | None:
+        """The answer, or None once `peer` is no longer in the roster: it may live on and go on sending progress
+        notes for work that nobody will count."""
+        answer = asyncio.ensure_future(call)
+        try:
+            while not answer.done():
+                await asyncio.wait([answer], timeout=self._config.links.silence_seconds)
+                opening = self._worker.member.ledger.open
+                if opening is not None and peer not in opening.roster and not answer.done():
+                    self._record(CallFailed(peer, "it is not in the roster any more"))
+                    return None
+            return answer.result()
+        finally:
+            answer.cancel()
 
     def _read(self, reply: ProcessReply, payload: Buffer) -> tuple[Answer | None, bool]:
         match reply.status:

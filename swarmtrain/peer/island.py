@@ -14,7 +14,17 @@ from swarmtrain.core.config import RunConfig
 from swarmtrain.core.errors import LinkError, StateError, WireError
 from swarmtrain.core.events import Noted, Record, Replayed, StepCommitted
 from swarmtrain.core.layout import parameters_sha256
-from swarmtrain.core.messages import Commit, Freeze, NewTerm, Open, Reopen, StageDigest, StepMessage
+from swarmtrain.core.messages import (
+    Ask,
+    Commit,
+    Freeze,
+    Join,
+    NewTerm,
+    Open,
+    Reopen,
+    StageDigest,
+    StepMessage,
+)
 from swarmtrain.core.schedule import gradient_norm
 from swarmtrain.core.tasks import Tasks
 from swarmtrain.core.types import Member, PeerId, Roster
@@ -92,7 +102,9 @@ class Island:
 
     def receive(self, sender: PeerId, message: StepMessage) -> None:
         """Give a message to the machines it concerns. FREEZE waits for what was answered and is not held yet."""
-        self._progress += 1
+        if not isinstance(message, Ask | Join):
+            # Peers that wait ask again and again: that is no progress for the conductor they wait for.
+            self._progress += 1
         if isinstance(message, Freeze) and not self.parts.worker.is_settled:
             self._tasks.spawn(self._receive_settled(sender, message), "freeze")
             return

@@ -20,7 +20,7 @@ from swarmtrain.core.events import (
     RunStopped,
     Traffic,
 )
-from swarmtrain.core.messages import NewTerm, StepMessage
+from swarmtrain.core.messages import NewTerm, Open, StepMessage
 from swarmtrain.core.sizes import check_memory
 from swarmtrain.core.tasks import Tasks
 from swarmtrain.core.types import EDGE_STAGE, PeerId, Roster
@@ -205,6 +205,7 @@ class Session:
         assert mine is not None
         await self._lock(mine.stages)
         if self.runtime is not None and self.runtime.member.term == 0:
+            self._is_founding = True
             self.runtime.island.stand(roster, "lowest edge peer, and every stage is covered")
 
     async def _join_running(self) -> None:
@@ -227,6 +228,10 @@ class Session:
     # ---- messages -----------------------------------------------------------------------------------------------
 
     def _on_step(self, sender: PeerId, message: StepMessage) -> None:
+        if isinstance(message, Open) or (
+            isinstance(message, NewTerm) and sender != self.options.me
+        ):
+            self._is_founding = False
         if isinstance(message, NewTerm):
             for member in message.roster.members:
                 self.links.learn(member.peer, member.address)
@@ -299,7 +304,10 @@ class Session:
             runtime = self.runtime
             if runtime is None or self.outcome.done():
                 return
-            if runtime.island.conducting.candidate is not None and runtime.member.step == 0:
+            member = runtime.member
+            is_open = member.step > 0 or member.ledger.open is not None
+            candidate = runtime.island.conducting.candidate
+            if self._is_founding and not is_open and candidate is not None:
                 await self._start_without(peer)
                 return
             if runtime.member.roster is not None and peer in runtime.member.roster:

@@ -127,6 +127,7 @@ class StepMember:
         if assign is None or (assign.term, assign.seal) != (term, seal) or term != self.term:
             return []
         if not sums:
+            self.ledger.reduce_failed = True
             return self._to_conductor(Reduced(term, self.step, seal, ()))
         self.ledger.prepared = Prepared(term, seal, assign.roster, sums, assign.void, assign.loss)
         return self._to_conductor(Reduced(term, self.step, seal, sums))
@@ -283,7 +284,7 @@ class StepMember:
             ledger.seal_term, ledger.seal = this
             ledger.closed, ledger.reopened = True, set()
             self._refresh(message.roster)
-            ledger.assign = None
+            ledger.assign, ledger.reduce_failed = None, False
             effects.append(CancelReduce())
         losses = tuple(KeyLoss(key, ledger.losses[key]) for key in sorted(ledger.losses))
         held, void = pack_items(ledger.held), pack_items(ledger.void)
@@ -313,6 +314,8 @@ class StepMember:
         ledger = self.ledger
         if not self._is_sealed(message):
             return []
+        if ledger.assign is not None and ledger.reduce_failed:
+            return self._to_conductor(Reduced(message.term, self.step, message.seal, ()))
         if ledger.assign is not None:
             prepared = ledger.prepared
             if prepared is None or (prepared.term, prepared.seal) != (message.term, message.seal):

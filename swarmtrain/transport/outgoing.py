@@ -137,14 +137,16 @@ class OutgoingCalls:
             return
         now, patience = self._loop.time(), pending.patience
         waited = now - pending.started_seconds
-        if patience.deadline_seconds is not None and waited >= patience.deadline_seconds:
+        # The same sums as in _watch: a difference may round to less than the patience that is over.
+        deadline_seconds = patience.deadline_seconds
+        if deadline_seconds is not None and now >= pending.started_seconds + deadline_seconds:
             pending.answer.set_exception(_late(pending, waited))
             return
         if not self._arrived(pending):
             # The remote cannot speak of a request it does not have yet: its acknowledgements count.
             acked_at_seconds = self._outbox.pacer.acked_at_seconds
             pending.heard_seconds = max(pending.heard_seconds, acked_at_seconds)
-        if now - pending.heard_seconds >= patience.silence_seconds:
+        if now >= pending.heard_seconds + patience.silence_seconds:
             pending.answer.set_exception(_silent(pending, now - pending.heard_seconds))
             return
         self._watch(number, pending)

@@ -112,12 +112,8 @@ def stopped_mutely(entries: Entries) -> None:
 def falsely_missed(entries: Entries) -> None:
     for entry in entries:
         if entry["event"]["kind"] == "fault_injected" and entry["event"]["fault"] == "straggler":
-            entry["event"] = {
-                "kind": "fault_missed",
-                "number": 0,
-                "fault": "straggler",
-                "reason": "x",
-            }
+            event = {"kind": "fault_missed", "number": 0, "fault": "straggler", "reason": "x"}
+            entry |= {"event": event, "time_seconds": entries[-1]["time_seconds"]}
 
 
 def unplanned(entries: Entries) -> None:

@@ -258,6 +258,17 @@ def test_a_stage_that_is_lost_stops_the_run_and_says_so():
     assert check(run.journal.lines) == []
 
 
+def test_a_fault_that_falls_into_the_farewells_is_missed_and_nothing_else():
+    quiet = faulty()
+    end_seconds = max(at for at, _, event in quiet.events if event.kind == "run_stopped")
+    opened = next(at for at, _, event in quiet.events if event.kind == "step_opened")
+    for extra_seconds in (0.005, 0.02, 0.05):
+        at_seconds = end_seconds - opened + extra_seconds
+        run = faulty(Fault("one_way", ("one-a", "two-a"), at_seconds, duration_seconds=1.0))
+        assert len(events_of(run, FaultMissed)) == 1 and not events_of(run, FaultInjected)
+        is_clean(run)
+
+
 def test_journals_of_one_seed_are_equal_byte_for_byte_under_faults():
     first, second = (
         faulty(*EACH_KIND[:3], EACH_KIND[-1], Fault("late", ("two-a",), 0.2, amount=2))
