@@ -95,6 +95,7 @@ class Session:
             config, options.me, options.name, options.stages, world.directory, record
         )
         self._queued: list[tuple[PeerId, StepMessage]] = []
+        self._is_founding = False
         self._locking: asyncio.Task[None] | None = None
         self._tasks = Tasks(self._failed)
         calls = Calls(self._hello, self._describe, self._on_step, self.stop_run, self._on_finish)

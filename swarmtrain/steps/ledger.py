@@ -26,6 +26,7 @@ class Ledger:
     led: set[int] = field(default_factory=set)
     assign: Assign | None = None
     prepared: Prepared | None = None
+    reduce_failed: bool = False
     applying: Commit | None = None
     after: Decision | None = None
 
