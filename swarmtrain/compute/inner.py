@@ -54,7 +54,8 @@ def adamw(
 ) -> None:
     """Decoupled weight decay AdamW (Loshchilov and Hutter, 2019) from `before` into `after`.
 
-    `spans` are `(offset, elements, decayed)`. The gradient is sum -> fp64 mean -> x clip -> fp32, in this order.
+    `spans` are `(offset, elements, decayed)`. The gradient of an exact sum is sum -> fp64 mean -> x clip -> fp32,
+    in this order; a fast sum stays in fp32.
     """
     mean_buffer = torch.empty(_CHUNK_ELEMENTS, dtype=torch.float64)
     gradient_buffer, scratch = torch.empty(_CHUNK_ELEMENTS), torch.empty(_CHUNK_ELEMENTS)
@@ -64,8 +65,12 @@ def adamw(
         for start in range(offset, offset + elements, _CHUNK_ELEMENTS):
             piece = slice(start, min(start + _CHUNK_ELEMENTS, offset + elements))
             size = piece.stop - piece.start
-            mean = mean_gradient(update.total[piece], update.tokens, mean_buffer).mul_(update.clip)
-            gradient = gradient_buffer[:size].copy_(mean)
+            gradient = gradient_buffer[:size]
+            if update.total.dtype == torch.float32:
+                torch.mul(update.total[piece], update.clip / update.tokens, out=gradient)
+            else:
+                mean = mean_gradient(update.total[piece], update.tokens, mean_buffer)
+                gradient.copy_(mean.mul_(update.clip))
             moment1, moment2 = after.moment1[piece], after.moment2[piece]
             torch.mul(before.moment1[piece], optimizer.beta1, out=moment1)
             moment1.add_(gradient, alpha=1.0 - optimizer.beta1)

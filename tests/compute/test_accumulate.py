@@ -172,9 +172,14 @@ def test_the_square_sum_depends_neither_on_order_nor_on_cuts(seed: int, exact: b
     values = torch.randn(elements, generator=generator)
     total = (values * 2.0**30).long() if exact else values
     shuffled = total[torch.randperm(elements, generator=generator)]
-    assert square_sum(total, 640) == square_sum(shuffled, 640)
     padded = torch.cat([torch.zeros(17, dtype=total.dtype), total])
-    assert square_sum(total, 640) == square_sum(padded, 640)
+    for other in (shuffled, padded):
+        if exact:
+            assert square_sum(other, 640) == square_sum(total, 640)
+        else:
+            # Fast promises equal replicas, which hold equal sums, and no more.
+            expected = value_of(square_sum(total, 640))
+            assert math.isclose(value_of(square_sum(other, 640)), expected, rel_tol=1e-12)
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e-3, 1.0, 1e4])
