@@ -83,10 +83,25 @@ def test_several_mistakes_are_told_at_once() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "{", "[]", "null", "3", '"run"', "[" * 100_000, '{"run": 3}', '{"run": null}', '{"x": {}}',
-        '{"extends": "/etc/passwd"}', '{"run": {"seed": NaN}}', '{"run": {"seed": 1e400}}',
-        '{"run": {"seed": 99999999999999999999}}', '{"run": {"steps": "5"}}', '{"run": {"name": "\\ud800"}}',
-        '{"model": {"preset": []}}', '{"model": {"preset": "x"}}', '{"run": {"name": "' + "a" * 10_000 + '"}}',
+        "",
+        "{",
+        "[]",
+        "null",
+        "3",
+        '"run"',
+        "[" * 100_000,
+        '{"run": 3}',
+        '{"run": null}',
+        '{"x": {}}',
+        '{"extends": "/etc/passwd"}',
+        '{"run": {"seed": NaN}}',
+        '{"run": {"seed": 1e400}}',
+        '{"run": {"seed": 99999999999999999999}}',
+        '{"run": {"steps": "5"}}',
+        '{"run": {"name": "\\ud800"}}',
+        '{"model": {"preset": []}}',
+        '{"model": {"preset": "x"}}',
+        '{"run": {"name": "' + "a" * 10_000 + '"}}',
     ],
 )
 def test_bad_json_from_the_network_is_a_short_config_error(text: str) -> None:
@@ -99,11 +114,15 @@ def test_bad_json_from_the_network_is_a_short_config_error(text: str) -> None:
 @given(
     st.recursive(
         st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
-        lambda inner: st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(["run", "model", "preset", "stages", "train", "x", "limits", "message_bytes"]),
-            inner,
-            max_size=4,
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(
+                    ["run", "model", "preset", "stages", "train", "x", "limits", "message_bytes"]
+                ),
+                inner,
+                max_size=4,
+            )
         ),
         max_leaves=10,
     )

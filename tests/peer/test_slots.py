@@ -116,7 +116,9 @@ def test_who_gives_up_waiting_loses_no_slot(when: str):
 
 
 @given(
-    seed=st.integers(0, 2**32 - 1), shared=st.integers(0, 3), queue=st.integers(0, 4),
+    seed=st.integers(0, 2**32 - 1),
+    shared=st.integers(0, 3),
+    queue=st.integers(0, 4),
     calls=st.integers(1, 40),
 )
 @settings(max_examples=40, deadline=None)

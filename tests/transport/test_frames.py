@@ -34,11 +34,19 @@ FRAMES = st.one_of(
         st.binary(max_size=1000),
         st.integers(1, 2**32 - 1),
     ),
-    st.builds(Frame, st.sampled_from([Kind.PING, Kind.PONG, Kind.ACK, Kind.NOTE]),
-              call=st.integers(0, 2**64 - 1)),
+    st.builds(
+        Frame,
+        st.sampled_from([Kind.PING, Kind.PONG, Kind.ACK, Kind.NOTE]),
+        call=st.integers(0, 2**64 - 1),
+    ),
     st.builds(Frame, st.just(Kind.TELL), method=st.just("step"), meta=st.binary(max_size=200)),
-    st.builds(Frame, st.just(Kind.ANSWER_CHUNK), st.just(BULK), st.integers(0, 99),
-              payload=st.binary(max_size=1000)),
+    st.builds(
+        Frame,
+        st.just(Kind.ANSWER_CHUNK),
+        st.just(BULK),
+        st.integers(0, 99),
+        payload=st.binary(max_size=1000),
+    ),
 )
 
 
