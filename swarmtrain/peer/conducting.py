@@ -59,6 +59,11 @@ class Conducting:
             return self._conclude_if_heard()
         return self.conductor.handle(sender, message) if self.conductor is not None else []
 
+    def found(self, peers: Sequence[PeerId]) -> None:
+        """These peers are in the roster again."""
+        for peer in peers:
+            self._lost.pop(peer, None)
+
     def lost(self, peer: PeerId) -> list[Effect]:
         """Go on without `peer`; take over if it conducted and this is the lowest edge left."""
         self._lost[peer] = None

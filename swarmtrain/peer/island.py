@@ -17,6 +17,7 @@ from swarmtrain.core.layout import parameters_sha256
 from swarmtrain.core.messages import (
     Ask,
     Commit,
+    Decision,
     Freeze,
     Join,
     NewTerm,
@@ -112,6 +113,8 @@ class Island:
             self.conducting.first_roster(message.roster)
         if isinstance(message, Open | Freeze | Reopen | NewTerm):
             self._note_roster(message.roster)
+        elif isinstance(message, Decision) and message.open is not None:
+            self._note_roster(message.open.roster)
         effects = self.parts.member.handle(sender, message)
         effects += self.conducting.handle(sender, message)
         self.perform(effects)
@@ -231,8 +234,11 @@ class Island:
 
     def _note_roster(self, roster: Roster) -> None:
         """The newest roster heard of: where siblings are found, also by a peer that is behind."""
-        if self._roster is None or roster.version >= self._roster.version:
+        before = self._roster
+        if before is None or roster.version >= before.version:
             self._roster = roster
+            # Who was lost and is taken in again is back, also for those it has not spoken to yet.
+            self.conducting.found([p for p in roster.peers if before is None or p not in before])
             for member in roster.members:
                 self.parts.links.learn(member.peer, member.address)
 
