@@ -26,10 +26,12 @@ class Witness:
         if assign is not None and assign is not self._assign and member.ledger.open is not None:
             self._assign = assign
             found.append(_seal(assign, member.ledger.open))
-        if ready is not None and ready is not self._ready and member.last is not None:
-            self._ready = ready
-            stages = tuple((entry.stage, entry.digest.hex()) for entry in ready.stages)
-            found.append(StateApplied(ready.step - 1, member.last.term, member.last.seal, stages))
+        if ready is not None and ready is not self._ready:
+            self._ready, last = ready, member.last
+            # State fetched from a sibling was applied there; the decision known here may be the next one.
+            if last is not None and last.step == ready.step - 1:
+                stages = tuple((entry.stage, entry.digest.hex()) for entry in ready.stages)
+                found.append(StateApplied(last.step, last.term, last.seal, stages))
         return found
 
 

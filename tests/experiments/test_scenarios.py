@@ -112,7 +112,8 @@ def test_ranges_that_make_no_sense_are_refused(small: Path, arguments: list[str]
     assert CliRunner().invoke(app, ["simulate", str(small), *arguments]).exit_code != 0
 
 
-@pytest.mark.parametrize("seed", range(6))
+# The last three once stalled or were judged wrongly.
+@pytest.mark.parametrize("seed", [*range(6), 187, 2090, 3151])
 def test_some_seeds_of_chaos(seed: int):
     config = load_config([CHAOS.run], [*CHAOS.overrides, f"run.seed={seed}"])
     _, verdict = run_seed(config, CHAOS.scenario, corpus())
