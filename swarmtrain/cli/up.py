@@ -55,7 +55,9 @@ def run_up(config: "RunConfig", folder: Path, options: UpOptions) -> None:
     eval_loss, sample = None, ""
     if state.step:
         from swarmtrain.experiments.trained import TrainedModel
+        from swarmtrain.model.registry import trust_family
 
+        trust_family(config.model)
         model = TrainedModel.load(folder / "checkpoint")
         eval_loss = model.held_out_loss()
         sample = model.sample(options.prompt, max_new_tokens=200)

@@ -25,6 +25,7 @@ def run_reference(config: "RunConfig", folder: Path) -> None:
     from swarmtrain.core.sizes import MEMORY_SHARE, check_memory
     from swarmtrain.data.stream import load_corpus
     from swarmtrain.experiments.reference import Reference
+    from swarmtrain.model.registry import trust_family
     from swarmtrain.monitor.metrics import MetricsFile
 
     torch.set_num_threads(config.limits.threads)
@@ -32,6 +33,7 @@ def run_reference(config: "RunConfig", folder: Path) -> None:
     vocab_size = config.model.vocab_size or corpus.tokenizer.vocab_size
     memory_bytes = int(MEMORY_SHARE * psutil.virtual_memory().available)
     check_memory(config, vocab_size, range(config.model.stages + 1), memory_bytes)
+    trust_family(config.model)
     loop = Reference(config, corpus, vocab_size)
     metrics = MetricsFile(folder / "metrics.jsonl")
     losses: list[float] = []
@@ -60,10 +62,12 @@ def run_scenario(path: Path, steps: int | None, out: Path | None, overrides: Seq
     from swarmtrain.data.stream import load_corpus
     from swarmtrain.experiments.scenario import read_scenario
     from swarmtrain.experiments.sweep import run_seed
+    from swarmtrain.model.registry import trust_family
     from swarmtrain.monitor.metrics import MetricsFile
 
     file = read_scenario(path)
     config = read_config([file.run], [*file.overrides, *overrides], steps)
+    trust_family(config.model)
     folder = new_run_folder(out, config)
     torch.set_num_threads(config.limits.threads)
     begin = time.monotonic()

@@ -84,6 +84,17 @@ def load_family(name: str, allow_import: bool = False) -> ModelFamily:
     return _families[name]
 
 
+def trust_family(model: ModelSection) -> None:
+    """Import and check the family that a local configuration names; the parts of this process may use it then.
+
+    Never call it with a configuration from the network or from a checkpoint: it runs the code that is named (I5).
+
+    Raises:
+        ModelError: it cannot be imported, or its blocks break the contract of ModelFamily.
+    """
+    check_family(load_family(model.family, allow_import=True), model)
+
+
 def _import_family(name: str, module_name: str, attribute: str) -> ModelFamily:
     try:
         family: Any = getattr(importlib.import_module(module_name), attribute)()

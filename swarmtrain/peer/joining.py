@@ -17,6 +17,7 @@ from swarmtrain.core.events import Event
 from swarmtrain.core.sizes import MEMORY_SHARE
 from swarmtrain.core.version import VERSION
 from swarmtrain.data.stream import Corpus, load_corpus
+from swarmtrain.model.registry import trust_family
 from swarmtrain.monitor.journal import Journal, journal_line
 from swarmtrain.monitor.trace import Trace
 from swarmtrain.peer.asking import ask
@@ -132,6 +133,8 @@ async def open_peer(
     """Join the run at `options.join`: directory open, links ready, nothing served yet. Raises SwarmError."""
     description, offered = await describe(options.join)
     config = accept_config(offered, options.config)
+    if options.config is not None:
+        trust_family(config.model)
     check_stages(options.stages, config)
     torch.set_num_threads(config.limits.threads)
     corpus = _load_corpus(config, options, description)
