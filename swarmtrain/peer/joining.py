@@ -160,7 +160,9 @@ async def open_peer(
             reporter.add(line)
         seen(event)
 
-    world = await _open_world(config, identity, description, record, observe)
+    host = options.listen.rpartition(":")[0].replace("localhost", "127.0.0.1")
+    discovery = DhtOptions(bootstrap=description.directory, host=host)
+    world = await _open_world(config, identity, discovery, record, observe)
     peer_options = PeerOptions(
         me=identity.peer_id,
         name=options.name,
@@ -181,7 +183,7 @@ async def open_peer(
 async def _open_world(
     config: RunConfig,
     identity: Identity,
-    description: Description,
+    discovery: DhtOptions,
     record: Callable[[Event], None],
     observe: Observer | None,
 ) -> World:
@@ -190,15 +192,13 @@ async def _open_world(
         message_bytes=config.limits.message_bytes,
         heartbeat_seconds=config.links.heartbeat_seconds,
     )
-    if not description.directory:
+    if not discovery.bootstrap:
         raise LinkError(
             "the run's directory has no address",
             "the process at that address has not opened it yet",
             "try again in a moment",
         )
-    directory = await DhtDirectory.open(
-        config.hash, identity, record, DhtOptions(bootstrap=description.directory)
-    )
+    directory = await DhtDirectory.open(config.hash, identity, record, discovery)
     return World(GrpcTransport(limits), directory, ThreadLane(observe))
 
 
