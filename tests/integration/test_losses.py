@@ -67,7 +67,7 @@ def test_a_killed_peer_costs_no_bit(
     command, out = started(workplace)
     victim = process_of(workplace, out, is_conductor)
     os.kill(victim.pid, signal.SIGKILL)
-    assert command.wait(100) == 0, command.output
+    assert command.wait(200) == 0, command.output
     workplace.expect_nothing_left(5)
     summary = read_json(out / "summary.json")
     assert summary["parameters_sha256"] == expected_sha256
@@ -85,6 +85,6 @@ def test_a_frozen_peer_is_found_and_comes_back(workplace: Workplace, expected_sh
         until(lambda: events_in(out, "lost"), 20, "the frozen peer was found")
     finally:
         os.kill(frozen.pid, signal.SIGCONT)
-    assert command.wait(100) == 0, command.output
+    assert command.wait(200) == 0, command.output
     workplace.expect_nothing_left(5)
     assert read_json(out / "summary.json")["parameters_sha256"] == expected_sha256

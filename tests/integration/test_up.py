@@ -28,7 +28,7 @@ def test_reference_writes_its_run_folder(yardstick: ReferenceRun):
     ]
 
 
-@pytest.mark.parametrize("peers", [1, 4, pytest.param(7, marks=pytest.mark.timeout(180))])
+@pytest.mark.parametrize("peers", [1, 4, pytest.param(7, marks=pytest.mark.timeout(400))])
 def test_up_equals_the_reference_and_leaves_nothing(
     workplace: Workplace, yardstick: ReferenceRun, peers: int
 ):
@@ -37,7 +37,7 @@ def test_up_equals_the_reference_and_leaves_nothing(
     command.until_prints("step 1/20")
     assert len(workplace.note_ports()) >= 2 * (peers + 1), "each process has a link and a DHT port"
     assert len(workplace.named("p2pd")) == peers + 1
-    assert command.wait(100) == 0, command.output
+    assert command.wait(200) == 0, command.output
     workplace.expect_nothing_left()
 
     expected = read_json(yardstick.folder / "summary.json")
@@ -65,7 +65,7 @@ def trained(yardstick: ReferenceRun, tmp_path_factory: pytest.TempPathFactory):
     try:
         run_file, out = place.write("run.toml", SMALL_RUN), place.folder / "out"
         command = place.start("up", run_file, "--peers", 2, "--out", out)
-        assert command.wait(100) == 0, command.output
+        assert command.wait(200) == 0, command.output
         yield place, command
     finally:
         place.close()

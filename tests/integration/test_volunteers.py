@@ -314,7 +314,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         third = ("peer", "--join", addresses["last"], "--name", "through-a-peer")
         peers.append(place.start(*third, name="through-a-peer"))
         place.note_ports()
-        assert coordinator.wait(100) == 0, coordinator.output
+        assert coordinator.wait(200) == 0, coordinator.output
         for command in peers:
             command.wait(30)
         meddler.stop()
