@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from swarmtrain.core.errors import Incompatible, Refused, WireError
+from swarmtrain.core.errors import Incompatible, Refused, SwarmError, WireError
 from swarmtrain.core.events import BadMessage, LinkClosed, Noted, PeerRefused, Record
 from swarmtrain.core.messages import StepMessage
 from swarmtrain.core.types import PeerId
@@ -78,6 +78,15 @@ class Service:
     def tell(self, link: Link, method: str, meta: bytes) -> None:
         if link.remote.role == "query":
             raise WireError("a query may not tell anything", f"method {method}")
+        try:
+            self._take(link, method, meta)
+        except SwarmError:
+            raise
+        except Exception as error:
+            self._record(Noted("internal error", f"{method}: {error!r}"))
+            raise
+
+    def _take(self, link: Link, method: str, meta: bytes) -> None:
         match method:
             case "step":
                 self._calls.on_step(link.remote.peer, decode_step(meta))
@@ -95,6 +104,11 @@ class Service:
             return await self._answer(link, method, request)
         except WireError as error:
             self._record(BadMessage(link.remote.peer, f"{method}: {error.what} ({error.why})"))
+            raise
+        except SwarmError:
+            raise
+        except Exception as error:
+            self._record(Noted("internal error", f"{method}: {error!r}"))
             raise
 
     # ---- methods ------------------------------------------------------------------------------------------------

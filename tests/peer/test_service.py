@@ -1,0 +1,39 @@
+"""A fault of our own while handling a message leaves an event with its reason (I7)."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+import pytest
+
+from swarmtrain.core.events import Event, Noted
+from swarmtrain.core.messages import Ask
+from swarmtrain.peer.service import Calls, Service
+from swarmtrain.transport.link import Message
+from swarmtrain.transport.messages import encode_step
+
+
+def broken(*_: object) -> NoReturn:
+    raise KeyError("a bug")
+
+
+def service(events: list[Event]) -> Service:
+    calls = Calls(broken, broken, broken, broken, broken)
+    return Service(calls, events.append)  # type: ignore[arg-type]
+
+
+LINK: Any = SimpleNamespace(remote=SimpleNamespace(role="peer", peer="somebody"))
+
+
+def test_a_message_that_cannot_be_handled_is_an_event() -> None:
+    events: list[Event] = []
+    with pytest.raises(KeyError):
+        service(events).tell(LINK, "step", encode_step(Ask(3)))
+    assert events == [Noted("internal error", "step: KeyError('a bug')")]
+
+
+def test_a_call_that_cannot_be_answered_is_an_event() -> None:
+    events: list[Event] = []
+    with pytest.raises(KeyError):
+        asyncio.run(service(events).call(LINK, "describe", Message(b"")))
+    assert events == [Noted("internal error", "describe: KeyError('a bug')")]
