@@ -55,7 +55,9 @@ class LlamaFamily:
         initialise_block(block, model, generator)
 
 
-_families: dict[str, ModelFamily] = {"llama": LlamaFamily()}
+BUILT_IN = "llama"
+
+_families: dict[str, ModelFamily] = {BUILT_IN: LlamaFamily()}
 """The built-in family and those this process was allowed to import."""
 
 
@@ -92,7 +94,8 @@ def trust_family(model: ModelSection) -> None:
     Raises:
         ModelError: it cannot be imported, or its blocks break the contract of ModelFamily.
     """
-    check_family(load_family(model.family, allow_import=True), model)
+    if model.family != BUILT_IN:
+        check_family(load_family(model.family, allow_import=True), model)
 
 
 def _import_family(name: str, module_name: str, attribute: str) -> ModelFamily:
