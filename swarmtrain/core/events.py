@@ -111,6 +111,70 @@ class Recovered(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class StageLost(Event):
+    """The last replica of a stage is gone; what follows is a recovery or the end of the run."""
+
+    stage: int
+    step: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Restored(Event):
+    """The island goes on at `step` after a stage was lost at `lost_step`; flagged when it is another model (I2)."""
+
+    step: int
+    lost_step: int
+    tier: str
+    stages: tuple[int, ...]
+    flagged: bool
+    seconds: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotKept(Event):
+    """A stage's state at `step` is in this peer's memory: its own, or held for peers of another stage."""
+
+    stage: int
+    step: int
+    bytes_received: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Moved(Event):
+    """A peer changes stages to where it hurts most; decided by the conductor."""
+
+    peer: str
+    from_stages: tuple[int, ...]
+    to_stages: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hedged(Event):
+    """A call took much longer than calls of its kind: a second replica was called beside it."""
+
+    step: int
+    key: int
+    position: int
+    from_peer: str
+    to_peer: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SumChanged(Event):
+    """A contribution entered (`change` is add) or left (retract) this peer's sum, on the compute lane."""
+
+    step: int
+    position: int
+    key: int
+    change: str
+
+
+@dataclass(frozen=True, slots=True)
 class TermStarted(Event):
     """An edge peer conducts from here on."""
 

@@ -342,6 +342,73 @@ class Leave:
 
 
 @dataclass(frozen=True, slots=True)
+class Move:
+    """The conductor asks a peer to host `stages` instead of its own from the next step on; it answers with Join."""
+
+    term: int
+    stages: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """A stage has no replica left: which states could each peer give? `seal` counts the tries of one term."""
+
+    term: int
+    seal: int
+    stages: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StageAt:
+    """A whole state of `stage` at `step`, which the base digest `base` names."""
+
+    stage: int
+    step: int
+    base: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The answer to Recall: states in this peer's memory, its live ones included, and for how many stages more it
+    has room."""
+
+    seal: int
+    step: int
+    base: Digest
+    room: int
+    states: tuple[StageAt, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the state of `stage` comes from: peers that have it at `state.step`, or the stages to average.
+
+    `tier` is live, snapshot, checkpoint or neighbours.
+    """
+
+    stage: int
+    tier: str
+    states: tuple[StageAt, ...]
+    peers: tuple[PeerId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """The island goes on at `step` on `base` with `roster`: every peer loads its stages as `sources` say.
+
+    `term` starts an epoch: decisions of lower epochs are another history from here on.
+    """
+
+    term: int
+    seal: int
+    step: int
+    base: Digest
+    roster: Roster
+    sources: tuple[Source, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """The run ends; `finished` says whether it reached its last step."""
 
@@ -353,5 +420,5 @@ class Stop:
 
 StepMessage = (
     Open | Done | Freeze | Held | Reopen | Redrive | Redriven | Assign | Reduced | Decision | Ready
-    | Release | NewTerm | Promise | Nack | Ask | Tell | Stop | Join | Leave
+    | Release | NewTerm | Promise | Nack | Ask | Tell | Stop | Join | Leave | Move | Recall | Kept | Restore
 )  # fmt: skip

@@ -150,6 +150,11 @@ class TrainSection(Section):
         "exact",
         description="exact: sums in fixed point, bit for bit equal under faults; fast: in floats",
     )
+    swap_ends: bool = Field(
+        False,
+        description="Every second microbatch visits the first two and the last two middle stages in "
+        "swapped order, so that each can stand in for the other (CheckFree+)",
+    )
 
     @property
     def tokens_per_microbatch(self) -> int:
@@ -204,6 +209,31 @@ class LinksSection(Section):
     chunk_bytes: ByteCount = Field(MIB, ge=4096, le=MIB, description="Largest piece of a message")
 
 
+class RecoverySection(Section):
+    """What is kept for the loss of every replica of a stage, and how such a stage may come back (design.md 9).
+
+    A snapshot of every stage at one common step brings the run back exactly. `stale_steps` and `neighbours` allow
+    recoveries that make another model (flagged, outside I2).
+    """
+
+    snapshot_steps: int = Field(
+        10, ge=0, le=10**6, description="Steps between snapshots in peers' memory; 0 keeps none"
+    )
+    snapshot_holders: int = Field(
+        2, ge=0, le=16, description="Peers on other stages that hold each stage's snapshot"
+    )
+    checkpoint_steps: int = Field(
+        0, ge=0, le=10**6, description="Steps between checkpoints on disk; 0 saves only the last"
+    )
+    checkpoints_kept: int = Field(3, ge=1, le=1000, description="Checkpoints kept on disk")
+    stale_steps: int = Field(
+        0, ge=0, le=10**6, description="A lost stage alone may come back this many steps old"
+    )
+    neighbours: bool = Field(
+        False, description="Last resort: a lost stage as the average of its neighbours (CheckFree)"
+    )
+
+
 class SwarmSection(Section):
     """Who must be there, and how long records in the directory live."""
 
@@ -226,19 +256,21 @@ class RunConfig(Section):
     limits: LimitsSection = Field(default_factory=LimitsSection)
     links: LinksSection = Field(default_factory=LinksSection)
     swarm: SwarmSection = Field(default_factory=SwarmSection)
+    recovery: RecoverySection = Field(default_factory=RecoverySection)
 
     @property
     def hash(self) -> str:
         """Hex SHA-256 of what peers must agree on for equal arithmetic.
 
-        Taken over canonical JSON (keys sorted, no spaces, floats by repr) of every section but `limits`, `links`
-        and `swarm`, and without `run.name` and `model.preset`, which name things and change no number.
+        Taken over canonical JSON (keys sorted, no spaces, floats by repr) of every section but `limits`, `links`,
+        `swarm` and `recovery`, and without `run.name` and `model.preset`, which name things and change no number.
         """
         agreed = self.model_dump(
             exclude={
                 "limits": True,
                 "links": True,
                 "swarm": True,
+                "recovery": True,
                 "run": {"name"},
                 "model": {"preset"},
             }

@@ -35,11 +35,15 @@ Route = tuple[Visit, ...]
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A peer as a roster names it; `stages` ascend, `address` is what other peers dial."""
+    """A peer as a roster names it; `stages` ascend, `address` is what other peers dial.
+
+    `region` is empty where it is not known.
+    """
 
     peer: PeerId
     stages: tuple[int, ...]
     address: str
+    region: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from swarmtrain.core.config import RunConfig
 from swarmtrain.core.events import Record, TermStarted
 from swarmtrain.core.messages import Ask, Join, Leave, Nack, Promise, StepMessage, Tell
 from swarmtrain.core.schedule import scalars_of
+from swarmtrain.core.sequences import stage_sequences
 from swarmtrain.core.types import Member, PeerId, Roster
 from swarmtrain.steps.ballot import Candidate, Complete, Decided, Fresh, Reseal, next_term
 from swarmtrain.steps.conductor import StepConductor
@@ -163,13 +164,12 @@ def _rank(peer: PeerId) -> int:
 
 
 def plan_of(config: RunConfig) -> Plan:
-    """What the conductor must know of the run: every key visits every middle stage in order."""
-    every_stage = (tuple(range(1, config.model.stages + 1)),)
+    """What the conductor must know of the run."""
     return Plan(
         steps=config.run.steps,
         stages=config.model.stages,
         microbatches=config.train.microbatches,
         tokens=config.train.microbatches * config.train.tokens_per_microbatch,
-        sequences=lambda step: every_stage,
+        sequences=lambda step: stage_sequences(config, step),
         scalars=lambda step: scalars_of(config.optimizer, step, config.run.steps),
     )

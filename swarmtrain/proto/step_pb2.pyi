@@ -15,14 +15,16 @@ class Visit(_message.Message):
     def __init__(self, stage: _Optional[int] = ..., peer: _Optional[str] = ...) -> None: ...
 
 class Member(_message.Message):
-    __slots__ = ("peer", "stages", "address")
+    __slots__ = ("peer", "stages", "address", "region")
     PEER_FIELD_NUMBER: _ClassVar[int]
     STAGES_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    REGION_FIELD_NUMBER: _ClassVar[int]
     peer: str
     stages: _containers.RepeatedScalarFieldContainer[int]
     address: str
-    def __init__(self, peer: _Optional[str] = ..., stages: _Optional[_Iterable[int]] = ..., address: _Optional[str] = ...) -> None: ...
+    region: str
+    def __init__(self, peer: _Optional[str] = ..., stages: _Optional[_Iterable[int]] = ..., address: _Optional[str] = ..., region: _Optional[str] = ...) -> None: ...
 
 class Roster(_message.Message):
     __slots__ = ("version", "members")
@@ -362,6 +364,78 @@ class Leave(_message.Message):
     reason: str
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
+class Move(_message.Message):
+    __slots__ = ("term", "stages", "reason")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    stages: _containers.RepeatedScalarFieldContainer[int]
+    reason: str
+    def __init__(self, term: _Optional[int] = ..., stages: _Optional[_Iterable[int]] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class Recall(_message.Message):
+    __slots__ = ("term", "seal", "stages")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    SEAL_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    seal: int
+    stages: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, term: _Optional[int] = ..., seal: _Optional[int] = ..., stages: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class StageAt(_message.Message):
+    __slots__ = ("stage", "step", "base")
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    stage: int
+    step: int
+    base: bytes
+    def __init__(self, stage: _Optional[int] = ..., step: _Optional[int] = ..., base: _Optional[bytes] = ...) -> None: ...
+
+class Kept(_message.Message):
+    __slots__ = ("seal", "step", "base", "room", "states")
+    SEAL_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    ROOM_FIELD_NUMBER: _ClassVar[int]
+    STATES_FIELD_NUMBER: _ClassVar[int]
+    seal: int
+    step: int
+    base: bytes
+    room: int
+    states: _containers.RepeatedCompositeFieldContainer[StageAt]
+    def __init__(self, seal: _Optional[int] = ..., step: _Optional[int] = ..., base: _Optional[bytes] = ..., room: _Optional[int] = ..., states: _Optional[_Iterable[_Union[StageAt, _Mapping]]] = ...) -> None: ...
+
+class Source(_message.Message):
+    __slots__ = ("stage", "tier", "states", "peers")
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    TIER_FIELD_NUMBER: _ClassVar[int]
+    STATES_FIELD_NUMBER: _ClassVar[int]
+    PEERS_FIELD_NUMBER: _ClassVar[int]
+    stage: int
+    tier: str
+    states: _containers.RepeatedCompositeFieldContainer[StageAt]
+    peers: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, stage: _Optional[int] = ..., tier: _Optional[str] = ..., states: _Optional[_Iterable[_Union[StageAt, _Mapping]]] = ..., peers: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Restore(_message.Message):
+    __slots__ = ("term", "seal", "step", "base", "roster", "sources")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    SEAL_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    ROSTER_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    seal: int
+    step: int
+    base: bytes
+    roster: Roster
+    sources: _containers.RepeatedCompositeFieldContainer[Source]
+    def __init__(self, term: _Optional[int] = ..., seal: _Optional[int] = ..., step: _Optional[int] = ..., base: _Optional[bytes] = ..., roster: _Optional[_Union[Roster, _Mapping]] = ..., sources: _Optional[_Iterable[_Union[Source, _Mapping]]] = ...) -> None: ...
+
 class Stop(_message.Message):
     __slots__ = ("term", "step", "finished", "reason")
     TERM_FIELD_NUMBER: _ClassVar[int]
@@ -375,7 +449,7 @@ class Stop(_message.Message):
     def __init__(self, term: _Optional[int] = ..., step: _Optional[int] = ..., finished: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class StepEnvelope(_message.Message):
-    __slots__ = ("open", "done", "freeze", "held", "reopen", "redrive", "redriven", "assign", "reduced", "decision", "ready", "release", "new_term", "promise", "nack", "ask", "tell", "stop", "join", "leave")
+    __slots__ = ("open", "done", "freeze", "held", "reopen", "redrive", "redriven", "assign", "reduced", "decision", "ready", "release", "new_term", "promise", "nack", "ask", "tell", "stop", "join", "leave", "move", "recall", "kept", "restore")
     OPEN_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
     FREEZE_FIELD_NUMBER: _ClassVar[int]
@@ -396,6 +470,10 @@ class StepEnvelope(_message.Message):
     STOP_FIELD_NUMBER: _ClassVar[int]
     JOIN_FIELD_NUMBER: _ClassVar[int]
     LEAVE_FIELD_NUMBER: _ClassVar[int]
+    MOVE_FIELD_NUMBER: _ClassVar[int]
+    RECALL_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
+    RESTORE_FIELD_NUMBER: _ClassVar[int]
     open: Open
     done: Done
     freeze: Freeze
@@ -416,4 +494,8 @@ class StepEnvelope(_message.Message):
     stop: Stop
     join: Join
     leave: Leave
-    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., freeze: _Optional[_Union[Freeze, _Mapping]] = ..., held: _Optional[_Union[Held, _Mapping]] = ..., reopen: _Optional[_Union[Reopen, _Mapping]] = ..., redrive: _Optional[_Union[Redrive, _Mapping]] = ..., redriven: _Optional[_Union[Redriven, _Mapping]] = ..., assign: _Optional[_Union[Assign, _Mapping]] = ..., reduced: _Optional[_Union[Reduced, _Mapping]] = ..., decision: _Optional[_Union[Decision, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., new_term: _Optional[_Union[NewTerm, _Mapping]] = ..., promise: _Optional[_Union[Promise, _Mapping]] = ..., nack: _Optional[_Union[Nack, _Mapping]] = ..., ask: _Optional[_Union[Ask, _Mapping]] = ..., tell: _Optional[_Union[Tell, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., join: _Optional[_Union[Join, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ...) -> None: ...
+    move: Move
+    recall: Recall
+    kept: Kept
+    restore: Restore
+    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., freeze: _Optional[_Union[Freeze, _Mapping]] = ..., held: _Optional[_Union[Held, _Mapping]] = ..., reopen: _Optional[_Union[Reopen, _Mapping]] = ..., redrive: _Optional[_Union[Redrive, _Mapping]] = ..., redriven: _Optional[_Union[Redriven, _Mapping]] = ..., assign: _Optional[_Union[Assign, _Mapping]] = ..., reduced: _Optional[_Union[Reduced, _Mapping]] = ..., decision: _Optional[_Union[Decision, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., new_term: _Optional[_Union[NewTerm, _Mapping]] = ..., promise: _Optional[_Union[Promise, _Mapping]] = ..., nack: _Optional[_Union[Nack, _Mapping]] = ..., ask: _Optional[_Union[Ask, _Mapping]] = ..., tell: _Optional[_Union[Tell, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., join: _Optional[_Union[Join, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., move: _Optional[_Union[Move, _Mapping]] = ..., recall: _Optional[_Union[Recall, _Mapping]] = ..., kept: _Optional[_Union[Kept, _Mapping]] = ..., restore: _Optional[_Union[Restore, _Mapping]] = ...) -> None: ...
