@@ -39,7 +39,7 @@ def test_hash_covers_every_other_setting() -> None:
     seen = {RunConfig().hash}
     for section, key, entry in fields():
         name = f"{section}.{key}"
-        if section in ("limits", "links", "swarm") or name in ("run.name", "model.preset"):
+        if section in ("limits", "links", "swarm", "recovery") or name in ("run.name", "model.preset"):
             continue
         value = by_name.get(name) or changed[type(entry.default)](entry.default)
         beside = {"heads": 8} if name == "model.kv_heads" else {}
@@ -57,7 +57,7 @@ def test_hash_does_not_depend_on_how_values_were_given() -> None:
 
 def test_hash_is_pinned() -> None:
     # Peers of one version must agree across machines; a change here refuses every older peer and checkpoint.
-    assert RunConfig().hash == "92ec8469b1b7506e69fbca4a92cbf9ff0a7c38d2cab89de0ec3a2cbbdcf5c30f"
+    assert RunConfig().hash == "79f3ade638baa8829fcc23078f747710493f7a8b09ef9b244004e19bb7b6f8ec"
 
 
 def test_configuration_is_frozen() -> None:
