@@ -19,7 +19,7 @@ app = typer.Typer(
     "Example: swarmtrain up RUN.toml --peers 4",
 )
 app.add_typer(config.app, name="config")
-for command in (run.up, run.coordinator, run.peer, run.reference, run.simulate):
+for command in (run.up, run.coordinator, run.peer, run.reference, run.simulate, run.check):
     app.command(rich_help_panel="Run")(command)
 app.command(rich_help_panel="Look")(status.status)
 app.command("eval", rich_help_panel="Use the model")(model.evaluate)

@@ -16,7 +16,8 @@ from swarmtrain.core.errors import ConfigError, Stopped
 
 if TYPE_CHECKING:
     from swarmtrain.core.config import RunConfig
-    from swarmtrain.core.events import Event
+    from swarmtrain.core.events import Event, Record
+    from swarmtrain.core.faultpoints import PointFault
     from swarmtrain.peer.joining import JoinOptions
 
 INTERRUPTED = 130
@@ -62,16 +63,19 @@ def parse_stages(text: str) -> tuple[int, ...] | None:
     )
 
 
-def run_peer(options: "JoinOptions", lifeline: bool) -> None:
+def run_peer(options: "JoinOptions", lifeline: bool, faults: "tuple[PointFault, ...]") -> None:
     """Serve until the run ends. Exits 0 when it finished or this peer left, with the error's code otherwise."""
-    code = asyncio.run(_serve_peer(options, lifeline))
+    code = asyncio.run(_serve_peer(options, lifeline, faults))
     sys.exit(code)
 
 
-async def _serve_peer(options: "JoinOptions", lifeline: bool) -> int:
+async def _serve_peer(
+    options: "JoinOptions", lifeline: bool, faults: "tuple[PointFault, ...]"
+) -> int:
     from swarmtrain.peer.joining import open_peer
 
     joined = await open_peer(options, None, _print_event)
+    _arm(faults, joined.record)
     session = joined.session
     interrupted = False
 
@@ -99,6 +103,18 @@ async def _serve_peer(options: "JoinOptions", lifeline: bool) -> int:
     if interrupted:
         return INTERRUPTED
     return 0 if outcome.finished or session.released.is_set() else Stopped.exit_code
+
+
+def _arm(faults: "tuple[PointFault, ...]", record: "Record") -> None:
+    """Let faults happen in this process; each is printed and in the journal before it does."""
+    from swarmtrain.core.events import Noted
+    from swarmtrain.core.faultpoints import arm
+
+    def fired(what: str) -> None:
+        typer.echo(f"fault fired: {what}")
+        record(Noted("fault fired", what))
+
+    arm(faults, fired)
 
 
 async def _watch_lifeline(leave: Callable[[], None]) -> None:

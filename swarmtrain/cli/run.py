@@ -1,7 +1,7 @@
-"""Commands that train: up, coordinator, peer, reference, simulate."""
+"""Commands that train, and that judge a run: up, coordinator, peer, reference, simulate, check."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -94,6 +94,12 @@ def peer(
     lifeline: Annotated[
         bool, typer.Option("--lifeline", hidden=True, help="End when standard input closes")
     ] = False,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="SWARMTRAIN_FAULT", hidden=True, help="For tests: POINT:ACTION:NTH; repeatable"
+        ),
+    ] = None,
 ) -> None:
     """Join a run and serve: self-test, take stages, train until the run ends.
 
@@ -103,6 +109,7 @@ def peer(
     """
     from swarmtrain.cli.host import parse_stages, run_peer
     from swarmtrain.cli.settings import read_config
+    from swarmtrain.core.faultpoints import parse_fault
     from swarmtrain.core.units import parse_bytes
     from swarmtrain.peer.joining import JoinOptions
 
@@ -119,7 +126,7 @@ def peer(
         out=out,
         memory_bytes=parse_bytes(max_memory) if max_memory else None,
     )
-    run_peer(options, lifeline)
+    run_peer(options, lifeline, tuple(map(parse_fault, fault or ())))
 
 
 def reference(
@@ -166,6 +173,25 @@ def simulate(
         return
     more = [f"run.seed={seed}"] if seed is not None else []
     run_scenario(scenario, steps, out, [*(overrides or ()), *more])
+
+
+def check(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Folder of a run, with every peer's journal below it")
+    ],
+    output: Annotated[
+        Literal["text", "json"], typer.Option("-o", "--output", help="text or json")
+    ] = "text",
+) -> None:
+    """Check the journals of a run: every gradient counted once, replicas equal, steps in order.
+
+    Example: swarmtrain check runs/mine
+
+    Reads what peers wrote with --out, and ends with a non-zero code when a promise was broken.
+    """
+    from swarmtrain.cli.yardstick import check_folders
+
+    check_folders(folders, output)
 
 
 def _cache_folder() -> Path:

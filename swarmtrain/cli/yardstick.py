@@ -1,4 +1,4 @@
-"""`swarmtrain reference` and `swarmtrain simulate`: runs inside this process, with the same run folder as `up`."""
+"""`swarmtrain reference`, `simulate` and `check`: runs inside this process, and what judges runs."""
 
 import time
 from collections.abc import Sequence
@@ -162,6 +162,40 @@ def run_seeds(
             f"{len(failed)} of {last - first} seeds failed",
             failed[0],
             f"repeat one with: swarmtrain simulate {path} --seed {failed[0].split(':')[0][5:]}",
+        )
+
+
+def check_folders(folders: Sequence[Path], output: str) -> None:
+    """Hold the journals of each folder's run to its promises. Raises Stopped if one is broken."""
+    import json
+    from dataclasses import asdict
+
+    from swarmtrain.core.errors import Stopped
+    from swarmtrain.experiments.checker import check_folder
+
+    found: dict[str, list[dict[str, Any]]] = {}
+    for folder in folders:
+        try:
+            violations = check_folder(folder)
+        except OSError as error:
+            raise ConfigError(
+                f"{folder} cannot be checked",
+                str(error),
+                "pass a folder with the journal.jsonl of every peer: `swarmtrain peer --out` writes them",
+            ) from error
+        found[str(folder)] = [asdict(violation) for violation in violations]
+        if output != "json":
+            for violation in violations:
+                typer.echo(f"{folder}: {violation}")
+            typer.echo(f"{folder}: {len(violations)} violations")
+    if output == "json":
+        typer.echo(json.dumps(found, indent=2))
+    broken = [folder for folder, violations in found.items() if violations]
+    if broken:
+        raise Stopped(
+            f"{len(broken)} of {len(found)} runs broke a promise",
+            f"{found[broken[0]][0]['what']}, in {broken[0]}",
+            "the lines named above are those of the journals",
         )
 
 

@@ -2,11 +2,12 @@
 
 import asyncio
 import math
+from collections.abc import Callable
 
 import torch
 
 from swarmtrain.compute.lane import Kind, Lane, Task
-from swarmtrain.compute.stage import MiddleCompute
+from swarmtrain.compute.stage import MiddleCompute, Tape
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.events import Measured
 from swarmtrain.core.sizes import memory_estimate
@@ -23,12 +24,8 @@ async def measure(config: RunConfig, lane: Lane, memory_bytes: int) -> Measured:
 
     Rounded up to half an octave, so that equal machines under some other work report equal figures.
     """
-    single = config.model_copy(
-        update={"model": config.model.model_copy(update={"blocks_per_stage": 1})}
-    )
-    compute = MiddleCompute(single, 1)
-    train, width = config.train, config.model.width
-    x_BTD = torch.ones(train.microbatch_size, train.sequence_length, width)
+    forward, backward = _passes(config, lane.is_modelled)
+    train = config.train
     loop = asyncio.get_running_loop()
     forward_seconds = backward_seconds = math.inf
     begin, repeats = loop.time(), 0
@@ -37,12 +34,9 @@ async def measure(config: RunConfig, lane: Lane, memory_bytes: int) -> Measured:
     ):
         repeats += 1
         start = loop.time()
-        tape = await lane.submit(Task(Kind.FORWARD, 1), lambda: compute.forward(x_BTD))
+        await lane.submit(Task(Kind.FORWARD, 1), forward)
         middle = loop.time()
-        await lane.submit(
-            Task(Kind.BACKWARD, 1),
-            lambda tape=tape: compute.backward(tape, x_BTD),  # type: ignore[misc]
-        )
+        await lane.submit(Task(Kind.BACKWARD, 1), backward)
         forward_seconds = min(forward_seconds, middle - start)
         backward_seconds = min(backward_seconds, loop.time() - middle)
     blocks = config.model.blocks_per_stage
@@ -53,6 +47,26 @@ async def measure(config: RunConfig, lane: Lane, memory_bytes: int) -> Measured:
         reason=f"best of {repeats} microbatches of {train.microbatch_size} x {train.sequence_length}"
         f" tokens through one block, times {blocks}; {format_bytes(memory_bytes)} may be used",
     )
+
+
+def _passes(config: RunConfig, is_modelled: bool) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Forward and backward of one microbatch through one block; nothing where only modelled seconds count."""
+    if is_modelled:
+        return lambda: None, lambda: None
+    single = config.model_copy(
+        update={"model": config.model.model_copy(update={"blocks_per_stage": 1})}
+    )
+    compute, tapes = MiddleCompute(single, 1), list[Tape]()
+    train, width = config.train, config.model.width
+    x_BTD = torch.ones(train.microbatch_size, train.sequence_length, width)
+    return (
+        lambda: tapes.append(compute.forward(x_BTD)),
+        lambda: _discard(compute.backward(tapes.pop(), x_BTD)),
+    )
+
+
+def _discard(result: object) -> None:
+    """Only its seconds matter."""
 
 
 def capacity_stages(config: RunConfig, vocab_size: int, memory_bytes: int) -> int:

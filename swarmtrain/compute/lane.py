@@ -11,7 +11,9 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from swarmtrain.compute.meter import Meter
 
 T = TypeVar("T")
 
@@ -58,8 +60,27 @@ class Span:
 Observer = Callable[[Span], None]
 
 
+class _Queued(NamedTuple):
+    """A task that waits; the heap compares rank and arrival only, since no two arrivals are equal."""
+
+    rank: tuple[int, int, int]
+    arrival: int
+    task: Task
+    work: Callable[[], Any]
+    future: asyncio.Future[Any]
+    since_seconds: float
+
+
 class Lane(Protocol):
-    """Runs tasks one at a time."""
+    """Runs tasks one at a time. With `is_modelled` their seconds do not depend on what they do.
+
+    `meter` counts the tasks of microbatches; it is read on the loop.
+    """
+
+    meter: Meter
+
+    @property
+    def is_modelled(self) -> bool: ...
 
     def submit(self, task: Task, work: Callable[[], T]) -> asyncio.Future[T]:
         """Queue `work` at once; its outcome is the future's. Cancelling it does not stop a task that runs."""
@@ -81,12 +102,13 @@ class Lane(Protocol):
 class ThreadLane:
     """Runs tasks in one thread of its own."""
 
+    is_modelled = False
+
     def __init__(self, observe: Observer | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         self._observe = observe
-        self._queue: list[
-            tuple[tuple[int, int, int], int, Task, Callable[[], Any], asyncio.Future[Any]]
-        ] = []
+        self.meter = Meter(self._loop.time())
+        self._queue: list[_Queued] = []
         self._arrivals = itertools.count()
         self._ready = threading.Condition()
         self._closing = False
@@ -99,7 +121,8 @@ class ThreadLane:
             if self._closing:
                 future.cancel()
                 return future
-            heapq.heappush(self._queue, (task.rank, next(self._arrivals), task, work, future))
+            queued = (task.rank, next(self._arrivals), task, work, future, self._loop.time())
+            heapq.heappush(self._queue, _Queued(*queued))
             self._ready.notify()
         return future
 
@@ -115,8 +138,8 @@ class ThreadLane:
             self._closing = True
             waiting, self._queue = self._queue, []
             self._ready.notify()
-        for *_, future in waiting:
-            future.cancel()
+        for queued in waiting:
+            queued.future.cancel()
         while self._thread.is_alive():
             self._thread.join(timeout=0.001)
             await asyncio.sleep(0)
@@ -128,25 +151,26 @@ class ThreadLane:
                     self._ready.wait()
                 if self._closing:
                     return
-                _, _, task, work, future = heapq.heappop(self._queue)
-            if not future.cancelled():
-                self._run_one(task, work, future)
+                queued = heapq.heappop(self._queue)
+            if not queued.future.cancelled():
+                self._run_one(queued)
 
-    def _run_one(self, task: Task, work: Callable[[], Any], future: asyncio.Future[Any]) -> None:
+    def _run_one(self, queued: _Queued) -> None:
         start = self._loop.time()
         result: Any = None
         error: BaseException | None = None
         try:
-            result = work()
+            result = queued.work()
         except BaseException as problem:  # every outcome belongs to the waiter, none to this thread
             error = problem
-        span = Span(task, start, self._loop.time())
-        self._loop.call_soon_threadsafe(self._deliver, span, future, result, error)
+        span = Span(queued.task, start, self._loop.time())
+        self._loop.call_soon_threadsafe(self._deliver, span, queued, result, error)
 
     def _deliver(
-        self, span: Span, future: asyncio.Future[Any], result: Any, error: BaseException | None
+        self, span: Span, queued: _Queued, result: Any, error: BaseException | None
     ) -> None:
-        _settle(future, result, error)
+        _settle(queued.future, result, error)
+        _count(self.meter, span, queued)
         if self._observe is not None:
             self._observe(span)
 
@@ -154,13 +178,14 @@ class ThreadLane:
 class VirtualLane:
     """Runs tasks inline on a virtual clock and charges each its modelled seconds."""
 
+    is_modelled = True
+
     def __init__(
         self, cost_seconds: Callable[[Task], float], observe: Observer | None = None
     ) -> None:
         self._cost_seconds, self._observe = cost_seconds, observe
-        self._queue: list[
-            tuple[tuple[int, int, int], int, Task, Callable[[], Any], asyncio.Future[Any]]
-        ] = []
+        self.meter = Meter(asyncio.get_running_loop().time())
+        self._queue: list[_Queued] = []
         self._arrivals = itertools.count()
         self._wake = asyncio.Event()
         self._running: asyncio.Future[Any] | None = None
@@ -172,7 +197,9 @@ class VirtualLane:
         if self._closing:
             future.cancel()
             return future
-        heapq.heappush(self._queue, (task.rank, next(self._arrivals), task, work, future))
+        now = asyncio.get_running_loop().time()
+        queued = (task.rank, next(self._arrivals), task, work, future, now)
+        heapq.heappush(self._queue, _Queued(*queued))
         self._wake.set()
         return future
 
@@ -189,8 +216,8 @@ class VirtualLane:
         await asyncio.gather(self._worker, return_exceptions=True)
         if self._running is not None:
             self._running.cancel()
-        for *_, future in self._queue:
-            future.cancel()
+        for queued in self._queue:
+            queued.future.cancel()
         self._queue.clear()
 
     async def _work(self) -> None:
@@ -199,20 +226,31 @@ class VirtualLane:
             while not self._queue:
                 self._wake.clear()
                 await self._wake.wait()
-            _, _, task, work, future = heapq.heappop(self._queue)
-            if future.cancelled():
+            queued = heapq.heappop(self._queue)
+            if queued.future.cancelled():
                 continue
-            start, self._running = loop.time(), future
-            await asyncio.sleep(self._cost_seconds(task))
+            start, self._running = loop.time(), queued.future
+            await asyncio.sleep(self._cost_seconds(queued.task))
             result: Any = None
             error: BaseException | None = None
             try:
-                result = work()
+                result = queued.work()
             except Exception as problem:
                 error = problem
-            _settle(future, result, error)
+            span = Span(queued.task, start, loop.time())
+            _settle(queued.future, result, error)
+            _count(self.meter, span, queued)
             if self._observe is not None:
-                self._observe(Span(task, start, loop.time()))
+                self._observe(span)
+
+
+def _count(meter: Meter, span: Span, queued: _Queued) -> None:
+    """Changes of state are left out: their number does not depend on how many microbatches come here."""
+    kind = span.task.kind
+    if kind is not Kind.STATE:
+        busy_seconds = span.end_seconds - span.start_seconds
+        waited_seconds = span.start_seconds - queued.since_seconds
+        meter.add(busy_seconds, waited_seconds, kind is Kind.BACKWARD, span.end_seconds)
 
 
 def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:

@@ -1,6 +1,5 @@
 """One peer's copy of one stage: parameters, moments, the step's sum, and the move from step to step."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from swarmtrain.compute.flat import flat_digest
 from swarmtrain.compute.inner import Buffers, Update, adamw
 from swarmtrain.compute.stage import StageCompute
 from swarmtrain.core.config import RunConfig
+from swarmtrain.core.faultpoints import reached
 from swarmtrain.core.messages import Commit, StageDigest, StageSum
 from swarmtrain.core.schedule import clip_factor
 from swarmtrain.core.types import Digest
@@ -81,22 +81,18 @@ class Replica:
         )
         spans = self.compute.flat.decayed_spans()
         adamw(self.current, after, update, spans, self._optimizer)
+        reached("apply.middle")
         self.current, self._spare = after, self.current
         self.compute.flat.bind(after.parameters)
         self._accumulator.clear()
         self._is_shared = False
         return StageDigest(self.stage, self.digest())
 
-    def state_digests(self) -> tuple[StageDigest, StageDigest]:
-        """SHA-256 of the parameters, and of both moments together, for a receiver of this state."""
-        moments = hashlib.sha256(self.current.moment1.view(torch.uint8).numpy().data)
-        moments.update(self.current.moment2.view(torch.uint8).numpy().data)
-        return StageDigest(self.stage, self.digest()), StageDigest(self.stage, moments.digest())
-
     def load(self, flats: Sequence[Tensor]) -> None:
         """Take over a whole state: parameters and both moments in the flat layout. Clears the sum."""
         for mine, theirs in zip(self.current.flats, flats, strict=True):
-            mine.copy_(theirs)
+            if mine is not theirs:
+                mine.copy_(theirs)
         self._accumulator.clear()
         self._is_shared = False
 

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 
@@ -12,15 +13,22 @@ class Event:
 
     @property
     def kind(self) -> str:
-        return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
+        return _kind_of(type(self))
 
     def to_json(self) -> dict[str, Any]:
         """The event as plain JSON values, `kind` first; bytes become hex."""
-        fields = {name: _plain(value) for name, value in asdict(self).items()}
-        return {"kind": self.kind, **fields}
+        values = {name: _plain(getattr(self, name)) for name in self.__dataclass_fields__}
+        return {"kind": self.kind, **values}
+
+
+@cache
+def _kind_of(event: type[Event]) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", event.__name__).lower()
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, (str, int, float)):
+        return value
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, (list, tuple)):
@@ -172,6 +180,16 @@ class SumChanged(Event):
     position: int
     key: int
     change: str
+
+
+@dataclass(frozen=True, slots=True)
+class SumSealed(Event):
+    """The sum of `stage` as it is now is what this peer gives to the reduce of the seal `(term, seal)`."""
+
+    step: int
+    term: int
+    seal: int
+    stage: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,7 +405,10 @@ class SealAssigned(Event):
 
 @dataclass(frozen=True, slots=True)
 class StateApplied(Event):
-    """The recording peer applied the decision `(term, seal)` of `step`: digests of its parameters by stage."""
+    """The recording peer applied the decision `(term, seal)` of `step`: digests of its parameters by stage.
+
+    Term 0: it took the state over from elsewhere, and its sums are empty.
+    """
 
     step: int
     term: int

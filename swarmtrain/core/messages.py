@@ -289,9 +289,10 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """No prepare of a lower term will be finished by this peer from now on."""
+    """No prepare of a lower term will be finished by this peer from now on; `epoch` is that of its parameters."""
 
     term: int
+    epoch: int
     step: int
     base: Digest
     seal: int
@@ -370,14 +371,15 @@ class StageAt:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """The answer to Recall: states in this peer's memory, its live ones included, and for how many stages more it
-    has room."""
+    """The answer to Recall: where this peer is, states in its memory with its live ones, for how many stages more it
+    has room, and the newest checkpoint of the coordinator that it heard of (its stage says nothing)."""
 
     seal: int
     step: int
     base: Digest
     room: int
     states: tuple[StageAt, ...]
+    checkpoint: StageAt | None
 
 
 @dataclass(frozen=True, slots=True)

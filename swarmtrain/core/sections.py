@@ -6,6 +6,7 @@ ranges are wide but finite, because a configuration also arrives from the networ
 
 import hashlib
 import json
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -65,8 +66,8 @@ class ModelSection(Section):
     family: str = Field(
         "llama",
         max_length=256,
-        pattern=r"^(llama|[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*)$",
-        description="Kind of block: llama, or your own as package.module:Name",
+        pattern=r"^(llama|vector|[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*)$",
+        description="Kind of block: llama, vector (for simulations), or your own as package.module:Name",
     )
     stages: int = Field(2, ge=1, le=512, description="Middle stages; the edge stage comes on top")
     blocks_per_stage: int = Field(
@@ -196,6 +197,10 @@ class LimitsSection(Section):
         256 * MIB, ge=MIB, le=1 << 32, description="Largest message that is sent or accepted"
     )
     threads: int = Field(1, ge=1, le=1024, description="torch threads per peer")
+    hedge: bool = Field(
+        True,
+        description="A call that takes far longer than its replicas take is made at another beside it",
+    )
 
 
 class LinksSection(Section):
@@ -265,18 +270,7 @@ class RunConfig(Section):
         Taken over canonical JSON (keys sorted, no spaces, floats by repr) of every section but `limits`, `links`,
         `swarm` and `recovery`, and without `run.name` and `model.preset`, which name things and change no number.
         """
-        agreed = self.model_dump(
-            exclude={
-                "limits": True,
-                "links": True,
-                "swarm": True,
-                "recovery": True,
-                "run": {"name"},
-                "model": {"preset"},
-            }
-        )
-        canonical = json.dumps(agreed, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        return _hash_of(self)
 
     def to_json(self) -> str:
         """All settings as JSON; `config_from_json` gives an equal configuration back."""
@@ -328,3 +322,20 @@ class RunConfig(Section):
                 "one late sign of life would break a healthy call",
                 f"set links.silence_seconds to at least {2 * links.heartbeat_seconds}",
             )
+
+
+@lru_cache(maxsize=256)
+def _hash_of(config: RunConfig) -> str:
+    """Every greeting of a link names the run, so this is worked out once for each configuration."""
+    agreed = config.model_dump(
+        exclude={
+            "limits": True,
+            "links": True,
+            "swarm": True,
+            "recovery": True,
+            "run": {"name"},
+            "model": {"preset"},
+        }
+    )
+    canonical = json.dumps(agreed, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -6,6 +6,7 @@ and head are separate positions of the edge stage (rule R4), so an item of work 
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NewType
 
 PeerId = NewType("PeerId", str)
@@ -46,9 +47,12 @@ class Member:
     region: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Roster:
-    """Who takes part in a step; members ascend by peer id so that every reader iterates alike."""
+    """Who takes part in a step; members ascend by peer id so that every reader iterates alike.
+
+    Without slots, so that what is looked up for every message and hop is worked out once.
+    """
 
     version: int
     members: tuple[Member, ...]
@@ -57,19 +61,31 @@ class Roster:
     def of(version: int, members: Iterable[Member]) -> "Roster":
         return Roster(version, tuple(sorted(members, key=lambda member: member.peer)))
 
-    @property
+    @cached_property
     def peers(self) -> tuple[PeerId, ...]:
         return tuple(member.peer for member in self.members)
 
+    @cached_property
+    def _by_peer(self) -> dict[PeerId, Member]:
+        return {member.peer: member for member in self.members}
+
+    @cached_property
+    def _by_stage(self) -> dict[int, tuple[PeerId, ...]]:
+        hosts: dict[int, tuple[PeerId, ...]] = {}
+        for member in self.members:
+            for stage in member.stages:
+                hosts[stage] = (*hosts.get(stage, ()), member.peer)
+        return hosts
+
     def __contains__(self, peer: object) -> bool:
-        return any(member.peer == peer for member in self.members)
+        return peer in self._by_peer
 
     def member(self, peer: PeerId) -> Member | None:
-        return next((member for member in self.members if member.peer == peer), None)
+        return self._by_peer.get(peer)
 
     def replicas(self, stage: int) -> tuple[PeerId, ...]:
         """Peers that host `stage`, ascending."""
-        return tuple(member.peer for member in self.members if stage in member.stages)
+        return self._by_stage.get(stage, ())
 
     @property
     def edges(self) -> tuple[PeerId, ...]:

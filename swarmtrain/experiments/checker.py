@@ -1,100 +1,99 @@
-"""The independent checker: reads a journal's lines and nothing else, and says where a run broke its promises.
+"""The independent checker: reads journals' lines and nothing else, and says where a run broke its promises.
 
 It shares no code with the step protocol: what it knows of steps, seals and digests it takes from the lines alone.
 C1 each key counts once at every position, C2 replicas of a stage have equal digests, C6 the samples used are an
 exact prefix of the data order, C7 the faults that happened are those that were planned (reliability_security.md
-section 5). STOP: a run that ended before its last step says why.
+section 5). STOP: a run that ended before its last step says why. After Restored(step=s), steps from s on may be
+committed again: with equal digests, unless the event is flagged as the start of another model.
 """
 
-import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable
+from pathlib import Path
 
+from swarmtrain.experiments.contents import counted_once
+from swarmtrain.experiments.evidence import Evidence, Line, Violation, keys_of, tag_of
 
-@dataclass(frozen=True, slots=True)
-class Violation:
-    """A broken promise: which check, what is wrong, and the numbers of the lines that show it, from 1."""
+JOURNAL = "journal.jsonl"
 
-    check: str
-    what: str
-    lines: tuple[int, ...]
-
-    def __str__(self) -> str:
-        return f"{self.check}: {self.what} (lines {', '.join(map(str, self.lines))})"
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One journal entry: its number, who recorded it, when, and the event's fields."""
-
-    number: int
-    peer: str
-    seconds: float
-    event: Mapping[str, Any]
-
-
-@dataclass
-class _Journal:
-    """The lines by kind of event."""
-
-    by_kind: dict[str, list[Line]] = field(default_factory=dict)
-
-    def of(self, kind: str) -> list[Line]:
-        return self.by_kind.get(kind, [])
+_EPOCH_BITS = 44
+"""Terms carry the epoch above these bits: a restore starts one, and what was decided before it is another history."""
 
 
 def check(lines: Iterable[str]) -> list[Violation]:
-    """Every violation that the journal shows, by check and line."""
-    journal, found = _read(lines)
-    for rule in (_ownership, _seal_counts, _digests, _prefix, _faults, _stops):
-        found += rule(journal)
-    return sorted(found, key=lambda violation: (violation.check, violation.lines))
+    """Every violation that one journal shows, by check and line."""
+    evidence = Evidence()
+    return _judge(evidence, evidence.read(lines))
 
 
-def _read(lines: Iterable[str]) -> tuple[_Journal, list[Violation]]:
-    journal, found = _Journal(), list[Violation]()
-    for number, text in enumerate(lines, start=1):
-        try:
-            entry = json.loads(text)
-            line = Line(number, entry["peer"], float(entry["time_seconds"]), entry["event"])
-            journal.by_kind.setdefault(line.event["kind"], []).append(line)
-        except (ValueError, KeyError, TypeError) as error:
-            found.append(Violation("JOURNAL", f"no journal entry: {error!r}", (number,)))
-    return journal, found
+def check_folder(folder: Path) -> list[Violation]:
+    """Every violation that the journals below `folder` show together: those of all peers of one run.
+
+    The peers' clocks differ, so nothing is compared by time but within one file. Raises FileNotFoundError when there
+    is no journal.
+    """
+    evidence, found = Evidence(), list[Violation]()
+    paths = sorted(folder.rglob(JOURNAL))
+    if not paths:
+        raise FileNotFoundError(f"there is no {JOURNAL} in {folder}")
+    for path in paths:
+        with open(path, encoding="utf-8", errors="replace") as lines:
+            found += evidence.read(lines, str(path.relative_to(folder)))
+    return _judge(evidence, found)
+
+
+def _judge(evidence: Evidence, found: list[Violation]) -> list[Violation]:
+    for rule in (
+        _ownership,
+        counted_once,
+        _seal_counts,
+        _digests,
+        _one_seal,
+        _acknowledged,
+        _prefix,
+        _keys_fixed,
+        _faults,
+        _stops,
+    ):
+        found += rule(evidence)
+    return sorted(found, key=lambda violation: (violation.check, violation.files, violation.lines))
 
 
 # ---- C1: ownership ----------------------------------------------------------------------------------------------
 
 
-def _ownership(journal: _Journal) -> list[Violation]:
+def _ownership(evidence: Evidence) -> list[Violation]:
     """Every assignment that a peer accepted: one owner per position of each key that counts, none of void keys."""
     found: list[Violation] = []
     first: dict[tuple[int, int, int], Line] = {}
-    for line in journal.of("seal_assigned"):
+    for line in evidence.of("seal_assigned"):
         event = line.event
-        tag = (event["step"], event["term"], event["seal"])
+        tag = tag_of(event)
         known = first.setdefault(tag, line)
         if known is line:
-            found += _exactly_once(line)
+            found += _exactly_once(evidence, line)
         elif (known.event["owners"], known.event["void"]) != (event["owners"], event["void"]):
             what = f"seal {tag} has two assignments"
-            found.append(Violation("C1", what, (known.number, line.number)))
-    for line in journal.of("state_applied"):
-        tag = (line.event["step"], line.event["term"], line.event["seal"])
+            found.append(evidence.violation("C1", what, known, line))
+    for line in _decided(evidence):
+        tag = tag_of(line.event)
         if first and tag not in first:
             what = f"step {tag[0]} was applied from seal {tag}, which nobody was assigned"
-            found.append(Violation("C1", what, (line.number,)))
+            found.append(evidence.violation("C1", what, line))
     return found
 
 
-def _exactly_once(line: Line) -> list[Violation]:
+def _decided(evidence: Evidence) -> list[Line]:
+    """Where peers applied a decision; term 0 is state that came from elsewhere."""
+    return [line for line in evidence.of("state_applied") if line.event["term"]]
+
+
+def _exactly_once(evidence: Evidence, line: Line) -> list[Violation]:
     event = line.event
     sequences, keys, void = event["sequences"], event["microbatches"], set(event["void"])
     owners: dict[tuple[int, int], int] = {}
     for _, positions in event["owners"]:
         for position, bitmap in positions:
-            for key in _keys(bitmap):
+            for key in keys_of(bitmap):
                 owners[position, key] = owners.get((position, key), 0) + 1
     needed = {
         (position, key)
@@ -111,126 +110,166 @@ def _exactly_once(line: Line) -> list[Violation]:
     ):
         if items:
             what = f"{where}: (position, key) {sorted(items)[:4]} {name}"
-            found.append(Violation("C1", what, (line.number,)))
+            found.append(evidence.violation("C1", what, line))
     return found
 
 
-def _keys(bitmap: str) -> list[int]:
-    bits = int.from_bytes(bytes.fromhex(bitmap), "little")
-    return [key for key in range(bits.bit_length()) if bits >> key & 1]
-
-
-def _seal_counts(journal: _Journal) -> list[Violation]:
+def _seal_counts(evidence: Evidence) -> list[Violation]:
     """Conductors' own counts: the owners' shares of a seal add up to keys x positions."""
-    opened = {line.event["step"]: line.event["microbatches"] for line in journal.of("step_opened")}
-    stages = [stage for line in journal.of("placed") for stage in line.event["stages"]]
-    if not stages or len({len(seq) for seq in _sequences(journal)}) > 1:
+    opened = {line.event["step"]: line.event["microbatches"] for line in evidence.of("step_opened")}
+    stages = [stage for line in evidence.of("placed") for stage in line.event["stages"]]
+    if not stages or len({len(seq) for seq in _sequences(evidence)}) > 1:
         return []
-    lengths = [len(sequence) for sequence in _sequences(journal)] or [max(stages)]
+    lengths = [len(sequence) for sequence in _sequences(evidence)] or [max(stages)]
     found = []
-    for line in journal.of("sealed"):
+    for line in evidence.of("sealed"):
         event = line.event
         if event["step"] not in opened:
             continue
         keys = opened[event["step"]] - len(event["void"])
         owned, needed = sum(count for _, count in event["owners"]), keys * (lengths[0] + 2)
         if owned != needed:
-            what = (
-                f"step {event['step']} seal {event['seal']}: {owned} items owned, {needed} needed"
-            )
-            found.append(Violation("C1", what, (line.number,)))
+            where = f"step {event['step']} seal {event['seal']}"
+            what = f"{where}: {owned} items owned, {needed} needed"
+            found.append(evidence.violation("C1", what, line))
     return found
 
 
-def _sequences(journal: _Journal) -> list[list[int]]:
-    return [seq for line in journal.of("seal_assigned") for seq in line.event["sequences"]]
+def _sequences(evidence: Evidence) -> list[list[int]]:
+    return [seq for line in evidence.of("seal_assigned") for seq in line.event["sequences"]]
 
 
 # ---- C2: digests ------------------------------------------------------------------------------------------------
 
 
-def _digests(journal: _Journal) -> list[Violation]:
-    """Whoever applied a step has the same parameters, and the same as what was acknowledged."""
+def _digests(evidence: Evidence) -> list[Violation]:
+    """Whoever has the state after a step has the same parameters; a flagged restore starts another model."""
     found: list[Violation] = []
-    first: dict[tuple[int, int], tuple[str, int]] = {}
-    for line in journal.of("state_applied"):
-        step = line.event["step"]
-        for stage, digest in line.event["stages"]:
-            known, at = first.setdefault((step, stage), (digest, line.number))
+    is_flagged = any(line.event["flagged"] for line in evidence.of("restored"))
+    first: dict[tuple[int, int, int], tuple[str, Line]] = {}
+    for line in evidence.of("state_applied"):
+        event = line.event
+        if is_flagged and not event["term"]:
+            continue  # nothing says to which of the models it belongs
+        epoch = event["term"] >> _EPOCH_BITS if is_flagged else 0
+        for stage, digest in event["stages"]:
+            known, at = first.setdefault((epoch, event["step"], stage), (digest, line))
             if known != digest:
-                what = f"step {step} stage {stage}: replicas have different parameters"
-                found.append(Violation("C2", what, (at, line.number)))
-    committed: dict[int, Line] = {}
-    for line in journal.of("step_committed"):
-        known_line = committed.setdefault(line.event["step"], line)
-        for name in ("parameters_sha256", "void", "tokens"):
-            if known_line.event[name] != line.event[name]:
-                what = f"step {line.event['step']} was acknowledged twice, with another {name}"
-                found.append(Violation("C2", what, (known_line.number, line.number)))
-    for line in journal.of("diverged"):
+                what = f"step {event['step']} stage {stage}: replicas have different parameters"
+                found.append(evidence.violation("C2", what, at, line))
+    for line in evidence.of("diverged"):
         what = f"step {line.event['step']} stage {line.event['stage']}: {line.event['what']} differ"
-        found.append(Violation("C2", what, (line.number,)))
+        found.append(evidence.violation("C2", what, line))
+    return found
+
+
+def _one_seal(evidence: Evidence) -> list[Violation]:
+    """A step of one epoch is applied from one seal: two may hold equal sums, but somebody decided without the rest."""
+    found: list[Violation] = []
+    first: dict[tuple[int, int], Line] = {}
+    for line in _decided(evidence):
+        step, term, _ = tag_of(line.event)
+        known = first.setdefault((term >> _EPOCH_BITS, step), line)
+        if tag_of(known.event) != tag_of(line.event):
+            what = f"step {step} was applied from two seals, {tag_of(known.event)} and "
+            what += f"{tag_of(line.event)}"
+            found.append(evidence.violation("C2", what, known, line))
+    return found
+
+
+def _acknowledged(evidence: Evidence) -> list[Violation]:
+    """A step may be acknowledged again, by another conductor or after a restore, but not with another outcome."""
+    found: list[Violation] = []
+    flagged = [line.event["step"] for line in evidence.of("restored") if line.event["flagged"]]
+    committed: dict[int, Line] = {}
+    for line in evidence.of("step_committed"):
+        step = line.event["step"]
+        if flagged and step >= min(flagged):
+            continue
+        known = committed.setdefault(step, line)
+        for name in ("parameters_sha256", "void", "tokens"):
+            if known.event[name] != line.event[name]:
+                what = f"step {step} was acknowledged twice, with another {name}"
+                found.append(evidence.violation("C2", what, known, line))
     return found
 
 
 # ---- C6: samples ------------------------------------------------------------------------------------------------
 
 
-def _prefix(journal: _Journal) -> list[Violation]:
-    """Steps are acknowledged 0, 1, 2, ... and each uses keys 0..K-1, so samples are a prefix of the data order."""
+def _prefix(evidence: Evidence) -> list[Violation]:
+    """Steps are acknowledged 0, 1, 2, ..., again from where a restore went back to, so samples are a prefix of the
+    data order."""
     found: list[Violation] = []
     expected = 0
-    for line in journal.of("step_committed"):
+    if not evidence.is_one:
+        steps = {line.event["step"] for line in evidence.of("step_committed")}
+        expected = next(step for step in range(len(steps) + 1) if step not in steps)
+    for line in _in_order(evidence, ("step_committed", "restored")):
         step = line.event["step"]
+        if line.event["kind"] == "restored":
+            expected = min(expected, step) if evidence.is_one else expected
+            continue
         if step > expected:
             what = f"step {step} was acknowledged, but step {expected} before it never was"
-            found.append(Violation("C6", what, (line.number,)))
-        expected = max(expected, step + 1)
+            found.append(evidence.violation("C6", what, line))
+        expected = max(expected, step + 1) if evidence.is_one else expected
+    return found
+
+
+def _in_order(evidence: Evidence, kinds: tuple[str, ...]) -> list[Line]:
+    lines = [line for kind in kinds for line in evidence.of(kind)]
+    return sorted(lines, key=lambda line: (line.file, line.number))
+
+
+def _keys_fixed(evidence: Evidence) -> list[Violation]:
+    """Each step uses keys 0..K-1, whoever opens it."""
+    found: list[Violation] = []
     keys: dict[int, Line] = {}
-    for line in [*journal.of("step_opened"), *journal.of("seal_assigned")]:
+    for line in [*evidence.of("step_opened"), *evidence.of("seal_assigned")]:
         known = keys.setdefault(line.event["step"], line)
         if known.event["microbatches"] != line.event["microbatches"]:
             what = f"step {line.event['step']} was opened with different numbers of keys"
-            found.append(Violation("C6", what, (known.number, line.number)))
+            found.append(evidence.violation("C6", what, known, line))
     return found
 
 
 # ---- C7: faults -------------------------------------------------------------------------------------------------
 
 
-def _faults(journal: _Journal) -> list[Violation]:
+def _faults(evidence: Evidence) -> list[Violation]:
     """Each planned fault happened once, or was forestalled for a reason that the journal bears out."""
     found: list[Violation] = []
-    planned = {line.event["number"]: line for line in journal.of("fault_planned")}
+    planned = {line.event["number"]: line for line in evidence.of("fault_planned")}
     seen: dict[int, Line] = {}
-    for line in [*journal.of("fault_injected"), *journal.of("fault_missed")]:
+    for line in [*evidence.of("fault_injected"), *evidence.of("fault_missed")]:
         number = line.event["number"]
         plan = planned.get(number)
         if plan is None or plan.event["fault"] != line.event["fault"]:
             what = f"fault {number} ({line.event['fault']}) was never planned"
-            found.append(Violation("C7", what, (line.number,)))
+            found.append(evidence.violation("C7", what, line))
         elif number in seen:
             what = f"fault {number} ({line.event['fault']}) counts twice"
-            found.append(Violation("C7", what, (seen[number].number, line.number)))
-        elif line.event["kind"] == "fault_missed" and _was_due(journal, plan, line):
+            found.append(evidence.violation("C7", what, seen[number], line))
+        elif line.event["kind"] == "fault_missed" and _was_due(evidence, plan, line):
             what = f"fault {number} ({line.event['fault']}) was due and did not happen"
-            found.append(Violation("C7", what, (plan.number, line.number)))
+            found.append(evidence.violation("C7", what, plan, line))
         seen.setdefault(number, line)
     for number, plan in planned.items():
         if number not in seen:
             what = f"nothing says what became of fault {number} ({plan.event['fault']})"
-            found.append(Violation("C7", what, (plan.number,)))
+            found.append(evidence.violation("C7", what, plan))
     return found
 
 
-def _was_due(journal: _Journal, plan: Line, missed: Line) -> bool:
+def _was_due(evidence: Evidence, plan: Line, missed: Line) -> bool:
     """Whether the time of a fault passed before the run ended; its peers may have died before, which excuses it."""
     when = plan.event["when"]
     killed = {
         name
-        for line in journal.of("fault_injected")
+        for line in evidence.of("fault_injected")
         if line.event["fault"] == "kill"
-        for entry in journal.of("fault_planned")
+        for entry in evidence.of("fault_planned")
         if entry.event["number"] == line.event["number"]
         for name in entry.event["peers"]
     }
@@ -243,9 +282,9 @@ def _was_due(journal: _Journal, plan: Line, missed: Line) -> bool:
 # ---- the end ----------------------------------------------------------------------------------------------------
 
 
-def _stops(journal: _Journal) -> list[Violation]:
+def _stops(evidence: Evidence) -> list[Violation]:
     return [
-        Violation("STOP", "the run stopped and does not say why", (line.number,))
-        for line in journal.of("run_stopped")
+        evidence.violation("STOP", "the run stopped and does not say why", line)
+        for line in evidence.of("run_stopped")
         if not line.event["finished"] and not line.event["reason"].strip()
     ]

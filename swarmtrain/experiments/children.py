@@ -38,7 +38,7 @@ class Child:
 
 async def start_child(name: str, arguments: Sequence[str], log_path: Path) -> Child:
     """Start `swarmtrain ARGUMENTS` in a session of its own, so that a terminal's Ctrl+C reaches only us."""
-    with open(log_path, "wb") as log:  # noqa: ASYNC230 (one small file, before anything runs)
+    with open(log_path, "ab") as log:  # noqa: ASYNC230 (one small file; a restart continues it)
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",

@@ -85,7 +85,11 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Chances:
-    """Random faults: how many, of which kinds, in which span of time."""
+    """Random faults: how many, of which kinds, in which span of time.
+
+    With `every_seconds` more are drawn while the run goes, one after such a time on average; a machine that one of
+    them kills is replaced after `replace_seconds` (0: never).
+    """
 
     count: int = 0
     kinds: tuple[Kind, ...] = KINDS
@@ -95,6 +99,8 @@ class Chances:
     point_share: float = 0.4
     survivable: bool = True
     points: tuple[str, ...] = field(default=tuple(POINTS))
+    every_seconds: float = 0.0
+    replace_seconds: float = 0.0
 
 
 def survivable(
@@ -130,14 +136,15 @@ def random_plan(
     plan = list(fixed)
     for _ in range(chances.count):
         for _ in range(20):
-            fault = _draw(chance, chances, sorted(names))
+            fault = draw(chance, chances, sorted(names))
             if not chances.survivable or not survivable([*plan, fault], roster, names, stages):
                 plan.append(fault)
                 break
     return tuple(plan)
 
 
-def _draw(chance: random.Random, chances: Chances, names: list[str]) -> Fault:
+def draw(chance: random.Random, chances: Chances, names: list[str]) -> Fault:
+    """One fault for peers out of `names`, which ascend; whether it can be survived is not looked at."""
     kind = chance.choice(chances.kinds)
     count = 2 if kind in PAIRS else 1
     if kind == "partition":

@@ -42,7 +42,8 @@ class Kill:
 class LocalSwarm:
     """A run on this machine. `stages` pins those of the first peers, as `--stage` would.
 
-    `drain()` ends it early; `run()` always leaves nothing behind.
+    `more` gives further arguments for peer number `index`, from 0. `drain()` ends the run early; `run()` always
+    leaves nothing behind.
     """
 
     config: RunConfig
@@ -51,8 +52,10 @@ class LocalSwarm:
     changed: Changed
     stages: tuple[str, ...] = ()
     kill: "Kill | None" = None
+    more: Callable[[int], list[str]] = lambda index: []
     coordinator: Coordinator = field(init=False)
     children: list[Child] = field(default_factory=list)
+    _share_bytes: int = 0
     _draining: asyncio.Event = field(default_factory=asyncio.Event)
 
     def drain(self) -> None:
@@ -85,18 +88,22 @@ class LocalSwarm:
             await self.coordinator.close()
 
     async def _start_peers(self) -> None:
+        self._share_bytes = int(MEMORY_SHARE * psutil.virtual_memory().available / self.peers)
+        for index in range(self.peers):
+            await self.start_peer(index)
+
+    async def start_peer(self, index: int) -> None:
+        """Start peer number `index`, from 0; one that ended is started again."""
         logs = self.folder / "logs"
         logs.mkdir(exist_ok=True)
-        config_path = self.folder / "config.toml"
-        share_bytes = int(MEMORY_SHARE * psutil.virtual_memory().available / self.peers)
-        for index in range(self.peers):
-            name = f"peer-{index + 1}"
-            arguments = ["peer", "--join", self.coordinator.address, "--name", name, "--lifeline"]
-            arguments += ["--listen", "127.0.0.1:0", "--config", str(config_path)]
-            arguments += ["--max-memory", f"{share_bytes}B"]
-            if index < len(self.stages):
-                arguments += ["--stage", self.stages[index]]
-            self.children.append(await start_child(name, arguments, logs / f"{name}.log"))
+        name = f"peer-{index + 1}"
+        arguments = ["peer", "--join", self.coordinator.address, "--name", name, "--lifeline"]
+        arguments += ["--listen", "127.0.0.1:0", "--config", str(self.folder / "config.toml")]
+        arguments += ["--max-memory", f"{self._share_bytes}B", *self.more(index)]
+        if index < len(self.stages):
+            arguments += ["--stage", self.stages[index]]
+        child = await start_child(name, arguments, logs / f"{name}.log")
+        self.children[index : index + 1] = [child]
 
     def _changed(self, state: RunState, entry: dict[str, Any]) -> None:
         self.changed(state, entry)
@@ -139,11 +146,15 @@ class LocalSwarm:
                 timeout=START_SECONDS + self.config.swarm.join_seconds,
                 return_when=asyncio.FIRST_COMPLETED,
             )
-            if started.done():
-                await asyncio.wait(ends)
         finally:
             for task in (started, *ends):
                 task.cancel()
+        # A peer that was started again counts as well: the list changes meanwhile.
+        while self.coordinator.started.is_set():
+            running = [child for child in self.children if child.exit_code is None]
+            if not running:
+                return
+            await running[0].process.wait()
 
     def _obituary(self) -> str:
         dead = [child for child in self.children if child.exit_code not in (None, 0)]

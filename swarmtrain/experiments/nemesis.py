@@ -81,28 +81,28 @@ class Nemesis:
         self._chance = random.Random(0)
         self._is_over = False
         self.traffic = Traffic()
-        self.look: Callable[[str], None] = lambda name: None
 
     # ---- the plan -----------------------------------------------------------------------------------------------
 
     def begin(self, plan: tuple[Fault, ...], chance: random.Random) -> None:
         """From here on the plan's seconds count."""
-        self.plan, self._chance = plan, chance
-        for number, fault in enumerate(plan):
-            self._record(
-                FaultPlanned(
-                    number,
-                    fault.kind,
-                    fault.peers,
-                    fault.when,
-                    fault.duration_seconds,
-                    fault.amount,
-                )
-            )
+        self._chance = chance
+        for fault in plan:
+            number = self._enter(fault)
             if fault.at_point:
                 self._pending.setdefault(fault.peers[0], []).append((number, fault))
             else:
                 self._later(fault.at_seconds, lambda n=number: self._inject(n, ""))  # type: ignore[misc]
+
+    def strike(self, fault: Fault) -> None:
+        """One fault more, which the world decides on now."""
+        self._inject(self._enter(fault), "")
+
+    def _enter(self, fault: Fault) -> int:
+        number, self.plan = len(self.plan), (*self.plan, fault)
+        seconds, amount = fault.duration_seconds, fault.amount
+        self._record(FaultPlanned(number, fault.kind, fault.peers, fault.when, seconds, amount))
+        return number
 
     def finish(self) -> None:
         """The run is over: note what its end forestalled. Nothing is injected while peers say goodbye."""
@@ -157,7 +157,6 @@ class Nemesis:
         return False
 
     def sent(self, sender: str, receiver: str, frame: bytes) -> list[tuple[float, bytes]]:
-        self.look(sender)
         if sender in self._pending:
             for observation in self.traffic.sent(sender, receiver, frame):
                 self._pass(sender, observation)

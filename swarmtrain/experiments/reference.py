@@ -5,22 +5,24 @@ quantisation per (key, position), the integer norm, the order of scalar operatio
 backward here are ordinary autograd through the whole depth of the model.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from swarmtrain.checkpoint.stage_file import StageState
+from swarmtrain.checkpoint.stage_file import NamesShapes, StageState
 from swarmtrain.checkpoint.store import save
 from swarmtrain.compute.accumulate import Contribution, contribution_limit, is_summable
 from swarmtrain.compute.replica import Replica
 from swarmtrain.compute.stage import EdgeCompute, MiddleCompute, StageCompute
 from swarmtrain.core.config import RunConfig
+from swarmtrain.core.errors import StateError
 from swarmtrain.core.layout import parameters_sha256
-from swarmtrain.core.messages import Commit
+from swarmtrain.core.messages import Commit, StageSum
 from swarmtrain.core.schedule import scalars_of
+from swarmtrain.core.sequences import sequence_of, stage_sequences
 from swarmtrain.core.types import Roster
 from swarmtrain.data.stream import Corpus, microbatch
 
@@ -36,7 +38,11 @@ class ReferenceStep:
 
 
 class Reference:
-    """The whole model in one process. `stages` are edge, middle 1..S in order."""
+    """The whole model in one process. `stages` are edge, middle 1..S in order.
+
+    `step` is the next step to train, so also how many are done. `sums` says of each stage what was summed in the
+    last step, before clipping; empty before the first.
+    """
 
     def __init__(self, config: RunConfig, corpus: Corpus, vocab_size: int) -> None:
         self.config, self.corpus = config, corpus
@@ -44,33 +50,72 @@ class Reference:
         self.middle = [MiddleCompute(config, stage) for stage in range(1, config.model.stages + 1)]
         computes: list[StageCompute] = [self.edge, *self.middle]
         self.stages = [Replica(config, stage, compute) for stage, compute in enumerate(computes)]
+        self.step = 0
+        self.sums: tuple[StageSum, ...] = ()
 
     def train(self) -> Iterator[ReferenceStep]:
-        """Run all steps, yielding after each."""
-        for step in range(self.config.run.steps):
-            yield self._step(step)
+        """Run all steps that are left, yielding after each."""
+        while self.step < self.config.run.steps:
+            yield self.advance()
+
+    def advance(self) -> ReferenceStep:
+        """Train the step that comes next."""
+        done = self._step(self.step)
+        self.step += 1
+        return done
 
     def parameters_sha256(self) -> str:
         return parameters_sha256([replica.digest() for replica in self.stages])
 
+    def state(self, stage: int) -> StageState:
+        """A copy of a stage's state."""
+        replica = self.stages[stage]
+        return StageState(
+            stage=stage,
+            names_shapes=_names_shapes(replica),
+            parameters=replica.current.parameters.numpy().copy(),
+            moment1=replica.current.moment1.numpy().copy(),
+            moment2=replica.current.moment2.numpy().copy(),
+        )
+
+    def load(self, states: Sequence[StageState], step: int) -> None:
+        """Take over a whole model, one state a stage, and go on with `step`. Raises StateError, with nothing loaded."""
+        stages = sorted(state.stage for state in states)
+        if stages != list(range(len(self.stages))):
+            raise StateError(
+                f"the states to load are of stages {stages}",
+                f"the model has each of 0 to {len(self.stages) - 1} once",
+                "load the states of one whole checkpoint",
+            )
+        flats = [self._flats_of(state) for state in states]
+        for state, flat in zip(states, flats, strict=True):
+            self.stages[state.stage].load(flat)
+        self.step = step
+
+    def replace(self, state: StageState) -> None:
+        """Give one stage another state; the others and the step stay. Raises StateError, with nothing loaded."""
+        self.stages[state.stage].load(self._flats_of(state))
+
+    def _flats_of(self, state: StageState) -> list[Tensor]:
+        replica = self.stages[state.stage]
+        flats = [torch.from_numpy(array) for _, array in state.sections()]
+        if state.names_shapes != _names_shapes(replica) or len(flats) != len(replica.current.flats):
+            raise StateError(
+                f"the state of stage {state.stage} does not fit the model",
+                "it has other parameters, or lacks the optimizer's moments",
+                "it belongs to another run or was written by another version",
+            )
+        return flats
+
     def save(self, folder: Path) -> Path:
         """Write a checkpoint of the state after the last step. Raises StateError."""
-        states = (
-            StageState(
-                stage=replica.stage,
-                names_shapes=tuple(
-                    zip(replica.compute.flat.names, replica.compute.flat.shapes, strict=True)
-                ),
-                parameters=replica.current.parameters.numpy(),
-                moment1=replica.current.moment1.numpy(),
-                moment2=replica.current.moment2.numpy(),
-            )
-            for replica in self.stages
+        return save(
+            folder,
+            step=self.step,
+            base=bytes(32),
+            config_json=self.config.to_json(),
+            states=(self.state(replica.stage) for replica in self.stages),
         )
-        config_json = self.config.to_json()
-        base = bytes(32)
-        steps = self.config.run.steps
-        return save(folder, step=steps, base=base, config_json=config_json, states=states)
 
     def _step(self, step: int) -> ReferenceStep:
         train = self.config.train
@@ -95,6 +140,8 @@ class Reference:
     def _microbatch(self, step: int, index: int) -> tuple[float, list[Replica], list[Contribution]]:
         """Loss and one contribution per position, with the stage each belongs to."""
         config = self.config
+        route = sequence_of(stage_sequences(config, step), index)
+        visited = [self.middle[stage - 1] for stage in route]
         tokens_BT = torch.from_numpy(
             microbatch(
                 self.corpus,
@@ -109,23 +156,23 @@ class Reference:
         # A tied embedding is used at both ends; its two gradients are rounded apart, as two positions.
         start_BTD = embedded.y_BTD.detach().requires_grad_()
         x_BTD = start_BTD
-        for compute in self.middle:
+        for compute in visited:
             x_BTD = compute.module(x_BTD)
         loss = self.edge.module.loss_sum(x_BTD, tokens_BT[:, 1:])
         head = [parameter for _, parameter in self.edge.module.head_parameters()]
-        blocks = [list(compute.module.parameters()) for compute in self.middle]
+        blocks = [list(compute.module.parameters()) for compute in visited]
         wanted: list[Tensor] = [start_BTD, *head, *(p for block in blocks for p in block)]
         gradient_BTD, *gradients = torch.autograd.grad(loss, wanted)
         contributions = [self.edge.embed_backward(embedded, gradient_BTD)]
         taken = len(head)
         contributions.append(Contribution(self.edge.flat.spans(head), gradients[:taken]))
-        for compute, block in zip(self.middle, blocks, strict=True):
+        for compute, block in zip(visited, blocks, strict=True):
             mine = gradients[taken : taken + len(block)]
             contributions.append(Contribution(compute.flat.spans(block), mine))
             taken += len(block)
         return (
             float(loss.detach()),
-            [self.stages[0], self.stages[0], *self.stages[1:]],
+            [self.stages[0], self.stages[0], *(self.stages[stage] for stage in route)],
             contributions,
         )
 
@@ -146,3 +193,8 @@ class Reference:
         )
         for replica, entry in zip(self.stages, reduced, strict=True):
             replica.apply(entry, commit, config.optimizer.clip_norm)
+        self.sums = commit.stages
+
+
+def _names_shapes(replica: Replica) -> NamesShapes:
+    return tuple(zip(replica.compute.flat.names, replica.compute.flat.shapes, strict=True))

@@ -11,16 +11,19 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from swarmtrain.compute.lane import Kind, Span, Task, VirtualLane
+from swarmtrain.compute.lane import Span, VirtualLane
 from swarmtrain.core.clock import Deadlock
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.events import Event, Noted, Record, StepCommitted, StepOpened
 from swarmtrain.core.types import Member, PeerId, Roster
 from swarmtrain.data.stream import Corpus
+from swarmtrain.experiments.churn import Churn
+from swarmtrain.experiments.costs import Charged
 from swarmtrain.experiments.faults import Chances, Fault, random_plan, survivable
+from swarmtrain.experiments.figures import Figures
 from swarmtrain.experiments.machines import Livelock, MachineLoop, on_machine
 from swarmtrain.experiments.nemesis import Nemesis
-from swarmtrain.experiments.witness import Witness
+from swarmtrain.experiments.profiles import ChurnProfile, MachineProfile, NetworkProfile
 from swarmtrain.monitor.journal import MemoryJournal
 from swarmtrain.peer.session import Outcome, PeerOptions, Session, World
 from swarmtrain.swarm.identity import Identity
@@ -28,7 +31,6 @@ from swarmtrain.swarm.memory_directory import MemoryDirectoryHub
 from swarmtrain.transport.link import LinkLimits
 from swarmtrain.transport.memory import MemoryNetwork
 
-AMPLE_MEMORY_BYTES = 1 << 50
 NO_CHANCES = Chances()
 WORLD = PeerId("world")
 """Who records what the world does to its peers."""
@@ -36,16 +38,26 @@ WORLD = PeerId("world")
 
 @dataclass(frozen=True, slots=True)
 class VirtualPeer:
-    """One machine of the virtual world; `slowness` multiplies its modelled compute seconds."""
+    """One machine of the virtual world; `slowness` multiplies its modelled compute seconds.
+
+    With a `machine` those seconds, its memory and its access line follow from that profile. `region` is one of the
+    network's; `churn` says when it leaves and what comes in its place.
+    """
 
     name: str
     stages: tuple[int, ...] | None = None
     slowness: float = 1.0
+    machine: MachineProfile | None = None
+    region: str = ""
+    churn: ChurnProfile | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """What happens around a run. Compute seconds are those of one microbatch through one position.
+
+    `network` replaces latency and bandwidth between machines (looking into the directory still takes
+    `latency_seconds`); `charged` is a model to charge machines and lines with instead of the run's.
 
     `faults` are fixed, `chances` draws more from the run's seed when the first step opens. A world in which no
     step is acknowledged for `stall_seconds` has stalled. Once a peer has finished, the others have
@@ -61,10 +73,17 @@ class Scenario:
     chances: Chances = NO_CHANCES
     stall_seconds: float = 3600.0
     patience_seconds: float = 60.0
+    network: NetworkProfile | None = None
+    charged: Charged | None = None
 
     @property
     def has_faults(self) -> bool:
-        return bool(self.faults) or self.chances.count > 0
+        return bool(self.faults) or self.chances.count > 0 or self.has_churn
+
+    @property
+    def has_churn(self) -> bool:
+        """Whether things happen that are decided while the run goes."""
+        return self.chances.every_seconds > 0 or any(peer.churn for peer in self.peers)
 
 
 @dataclass(slots=True)
@@ -148,19 +167,25 @@ class Stage:
             message_bytes=config.limits.message_bytes,
             heartbeat_seconds=config.links.heartbeat_seconds,
         )
-        self.network = MemoryNetwork(self._latency_seconds, self._bytes_per_second, limits)
+        self.figures = Figures(scenario, config, corpus.tokenizer.vocab_size)
+        self.network = MemoryNetwork(
+            self.figures.latency_seconds, self.figures.bytes_per_second, limits
+        )
         self.nemesis = Nemesis(self.network, self.record_for(WORLD), self._killed)
+        self.figures.conditions = self.nemesis.conditions
         if scenario.has_faults:
             self.network.tap, self.network.wrap = self.nemesis.tap, self.nemesis.wrap
-            self.nemesis.look = self.look
+        if self.figures.has_ways:
+            self.network.way = self.figures.way
         self.hub = MemoryDirectoryHub(scenario.latency_seconds)
         self.run = VirtualRun()
         self.sessions: dict[str, Session] = {}
         self.names: dict[str, PeerId] = {}
-        self._witnesses: dict[str, Witness] = {}
         self._running: dict[str, asyncio.Task[Outcome]] = {}
         self._changed = asyncio.Event()
         self._closed: dict[str, None] = {}
+        self._churn: Churn | None = None
+        self._first_roster = Roster.of(0, ())
         self._is_over = self._is_ending = self._has_begun = False
         self._progress_seconds = 0.0
 
@@ -174,7 +199,10 @@ class Stage:
         acting = script(self) if script is not None else None
         try:
             await self._until_over()
+            if self._churn is not None:
+                self._churn.stop()
             self.nemesis.finish()
+            self.run.plan = self.nemesis.plan
         finally:
             if acting is not None:
                 acting.cancel()
@@ -189,11 +217,28 @@ class Stage:
         self.sessions[name] = on_machine(name, lambda: self._session(peer))
         self._running[name] = on_machine(name, lambda: self._start(name, self.sessions[name]))
 
+    def drain(self, name: str, reason: str) -> None:
+        """Machine `name` is asked to leave between two steps."""
+        on_machine(name, lambda: self.sessions[name].drain(reason))
+
+    def is_running(self, name: str) -> bool:
+        return name in self._running and not self._running[name].done()
+
+    def newest_rosters(self) -> tuple[Roster, Roster] | None:
+        """The newest roster that a living peer knows, and that of the last decision (or the first of all)."""
+        members = [
+            session.runtime.member
+            for name, session in self.sessions.items()
+            if name in self._running and session.runtime is not None
+        ]
+        first = self._first_roster
+        known = [(m.roster, m.last.roster if m.last else first) for m in members if m.roster]
+        return max(known, key=lambda pair: pair[0].version, default=None)
+
     def record_for(self, peer: PeerId, name: str = "") -> Record:
         def record(event: Event) -> None:
             if self._is_over or name in self.nemesis.dead:
                 return
-            self.look(name)
             self._write(peer, event)
             if isinstance(event, StepCommitted):
                 self._progress_seconds = asyncio.get_running_loop().time()
@@ -203,14 +248,6 @@ class Stage:
                 self.nemesis.at_event(name, event)
 
         return record
-
-    def look(self, name: str) -> None:
-        """Note what changed at peer `name` that it does not say in events of its own."""
-        session = self.sessions.get(name)
-        if session is None or self._is_over or name in self.nemesis.dead:
-            return
-        for seen in self._witnesses.setdefault(name, Witness()).look(session.runtime):
-            self._write(self.names[name], seen)
 
     def _write(self, peer: PeerId, event: Event) -> None:
         now = asyncio.get_running_loop().time()
@@ -328,12 +365,13 @@ class Stage:
         seed = hashlib.sha256(f"{self.config.run.seed} {peer.name}".encode()).digest()
         identity = Identity.from_seed(seed)
         self.names[peer.name] = identity.peer_id
+        self.figures.place(peer)
         record = self.record_for(identity.peer_id, peer.name)
         world = World(
             transport=self.network.transport(peer.name),
             directory=self.hub.directory(self.config.hash, identity, record),
             lane=VirtualLane(
-                lambda task: self._cost_seconds(peer, task), self._observer(peer.name)
+                lambda task: self.figures.cost_seconds(peer, task), self._observer(peer.name)
             ),
         )
         options = PeerOptions(
@@ -342,33 +380,16 @@ class Stage:
             stages=peer.stages,
             listen=f"{peer.name}:0",
             announce="",
-            memory_bytes=AMPLE_MEMORY_BYTES,
+            memory_bytes=self.figures.memory_bytes(peer),
             kernel_class="virtual",
         )
         return Session(self.config, options, world, self.corpus, record)
 
     def _observer(self, name: str) -> Callable[[Span], None]:
         def observe(span: Span) -> None:
-            self.look(name)
             self.nemesis.at_task(name, span.task)
 
         return observe
-
-    # ---- figures ------------------------------------------------------------------------------------------------
-
-    def _cost_seconds(self, peer: VirtualPeer, task: Task) -> float:
-        if task.kind is Kind.STATE:
-            return 0.0
-        scenario = self.scenario
-        is_forward = task.kind is Kind.FORWARD
-        seconds = scenario.forward_seconds if is_forward else scenario.backward_seconds
-        return seconds * peer.slowness * self.nemesis.conditions.compute(peer.name)
-
-    def _latency_seconds(self, sender: str, receiver: str) -> float:
-        return self.scenario.latency_seconds
-
-    def _bytes_per_second(self, sender: str, receiver: str) -> float:
-        return self.scenario.bytes_per_second / self.nemesis.conditions.link(sender, receiver)
 
     def _count_bytes(self) -> None:
         self.run.bytes_sent = sum(
@@ -384,17 +405,24 @@ class Stage:
         self._has_begun = True
         if not self.scenario.has_faults:
             return
+        if self.scenario.has_churn:
+            chance = random.Random(f"churn {self.config.run.seed}")
+            self._churn = Churn(self, chance, self.record_for(WORLD))
+            self._churn.begin()
         members = [
             Member(self.names[name], session.runtime.member.stages, session.address)
             for name, session in self.sessions.items()
             if session.runtime is not None
         ]
         roster, stages = Roster.of(1, members), self.config.model.stages
+        self._first_roster = roster
         names = {name: peer for name, peer in self.names.items() if peer in roster}
         chance = random.Random(f"faults {self.config.run.seed}")
         plan = random_plan(chance, self.scenario.chances, roster, names, self.scenario.faults)
-        self.run.plan, self.run.injected = plan, self.nemesis.injected
+        self.run.injected = self.nemesis.injected
         self.run.risk = survivable(plan, roster, names, stages)
+        if self._churn is not None and not self.scenario.chances.survivable:
+            self.run.risk = self.run.risk or "machines are taken whatever is left"
         self.nemesis.begin(plan, chance)
 
 

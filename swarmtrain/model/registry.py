@@ -1,8 +1,8 @@
 """Bring your own model: which blocks a run's stages are made of.
 
-`model.family` is "llama" or "package.module:Name", the name of a class without constructor arguments that
-follows `ModelFamily`. A named family is code, so it is imported only where a person put it into a local
-RUN.toml (`load_family(name, allow_import=True)`), never because another peer sent its name.
+`model.family` is "llama", "vector" (for simulations) or "package.module:Name", the name of a class without
+constructor arguments that follows `ModelFamily`. A named family is code, so it is imported only where a person
+put it into a local RUN.toml (`load_family(name, allow_import=True)`), never because another peer sent its name.
 """
 
 import importlib
@@ -18,6 +18,7 @@ from swarmtrain.core.config import ModelSection
 from swarmtrain.core.errors import ModelError
 from swarmtrain.model.blocks import Block, initialise_block
 from swarmtrain.model.edge import EdgeStage, initialise_edge
+from swarmtrain.model.vector import VectorFamily
 
 Shapes = dict[str, tuple[int, ...]]
 """Parameter names and shapes, in the order of named_parameters()."""
@@ -55,10 +56,10 @@ class LlamaFamily:
         initialise_block(block, model, generator)
 
 
-BUILT_IN = "llama"
+BUILT_IN = ("llama", "vector")
 
-_families: dict[str, ModelFamily] = {BUILT_IN: LlamaFamily()}
-"""The built-in family and those this process was allowed to import."""
+_families: dict[str, ModelFamily] = {"llama": LlamaFamily(), "vector": VectorFamily()}
+"""The built-in families and those this process was allowed to import."""
 
 
 def load_family(name: str, allow_import: bool = False) -> ModelFamily:
@@ -94,7 +95,7 @@ def trust_family(model: ModelSection) -> None:
     Raises:
         ModelError: it cannot be imported, or its blocks break the contract of ModelFamily.
     """
-    if model.family != BUILT_IN:
+    if model.family not in BUILT_IN:
         check_family(load_family(model.family, allow_import=True), model)
 
 

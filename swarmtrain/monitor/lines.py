@@ -17,13 +17,18 @@ from swarmtrain.core.errors import StateError
 logger = logging.getLogger(__name__)
 
 
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+
+
 def json_line(value: dict[str, Any]) -> str:
     """`value` as one line: sorted keys, no spaces, floats by repr, a newline at the end.
 
     JSON has no numbers for infinity and NaN; they become the strings "inf", "-inf" and "nan".
     """
-    text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return text + "\n"
+    try:
+        return _encode(value) + "\n"
+    except ValueError:  # an infinity or NaN somewhere, which is rare
+        return _encode(plain(value)) + "\n"
 
 
 def plain(value: Any) -> Any:

@@ -6,27 +6,39 @@ two peers see this differently.
 
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 from swarmtrain.core.config import RunConfig
-from swarmtrain.core.events import Record, TermStarted
+from swarmtrain.core.events import TermStarted
 from swarmtrain.core.messages import Ask, Join, Leave, Nack, Promise, StepMessage, Tell
 from swarmtrain.core.schedule import scalars_of
 from swarmtrain.core.sequences import stage_sequences
-from swarmtrain.core.types import Member, PeerId, Roster
-from swarmtrain.steps.ballot import Candidate, Complete, Decided, Fresh, Reseal, next_term
+from swarmtrain.core.types import PeerId, Roster
+from swarmtrain.peer.parts import Parts
+from swarmtrain.steps.ballot import (
+    Candidate,
+    Complete,
+    Decided,
+    Fresh,
+    Reseal,
+    Scattered,
+    epoch_of,
+    next_term,
+)
 from swarmtrain.steps.conductor import StepConductor
 from swarmtrain.steps.effects import Effect, Send, Unsurvivable
-from swarmtrain.steps.member import StepMember
+from swarmtrain.steps.keys import first_base
 from swarmtrain.steps.plan import Plan
+from swarmtrain.steps.restoring import RecoveryPolicy
 
 
 class Conducting:
     """At most one of `candidate` and `conductor` is set. Methods return effects for the island to carry out."""
 
-    def __init__(self, own: Member, config: RunConfig, member: StepMember, record: Record) -> None:
-        self._own, self._me = own, own.peer
-        self._member, self._record = member, record
-        self._plan = plan_of(config)
+    def __init__(self, parts: Parts) -> None:
+        self._parts, self._me = parts, parts.me
+        self._member, self._record = parts.member, parts.record
+        self._plan = plan_of(parts.config)
         self.conductor: StepConductor | None = None
         self.candidate: Candidate | None = None
         self._first_roster: Roster | None = None
@@ -38,9 +50,20 @@ class Conducting:
         member = self._member
         term = next_term(max(member.term, self._highest_term), _rank(self._me))
         self.conductor, self._first_roster = None, roster
-        self.candidate = Candidate(self._me, term, member.step, member.base, roster)
         self._record(TermStarted(self._me, term, member.step, reason))
+        if epoch_of(term) > member.epoch:
+            return self._revive(term, roster)
+        self.candidate = Candidate(self._me, term, member.step, member.base, roster)
         return self.candidate.start()
+
+    def _revive(self, term: int, roster: Roster) -> list[Effect]:
+        """The island is in an epoch that this peer's state is not of: it takes a whole state to go on."""
+        member = self._member
+        self.conductor = StepConductor(self._me, self._plan, term, member.step, member.base, roster)
+        effects = self.conductor.revive("a restore was left half done, and nobody conducts")
+        for peer in [peer for peer in roster.peers if peer in self._lost]:
+            effects += self.conductor.lost(peer)
+        return effects
 
     def first_roster(self, roster: Roster) -> None:
         """Somebody stands with this roster; it is the base until a step is committed."""
@@ -89,9 +112,16 @@ class Conducting:
         """Ask the edges what was decided, and to be in the roster; one that is in it already loses nothing."""
         member, roster = self._member, self._member.roster or self._first_roster
         asked = edges or (roster.edges if roster is not None else ())
-        join = Join(self._own, member.step, member.base)
+        join = Join(self._parts.own, member.step, member.base)
         messages = (join,) if roster is None else (Ask(member.step), join)
         return [Send(edge, message) for edge in asked if edge != self._me for message in messages]
+
+    def ask_stages(self, stages: tuple[int, ...]) -> list[Effect]:
+        """Ask the conductor to open the next step with other stages at this peer."""
+        member = self._member
+        wanted = replace(self._parts.own, stages=stages)
+        join = Join(wanted, member.step, member.base)
+        return [Send(member.conductor, join)] if member.conductor is not None else []
 
     def ask_out(self, reason: str) -> list[Effect]:
         """Ask the conductor to open the next step without this peer."""
@@ -104,13 +134,13 @@ class Conducting:
         if roster is None:
             return []
         edges = [edge for edge in roster.edges if edge not in self._lost]
-        if not edges:
-            return [
-                Unsurvivable("the last edge peer is lost: nobody can conduct or compute a loss")
-            ]
-        if edges[0] != self._me:
-            return []
-        return self.stand(roster, "nobody conducts any more; this is the lowest edge left")
+        # Without an edge any peer can stand: what it brings back first is an edge.
+        standing = edges or [peer for peer in roster.peers if peer not in self._lost]
+        if standing[:1] != [self._me]:
+            # Whether that peer still lives shows when it is spoken to.
+            return [Send(peer, Ask(self._member.step)) for peer in standing[:1]]
+        which = "edge" if edges else "peer, and no edge is"
+        return self.stand(roster, f"nobody conducts any more; this is the lowest {which} left")
 
     def step_down(self, term: int) -> None:
         self.conductor = None
@@ -156,6 +186,8 @@ class Conducting:
                 # This peer is behind: it catches up first, and somebody ahead conducts.
                 self.conductor = None
                 return self._member.handle(self._me, Tell(commit))
+            case Scattered():
+                return conductor.revive("a restore was left half done")
 
 
 def _rank(peer: PeerId) -> int:
@@ -172,4 +204,11 @@ def plan_of(config: RunConfig) -> Plan:
         tokens=config.train.microbatches * config.train.tokens_per_microbatch,
         sequences=lambda step: stage_sequences(config, step),
         scalars=lambda step: scalars_of(config.optimizer, step, config.run.steps),
+        recovery=RecoveryPolicy(
+            initial_base=first_base(bytes.fromhex(config.hash)),
+            snapshot_steps=config.recovery.snapshot_steps,
+            stale_steps=config.recovery.stale_steps,
+            neighbours=config.recovery.neighbours,
+            swap_ends=config.train.swap_ends,
+        ),
     )

@@ -1,31 +1,33 @@
-"""The caller's side of a hop: pick a replica of the next position, call it, and reroute when it falls silent (R7).
+"""The caller's side of a hop: pick a replica of the next position, call it, hedge it when it is late, and reroute
+when it falls silent (R7).
 
 The bytes stay the same at every try, so peers further down answer from their stores. BUSY is back-pressure and
 no failure. Tries go on until the step is decided without them, which cancels the task that waits here.
+
+A call that takes far longer than another replica would (plan.deadlines) is late. The caller asks the late peer whether
+the key is still there: if it is further down, whoever called there sees to it. Otherwise a second replica is called
+beside it, the first answer counts, and what the loser holds is retracted when the step is sealed (R2).
 """
 
 import asyncio
 import itertools
-from collections.abc import Coroutine
-from typing import Any
+import math
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from swarmtrain.compute.lane import Kind, Task
 from swarmtrain.core.config import RunConfig
-from swarmtrain.core.errors import LinkError, WireError
-from swarmtrain.core.events import BadMessage, CallFailed, Record, Rerouted
+from swarmtrain.core.events import Banned, CallFailed, Hedged, Record, Rerouted
 from swarmtrain.core.messages import Hint, Open
-from swarmtrain.core.tensors import TensorHeader
 from swarmtrain.core.types import Item, PeerId, Route
+from swarmtrain.peer.exchange import Exchange, Hop, Reply
 from swarmtrain.peer.links import Links
 from swarmtrain.peer.slots import Busy
 from swarmtrain.peer.store import Answer
 from swarmtrain.peer.worker import Worker
+from swarmtrain.plan.deadlines import CLEAR_WIN, Deadlines
 from swarmtrain.plan.wiring import next_replica, route_of
-from swarmtrain.transport.link import Buffer, Message
-from swarmtrain.transport.requests import ProcessReply, ProcessRequest, Status
-from swarmtrain.wire.tensors import decode_tensor, encode_tensor
 
 FIRST_PAUSE_SECONDS = 0.005
 LONGEST_PAUSE_SECONDS = 0.5
@@ -35,6 +37,26 @@ class StepMoved(Exception):
     """The step was decided while a call for it was being made: its bytes have no place any more (I4)."""
 
 
+@dataclass(slots=True)
+class _Race:
+    """The calls of one try: the first, and perhaps its hedge. Loop seconds."""
+
+    calls: "dict[PeerId, asyncio.Task[Reply]]"
+    start_seconds: float
+    hedge_seconds: float = 0.0
+    ask_seconds: float = 0.0
+
+    @property
+    def pending(self) -> "list[asyncio.Task[Reply]]":
+        return [call for call in self.calls.values() if not call.done()]
+
+    def winner(self) -> Reply | None:
+        """The first call's reply if both have one; a refusal counts once nothing else is under way."""
+        replies = [call.result() for call in self.calls.values() if call.done()]
+        answers = [reply for reply in replies if reply.answer is not None]
+        return next(iter(answers if answers or self.pending else replies), None)
+
+
 class Hops:
     """Calls the next position of a route, on this peer or another."""
 
@@ -42,120 +64,186 @@ class Hops:
         self, me: PeerId, config: RunConfig, worker: Worker, links: Links, record: Record
     ) -> None:
         self._me, self._config = me, config
-        self._worker, self._links, self._record = worker, links, record
+        self._worker, self._record = worker, record
+        self._exchange = Exchange(config, links, record)
+        self._deadlines = Deadlines()
+        self._calling: dict[tuple[int, Item], PeerId] = {}
+        self._loop = asyncio.get_running_loop()
 
     async def call(
         self, opening: Open, item: Item, x_BTD: Tensor, route: Route, hints: tuple[Hint, ...]
     ) -> tuple[Answer, PeerId]:
         """The answer for `item` and who gave it. `route` may be empty: then it starts here."""
         position, key = item
-        stage = opening.stage_at(position, key)
         route = route or route_of(opening.roster, opening.sequence(key), key, self._me)
         hinted = next((hint.peer for hint in hints if hint.position == position), None)
-        wanted = hinted or route[position].peer
-        encoded: tuple[TensorHeader, Buffer] | None = None
+        wanted = hinted or self._preferred(opening, item, route[position].peer)
+        hop = Hop(opening, item, x_BTD, route, hints)
         tried: list[PeerId] = []
         pause_seconds = FIRST_PAUSE_SECONDS
         member = self._worker.member
-        for attempt in itertools.count():
-            if member.step != opening.step:
+        for hop.attempt in itertools.count():
+            if not member.is_at(hop.opening):
                 raise StepMoved
-            opening = member.ledger.open or opening
-            replicas = opening.roster.replicas(stage)
-            peer = next_replica(replicas, key, wanted, tried)
-            if attempt and peer != wanted:
+            hop.opening = member.ledger.open or hop.opening
+            peer = next_replica(hop.replicas, key, wanted, tried)
+            if hop.attempt and peer != wanted:
                 reason = "the replica before did not answer"
-                self._record(Rerouted(opening.step, key, position, wanted, peer, reason))
+                self._record(Rerouted(hop.opening.step, key, position, wanted, peer, reason))
             wanted = peer
-            if peer == self._me:
-                answer = await self._call_local(opening, item, x_BTD, route, hints)
-            else:
-                wire = self._config.wire
-                encoded = encoded or encode_tensor(x_BTD, wire.codec, wire.zstd_level)
-                request = self._request(opening, item, route, attempt, encoded[0])
-                start_seconds = asyncio.get_running_loop().time()
-                answer, failed = await self._call_remote(peer, request, encoded[1])
-                hop = Task(Kind.HOP, stage, key=key)
-                self._worker.positions.lane.note(hop, start_seconds)
-                if failed:
-                    tried.append(peer)
-                    tried = tried if len(tried) < len(replicas) else []
-            if answer is not None:
-                return answer, peer
+            reply = await self._try(hop, peer)
+            if reply.answer is not None:
+                return reply.answer, reply.peer
+            if reply.failed:
+                tried.append(peer)
+                tried = tried if len(tried) < len(hop.replicas) else []
             await asyncio.sleep(pause_seconds)
             pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
         raise AssertionError("the loop above ends by returning or raising")
 
-    async def _call_local(
-        self, opening: Open, item: Item, x_BTD: Tensor, route: Route, hints: tuple[Hint, ...]
-    ) -> Answer | None:
-        try:
-            return await self._worker.enter_local(opening, item, x_BTD, route, hints)
-        except Busy:
-            return None
+    def is_below(self, step: int, item: Item) -> bool:
+        """Whether this peer handed the key of `item` on and waits for another peer."""
+        position, key = item
+        while (peer := self._calling.get((step, (position + 1, key)))) is not None:
+            if peer != self._me:
+                return True
+            position += 1
+        return False
 
-    async def _call_remote(
-        self, peer: PeerId, request: ProcessRequest, payload: Buffer
-    ) -> tuple[Answer | None, bool]:
-        """The answer, or None and whether to prefer another replica at the next try."""
-        silence_seconds = self._config.links.silence_seconds
-        try:
-            link = await self._links.to(peer)
-            message = Message(request.encode(), payload)
-            reply_message = await self._while_member(
-                peer, link.call("process", message, silence_seconds=silence_seconds)
-            )
-            if reply_message is None:
-                return None, True
-            reply = ProcessReply.decode(reply_message.meta)
-            return self._read(reply, reply_message.body)
-        except LinkError as error:
-            self._record(CallFailed(peer, error.what))
-            return None, True
-        except WireError as error:
-            self._record(BadMessage(peer, f"an answer made no sense: {error.what} ({error.why})"))
-            return None, True
+    def _preferred(self, opening: Open, item: Item, planned: PeerId) -> PeerId:
+        """The planned replica, unless it is avoided and another is not."""
+        now, is_avoided = self._loop.time(), self._deadlines.is_avoided
+        if not is_avoided(planned, now):
+            return planned
+        replicas = opening.roster.replicas(opening.stage_at(*item))
+        others = [peer for peer in replicas if not is_avoided(peer, now)]
+        if not others:
+            return planned
+        other = next_replica(others, item[1], None, ())
+        reason = "it was much slower than its replicas and is avoided for a while"
+        self._record(Rerouted(opening.step, item[1], item[0], planned, other, reason))
+        return other
 
-    async def _while_member(
-        self, peer: PeerId, call: Coroutine[Any, Any, Message]
-    ) -> Message | None:
-        """The answer, or None once `peer` is no longer in the roster: it may live on and go on sending progress
-        notes for work that nobody will count."""
-        answer = asyncio.ensure_future(call)
+    async def _try(self, hop: Hop, peer: PeerId) -> Reply:
+        start_seconds = self._loop.time()
+        place = (hop.opening.step, hop.item)
+        self._calling[place] = peer
         try:
-            while not answer.done():
-                await asyncio.wait([answer], timeout=self._config.links.silence_seconds)
-                opening = self._worker.member.ledger.open
-                if opening is not None and peer not in opening.roster and not answer.done():
-                    self._record(CallFailed(peer, "it is not in the roster any more"))
-                    return None
-            return answer.result()
+            if peer == self._me:
+                reply = await self._call_local(hop)
+                self._measure(hop, reply, start_seconds)
+                return reply
+            reply = await self._race(hop, peer)
         finally:
-            answer.cancel()
+            self._calling.pop(place, None)
+        lane = self._worker.positions.lane
+        lane.note(Task(Kind.HOP, hop.stage, key=hop.item[1]), start_seconds)
+        return reply
 
-    def _read(self, reply: ProcessReply, payload: Buffer) -> tuple[Answer | None, bool]:
-        match reply.status:
-            case Status.OK if reply.tensor is not None:
-                train, width = self._config.train, self._config.model.width
-                shape = (train.microbatch_size, train.sequence_length, width)
-                return Answer(decode_tensor(reply.tensor, payload, expect_shape=shape)), False
-            case Status.VOID:
-                return Answer(None), False
-            case Status.BUSY | Status.REFRESH | Status.FENCED:
-                return None, False
-            case _:
-                return None, True
+    async def _call_local(self, hop: Hop) -> Reply:
+        try:
+            answer = await self._worker.enter_local(
+                hop.opening, hop.item, hop.x_BTD, hop.route, hop.hints
+            )
+        except Busy:
+            return Reply(self._me, None)
+        return Reply(self._me, answer)
 
-    def _request(
-        self, opening: Open, item: Item, route: Route, attempt: int, tensor: TensorHeader
-    ) -> ProcessRequest:
-        return ProcessRequest(
-            step=opening.step,
-            base=opening.base,
-            roster_version=opening.roster.version,
-            key=item[1],
-            position=item[0],
-            route=route,
-            attempt=attempt,
-            tensor=tensor,
+    # ---- a call and its hedge -----------------------------------------------------------------------------------
+
+    async def _race(self, hop: Hop, peer: PeerId) -> Reply:
+        """Call `peer`, and another replica beside it if it is late; the first answer counts."""
+        race = _Race({}, self._loop.time())
+        race.ask_seconds = race.start_seconds
+        self._start(race, hop, peer)
+        try:
+            while (reply := race.winner()) is None:
+                wait_seconds = self._patience_seconds(race, hop, peer)
+                await asyncio.wait(
+                    race.pending, timeout=wait_seconds, return_when=asyncio.FIRST_COMPLETED
+                )
+                if race.winner() is None and self._is_out(peer):
+                    self._record(CallFailed(peer, "it is not in the roster any more"))
+                    return Reply(peer, None, failed=True)
+                if race.winner() is None:
+                    await self._hedge_if_late(race, hop, peer)
+            self._judge(race, hop, peer, reply)
+            return reply
+        finally:
+            for called, call in race.calls.items():
+                call.cancel()
+                self._deadlines.end(called)
+
+    def _start(self, race: _Race, hop: Hop, peer: PeerId) -> None:
+        self._deadlines.begin(peer, hop.opening.step)
+        race.calls[peer] = asyncio.ensure_future(self._exchange.call(hop, peer))
+
+    def _is_out(self, peer: PeerId) -> bool:
+        """A peer that left the roster may live on and go on sending progress notes for work nobody will count."""
+        opening = self._worker.member.ledger.open
+        return opening is not None and peer not in opening.roster
+
+    def _limit(self, hop: Hop, peer: PeerId) -> tuple[float, PeerId] | None:
+        """After how long a call to `peer` is late, and who takes over; never below the pace of signs of life."""
+        late = self._deadlines.late(hop.item[0], peer, hop.replicas, self._loop.time())
+        if late is None:
+            return None
+        return max(late[0], self._config.links.heartbeat_seconds / 2), late[1]
+
+    def _patience_seconds(self, race: _Race, hop: Hop, peer: PeerId) -> float:
+        links = self._config.links
+        if not self._may_hedge(race):
+            return links.silence_seconds
+        late = self._limit(hop, peer)
+        due_seconds = math.inf if late is None else race.ask_seconds + late[0] - self._loop.time()
+        # Other answers meanwhile may make the limit known, or another.
+        return min(max(due_seconds, 0.0), links.heartbeat_seconds)
+
+    def _may_hedge(self, race: _Race) -> bool:
+        return self._config.limits.hedge and len(race.calls) == 1
+
+    async def _hedge_if_late(self, race: _Race, hop: Hop, peer: PeerId) -> None:
+        late, now = self._limit(hop, peer), self._loop.time()
+        if late is None or not self._may_hedge(race) or now < race.ask_seconds + late[0]:
+            return
+        race.ask_seconds = now
+        if not self._deadlines.allows_hedge(peer, now) or await self._exchange.is_below(
+            hop, peer, late[0]
+        ):
+            return
+        if race.winner() is not None:
+            return
+        limit_seconds, other = late
+        now = self._loop.time()
+        reason = (
+            f"no answer after {now - race.start_seconds:.3g} s, where {limit_seconds:.3g} s are "
+            f"plenty for {other}; the key is still there"
         )
+        self._record(Hedged(hop.opening.step, hop.item[1], hop.item[0], peer, other, reason))
+        self._deadlines.hedged()
+        race.hedge_seconds = now
+        self._start(race, hop, other)
+
+    def _judge(self, race: _Race, hop: Hop, peer: PeerId, reply: Reply) -> None:
+        """Remember how long the answer took; a first call that lost clearly costs its peer new calls."""
+        if reply.peer == peer:
+            self._measure(hop, reply, race.start_seconds)
+            return
+        self._measure(hop, reply, race.hedge_seconds)
+        now = self._loop.time()
+        waited_seconds, took_seconds = now - race.start_seconds, now - race.hedge_seconds
+        if race.calls[peer].done() or took_seconds > CLEAR_WIN * waited_seconds:
+            return
+        seconds = self._deadlines.lost(hop.item[0], peer, waited_seconds, now)
+        if seconds is not None:
+            reason = (
+                f"{reply.peer} took {took_seconds:.3g} s for what it had for {waited_seconds:.3g} s"
+            )
+            self._record(Banned(peer, seconds, reason))
+
+    def _measure(self, hop: Hop, reply: Reply, start_seconds: float) -> None:
+        if reply.answer is not None and not reply.answer.is_void:
+            late = self._limit(hop, reply.peer)
+            seconds = self._loop.time() - start_seconds
+            limit_seconds = late[0] if late is not None else seconds
+            self._deadlines.answered(hop.item[0], reply.peer, seconds, limit_seconds)

@@ -6,13 +6,11 @@ The machines in `steps` decide, this module acts. Effects are carried out in the
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-from swarmtrain.compute.lane import Kind, Lane, Task
-from swarmtrain.compute.replica import Replica
-from swarmtrain.core.config import RunConfig
+from swarmtrain.compute.lane import Kind, Task
 from swarmtrain.core.errors import LinkError, StateError, WireError
-from swarmtrain.core.events import Noted, Record, Replayed, StepCommitted
+from swarmtrain.core.events import Noted, Replayed, StepCommitted
+from swarmtrain.core.faultpoints import hearing, reached
 from swarmtrain.core.layout import parameters_sha256
 from swarmtrain.core.messages import (
     Ask,
@@ -23,57 +21,41 @@ from swarmtrain.core.messages import (
     NewTerm,
     Open,
     Reopen,
+    Restore,
     StageDigest,
     StepMessage,
 )
 from swarmtrain.core.schedule import gradient_norm
 from swarmtrain.core.tasks import Tasks
-from swarmtrain.core.types import Member, PeerId, Roster
+from swarmtrain.core.types import PeerId, Roster
 from swarmtrain.peer.conducting import Conducting
 from swarmtrain.peer.hops import StepMoved
-from swarmtrain.peer.links import Links
-from swarmtrain.peer.reduce import Reducer
-from swarmtrain.peer.restore import restore
-from swarmtrain.peer.worker import Worker
+from swarmtrain.peer.parts import Parts
+from swarmtrain.peer.recovering import Recovering
 from swarmtrain.steps.effects import (
     Acknowledged,
     Advance,
     Apply,
+    AwaitHost,
     CancelReduce,
     Drive,
     Effect,
     End,
     Forget,
+    Load,
     Note,
+    Recollect,
     Reduce,
+    Rehost,
     Resync,
     Retract,
+    Revived,
     Send,
     StepDown,
     Unsurvivable,
 )
 from swarmtrain.steps.keys import unpack_keys
-from swarmtrain.steps.member import StepMember
 from swarmtrain.transport.messages import encode_step
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What the driver works with; all of it belongs to this peer."""
-
-    own: Member
-    config: RunConfig
-    member: StepMember
-    worker: Worker
-    reducer: Reducer
-    replicas: dict[int, Replica]
-    lane: Lane
-    links: Links
-    record: Record
-
-    @property
-    def me(self) -> PeerId:
-        return self.own.peer
 
 
 class Island:
@@ -86,7 +68,8 @@ class Island:
         failed: Callable[[BaseException], None],
     ) -> None:
         self.parts = parts
-        self.conducting = Conducting(parts.own, parts.config, parts.member, parts.record)
+        self.conducting = Conducting(parts)
+        self.recovering = Recovering(parts, self.perform, self._give_up, failed)
         self._ended = ended
         self._tasks = Tasks(failed)
         self._queue: deque[Effect] = deque()
@@ -94,8 +77,6 @@ class Island:
         self._progress = 0
         self._is_over = False
         self._reducing: asyncio.Task[None] | None = None
-        self._resyncing: asyncio.Task[None] | None = None
-        self._roster: Roster | None = None
         self._last_commit_seconds = asyncio.get_running_loop().time()
         self._tasks.spawn(self._tick(), "tick")
 
@@ -111,10 +92,11 @@ class Island:
             return
         if isinstance(message, NewTerm):
             self.conducting.first_roster(message.roster)
-        if isinstance(message, Open | Freeze | Reopen | NewTerm):
+        if isinstance(message, Open | Freeze | Reopen | NewTerm | Restore):
             self._note_roster(message.roster)
         elif isinstance(message, Decision) and message.open is not None:
             self._note_roster(message.open.roster)
+        hearing(message)
         effects = self.parts.member.handle(sender, message)
         effects += self.conducting.handle(sender, message)
         self.perform(effects)
@@ -150,7 +132,13 @@ class Island:
         if self.conducting.conductor is not None:
             self.perform(self.conducting.conductor.stop(reason, finished))
 
+    def move(self, peer: PeerId, stages: tuple[int, ...], reason: str) -> None:
+        """Ask a peer to host other stages from the next step on, if this peer conducts."""
+        if self.conducting.conductor is not None:
+            self.perform(self.conducting.conductor.move(peer, stages, reason))
+
     async def close(self) -> None:
+        await self.recovering.close()
         await self._tasks.cancel_all()
 
     # ---- effects ------------------------------------------------------------------------------------------------
@@ -190,12 +178,25 @@ class Island:
                 parts.worker.leave_step(step)
             case Forget(step):
                 parts.worker.store.forget_before(step)
+                if parts.member.roster is not None and parts.member.step == step:
+                    self.recovering.keeping.hold_others(step, parts.member.roster)
             case Acknowledged(commit, stages):
                 self._acknowledge(commit, stages)
             case StepDown(term):
                 self.conducting.step_down(term)
+            case Recollect(to, seal):
+                self.recovering.recollect(to, seal)
+            case Load(restore):
+                self.conducting.first_roster(restore.roster)
+                self.recovering.restore(restore)
             case Resync():
-                self._start_resync(effect)
+                self.recovering.resync(effect)
+            case Rehost(stages, reason):
+                self.perform(self.conducting.ask_stages(stages))
+            case AwaitHost(reason):
+                self.recovering.await_host(reason, self._host_came_too_late)
+            case Revived():
+                self.recovering.revived(effect)
             case Unsurvivable(reason):
                 self._give_up(reason)
             case End(finished, reason):
@@ -234,41 +235,21 @@ class Island:
 
     def _note_roster(self, roster: Roster) -> None:
         """The newest roster heard of: where siblings are found, also by a peer that is behind."""
-        before = self._roster
+        before = self.recovering.roster
         if before is None or roster.version >= before.version:
-            self._roster = roster
+            self.recovering.roster = roster
             # Who was lost and is taken in again is back, also for those it has not spoken to yet.
-            self.conducting.found([p for p in roster.peers if before is None or p not in before])
+            known = frozenset(before.peers) if before is not None else frozenset()
+            self.conducting.found([peer for peer in roster.peers if peer not in known])
             for member in roster.members:
                 self.parts.links.learn(member.peer, member.address)
-
-    def _start_resync(self, effect: Resync) -> None:
-        if self._roster is None or self.parts.me not in self._roster:
-            return  # state is worth fetching once a roster has a place for it
-        if self._resyncing is None or self._resyncing.done():
-            self.parts.record(Noted("resync", effect.reason))
-            self._resyncing = self._tasks.spawn(self._resync(effect), f"resync {effect.step}")
-
-    async def _resync(self, effect: Resync) -> None:
-        """Fetch this peer's stages at the step in question from siblings, and go on from there."""
-        parts, roster = self.parts, self._roster
-        assert roster is not None
-        try:
-            base, digests = await restore(parts, roster, effect.step)
-        except StateError as error:
-            self._give_up(str(error))
-            return
-        parts.worker.leave_step(effect.step)
-        parts.worker.store.forget_before(effect.step)
-        parts.reducer.forget_before(effect.step)
-        self.perform(parts.member.adopt(effect.step, base, digests))
-        await parts.worker.moved()
 
     async def _apply(self, commit: Commit) -> None:
         parts, clip_norm = self.parts, self.parts.config.optimizer.clip_norm
         prepared = parts.member.ledger.prepared
         assert prepared is not None, "only what was prepared is applied"
         sums = parts.reducer.sums_of(prepared)
+        reached("apply.begun")
         queued = [
             parts.lane.submit(
                 Task(Kind.STATE, stage, name="apply"),
@@ -279,8 +260,12 @@ class Island:
             for stage, replica in sorted(parts.replicas.items())
         ]
         digests = tuple([await outcome for outcome in queued])
+        reached("apply.done")
+        if parts.member.ledger.applying is not commit:
+            return  # the island was restored to another state meanwhile, which is loaded behind this one
         parts.reducer.forget_before(commit.step + 1)
         self.perform(parts.member.applied(commit, digests))
+        self.recovering.keeping.keep_own(parts.member.step, parts.member.base)
         await parts.worker.moved()
         await parts.reducer.fence()
 
@@ -301,6 +286,10 @@ class Island:
         )
         if commit.step + 1 == self.parts.config.run.steps:
             self.stop("the last step is committed", finished=True)
+
+    def _host_came_too_late(self, reason: str) -> None:
+        if self.conducting.conductor is not None and self.conducting.conductor.phase == "revive":
+            self._give_up(reason)
 
     def _give_up(self, reason: str) -> None:
         self.stop(reason, finished=False)

@@ -13,11 +13,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from swarmtrain.compute.lane import Observer, ThreadLane
 from swarmtrain.core.config import RunConfig, config_from_json
 from swarmtrain.core.errors import ConfigError, CorpusError, Incompatible, LinkError, ModelError
-from swarmtrain.core.events import Event
+from swarmtrain.core.events import Event, Record
 from swarmtrain.core.sizes import MEMORY_SHARE
 from swarmtrain.core.version import VERSION
 from swarmtrain.data.stream import Corpus, load_corpus
-from swarmtrain.model.registry import trust_family
+from swarmtrain.model.registry import BUILT_IN, trust_family
 from swarmtrain.monitor.journal import Journal, journal_line
 from swarmtrain.monitor.trace import Trace
 from swarmtrain.peer.asking import ask
@@ -82,7 +82,7 @@ def accept_config(offered: RunConfig, own: RunConfig | None) -> RunConfig:
             f"data.source = {data.source!r}, data.tokenizer = {data.tokenizer!r}; a run you join may not choose them",
             "get the data and the RUN.toml from the run's owner and join with --config RUN.toml",
         )
-    if offered.model.family != "llama":
+    if offered.model.family not in BUILT_IN:
         raise ModelError(
             "this run brings code of its own",
             f"model.family = {offered.model.family!r}; a run you join may not make this machine import code",
@@ -117,6 +117,7 @@ class JoinedPeer:
     journal: Journal | None
     trace: Trace | None
     out: Path | None
+    record: Record
 
     async def close(self) -> None:
         """Leave nothing behind but the files in the peer's folder."""
@@ -157,7 +158,7 @@ async def open_peer(
         if journal is not None:
             journal.write_line(line)
         if reporter is not None:
-            reporter.add(line)
+            reporter.add(event, line)
         seen(event)
 
     host = options.listen.rpartition(":")[0].replace("localhost", "127.0.0.1")
@@ -176,8 +177,9 @@ async def open_peer(
     session = Session(config, peer_options, world, corpus, record)
     if reporter is not None:
         session.service.is_coordinator = reporter.is_link
+        session.coordinator = lambda: reporter.link
         reporter.start(world.transport, session.service, session.links)
-    return JoinedPeer(session, reporter, journal, trace, options.out)
+    return JoinedPeer(session, reporter, journal, trace, options.out, record)
 
 
 async def _open_world(

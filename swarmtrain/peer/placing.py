@@ -3,8 +3,10 @@
 The decision is `plan.assign`, a pure function of the records, so peers that see the same directory choose alike.
 """
 
+import asyncio
 from dataclasses import dataclass, field, replace
 
+from swarmtrain.compute.meter import Meter
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.events import Measured, Record, Waiting
 from swarmtrain.core.types import Member, PeerId, Roster
@@ -18,10 +20,11 @@ FIRST_ROSTER_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What this machine can do, as its self-test found it."""
+    """What this machine can do, as its self-test found it, and what its lane does."""
 
     measured: Measured
     capacity_stages: int
+    meter: Meter
 
 
 @dataclass(slots=True)
@@ -46,12 +49,13 @@ class Placing:
         life_seconds = self.config.swarm.announce_seconds
         own, now = self._own_record(machine, address, state), self.directory.now()
         before, at = self._published
-        if own != before or now > at + life_seconds / 3:
+        if _without_load(own) != before or now > at + life_seconds / 3:
             await self.directory.publish(own, life_seconds)
-            self._published = (own, now)
+            self._published = (_without_load(own), now)
         previous, self.records = self.records, await self.directory.records()
         self.is_steady = _plain(previous) == _plain(self.records)
-        self.assignment = self._assign().get(self.me, self.assignment)
+        if state == "joining":
+            self.assignment = self._assign().get(self.me, self.assignment)
 
     def avoid(self, peer: PeerId) -> None:
         """Leave a peer out of reach out of all choices until it publishes again."""
@@ -117,12 +121,13 @@ class Placing:
 
     def _own_record(self, machine: Machine, address: str, state: State) -> PeerRecord:
         measured = machine.measured
+        load = machine.meter.load(asyncio.get_running_loop().time())
         return PeerRecord(
             run=self.config.hash,
             peer=self.me,
             name=self.name,
             address=address,
-            stages=self.pinned or self.assignment.stages,
+            stages=self.assignment.stages or self.pinned or (),
             state=state,
             pinned=self.pinned is not None,
             capacity_stages=machine.capacity_stages,
@@ -131,6 +136,9 @@ class Placing:
             version=VERSION,
             sequence=0,
             expires=0.0,
+            busy_share=load.busy_share,
+            waiting_tasks=load.waiting_tasks,
+            pass_seconds=load.pass_seconds or 0.0,
         )
 
 
@@ -140,8 +148,13 @@ def _candidate(entry: PeerRecord, pinned: tuple[int, ...] | None) -> Candidate:
     )
 
 
-def _plain(records: tuple[PeerRecord, ...]) -> list[PeerRecord]:
-    """The records without what changes while the peers and their figures stay the same."""
+def _plain(records: tuple[PeerRecord, ...]) -> list[tuple[object, ...]]:
+    """Of the records what stays while the peers and their figures stay the same."""
     return [
-        replace(entry, sequence=0, expires=0.0, stages=(), state="joining") for entry in records
+        (r.peer, r.name, r.address, r.pinned, r.capacity_stages, r.seconds_per_stage, r.edge_capable)
+        for r in records
     ]
+
+
+def _without_load(entry: PeerRecord) -> PeerRecord:
+    return replace(entry, busy_share=0.0, waiting_tasks=0.0, pass_seconds=0.0)

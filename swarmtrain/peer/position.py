@@ -14,10 +14,12 @@ from swarmtrain.compute.accumulate import Contribution, contribution_limit, is_s
 from swarmtrain.compute.lane import Kind, Lane, Task
 from swarmtrain.compute.replica import Replica
 from swarmtrain.compute.stage import EdgeCompute, MiddleCompute, Tape
+from swarmtrain.core.events import SumChanged
+from swarmtrain.core.faultpoints import reached
 from swarmtrain.core.messages import Open
 from swarmtrain.core.types import EDGE_STAGE, Item
 from swarmtrain.peer.store import Answer, Entry
-from swarmtrain.steps.effects import Effect
+from swarmtrain.steps.effects import Effect, Note
 from swarmtrain.steps.member import StepMember
 from swarmtrain.wire.tensors import is_finite
 
@@ -91,15 +93,17 @@ class Positions:
             reason = "the gradient is not finite or too large for the sum"
             return self.void(opening, entry.item, reason)
         # While this was computed the step may have been decided without it; the next one must not get it.
-        if self.member.step == opening.step and self.member.admits(entry.item):
+        if self.member.is_at(opening) and self.member.admits(entry.item):
+            reached("backward.before_accumulate")
             self.member.accumulated(entry.item, work.loss_sum)
             replica = self.replicas[entry.stage]
-            self._on_sum(entry, "add", lambda: replica.add(work.contribution))
+            self._on_sum(opening, entry, "add", lambda: replica.add(work.contribution))
+            reached("backward.after_accumulate_before_reply")
         gradient_BTD = work.gradient_BTD
         return Answer(gradient_BTD if gradient_BTD is not None else torch.empty(0))
 
     def void(self, opening: Open, item: Item, reason: str) -> Answer:
-        if self.member.step == opening.step:
+        if self.member.is_at(opening):
             self.perform(self.member.voided(item, reason))
         return Answer(None)
 
@@ -121,15 +125,23 @@ class Positions:
                     again = self._loss(entry, tokens_BT)
             replica.retract(again.contribution)
 
-        self._on_sum(entry, "retract", work)
+        self._on_sum(opening, entry, "retract", work)
 
-    def _on_sum(self, entry: Entry, name: str, work: Callable[[], None]) -> None:
-        task = Task(Kind.STATE, entry.stage, key=entry.item[1], name=name)
-        self.lane.submit(task, work).add_done_callback(self._report)
+    def _on_sum(self, opening: Open, entry: Entry, change: str, work: Callable[[], None]) -> None:
+        """Change the sum and, once that is done, say so: events have the order of the lane."""
+        position, key = entry.item
+        event = SumChanged(opening.step, position, key, change)
 
-    def _report(self, ended: "asyncio.Future[None]") -> None:
-        if not ended.cancelled() and (error := ended.exception()) is not None:
-            self.failed(error)
+        def report(ended: "asyncio.Future[None]") -> None:
+            if ended.cancelled():
+                return
+            if (error := ended.exception()) is not None:
+                self.failed(error)
+            else:
+                self.perform([Note(event)])
+
+        task = Task(Kind.STATE, entry.stage, key=key, name=change)
+        self.lane.submit(task, work).add_done_callback(report)
 
     # ---- on the lane --------------------------------------------------------------------------------------------
 

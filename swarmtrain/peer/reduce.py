@@ -15,6 +15,8 @@ from torch import Tensor
 from swarmtrain.compute.lane import Kind, Lane, Task
 from swarmtrain.compute.replica import ReducedSum, Replica
 from swarmtrain.core.errors import WireError
+from swarmtrain.core.events import Record, SumSealed
+from swarmtrain.core.faultpoints import reached
 from swarmtrain.core.layout import ALIGN_ELEMENTS
 from swarmtrain.core.messages import Prepared, StageSum
 from swarmtrain.core.types import PeerId
@@ -50,7 +52,9 @@ def slice_bounds(elements: int, slices: int) -> list[tuple[int, int]]:
 
 
 class Reducer:
-    """Runs and serves reduces for the stages of one peer."""
+    """Runs and serves reduces for the stages of one peer. `record` is set by who makes it."""
+
+    record: Record
 
     def __init__(
         self,
@@ -69,11 +73,12 @@ class Reducer:
 
     async def reduce(self, effect: Reduce) -> tuple[StageSum, ...]:
         """Reduce every stage of this peer; LinkError or WireError when a sibling fails."""
+        reached("sealed")
         start_seconds = asyncio.get_running_loop().time()
         tag = (effect.step, effect.term, effect.seal)
         self._shared = {known: shared for known, shared in self._shared.items() if known[0] == tag}
         work = [
-            self._reduce_stage(tag, stage, effect, self._snapshot(stage))
+            self._reduce_stage(tag, stage, effect, self._snapshot(tag, stage))
             for stage in sorted(self._replicas)
         ]
         sums = await asyncio.gather(*work)
@@ -92,11 +97,18 @@ class Reducer:
         self._sums = {tag: kept for tag, kept in self._sums.items() if tag == wanted}
         self._sums[effect.term, effect.seal] = sums
 
-    def _snapshot(self, stage: int) -> "asyncio.Future[Tensor]":
-        """Queued at once, behind all work on the sum."""
-        return self._lane.submit(
-            Task(Kind.STATE, stage, name="snapshot"), self._replicas[stage].snapshot
-        )
+    def _snapshot(self, tag: Tag, stage: int) -> "asyncio.Future[Tensor]":
+        """Queued at once, behind all work on the sum; the event has the order of the lane, as SumChanged has."""
+        task = Task(Kind.STATE, stage, name="snapshot")
+        taken = self._lane.submit(task, self._replicas[stage].snapshot)
+        sealed = SumSealed(*tag, stage)
+
+        def report(ended: "asyncio.Future[Tensor]") -> None:
+            if not ended.cancelled() and ended.exception() is None:
+                self.record(sealed)
+
+        taken.add_done_callback(report)
+        return taken
 
     async def _reduce_stage(
         self, tag: Tag, stage: int, effect: Reduce, snapshot_ready: "asyncio.Future[Tensor]"
@@ -143,6 +155,7 @@ class Reducer:
                 out.add_(pieces[peer])
 
         await self._lane.submit(Task(Kind.STATE, stage, name="slice"), add)
+        reached("reduce.middle")
         shared.own_slice_done = True
         await self._notify()
 
@@ -199,6 +212,10 @@ class Reducer:
         """Drop what was summed and served for earlier steps."""
         self._sums = {}
         self._shared = {known: kept for known, kept in self._shared.items() if known[0][0] >= step}
+
+    def abandon(self) -> None:
+        """Drop everything: the island goes on from another state."""
+        self._sums, self._shared = {}, {}
 
     def _is_past(self, tag: Tag) -> bool:
         return tag < (self._member.step, self._member.term, self._member.ledger.seal)

@@ -5,6 +5,7 @@ import logging
 from collections import deque
 
 from swarmtrain.core.errors import LinkError
+from swarmtrain.core.events import Event, SealAssigned, SumChanged, SumSealed
 from swarmtrain.core.types import PeerId
 from swarmtrain.peer.links import Links
 from swarmtrain.transport.link import Handler, Link, Transport
@@ -18,6 +19,11 @@ PAUSE_SECONDS = 0.1
 REDIAL_SECONDS = 1.0
 
 
+LOCAL_EVENTS = (SealAssigned, SumChanged, SumSealed)
+"""Events for the peer's own journal only: one for each contribution, or as long as the roster. `swarmtrain check` reads
+them there; the coordinator gets what they come to, in Sealed and StateApplied."""
+
+
 class Reporter:
     """Sends journal lines to the coordinator at `address`; what does not fit is counted and dropped."""
 
@@ -28,11 +34,19 @@ class Reporter:
         self._link: Link | None = None
         self._task: asyncio.Task[None] | None = None
 
-    def add(self, line: str) -> None:
+    def add(self, event: Event, line: str) -> None:
+        """Send `line`, the journal's line of `event`, with the next batch; not what is for the journal only."""
+        if isinstance(event, LOCAL_EVENTS):
+            return
         if len(self._lines) >= KEPT_LINES:
             self._lines.popleft()
             self._dropped += 1
         self._lines.append(line)
+
+    @property
+    def link(self) -> Link | None:
+        """The link to the coordinator, if there is one."""
+        return self._link
 
     def is_link(self, link: Link) -> bool:
         """Whether `link` is the one this peer dialled to the coordinator's address."""

@@ -1,102 +1,202 @@
-"""Brings a peer's stages to a step that it missed: from siblings, whole and verified, or not at all (tier 0)."""
+"""Brings a peer's stages to a whole state: from siblings, from snapshots, from a checkpoint, or made from neighbours.
+
+Whatever has to come over links comes first, whole and verified; only then is anything loaded, and nothing is ever
+half-applied.
+"""
 
 import asyncio
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 
-from swarmtrain.compute.lane import Kind, Lane, Task
+from swarmtrain.checkpoint.stage_file import StageState
+from swarmtrain.compute.lane import Kind, Task
 from swarmtrain.compute.replica import Replica
-from swarmtrain.core.config import RunConfig
 from swarmtrain.core.errors import LinkError, StateError
-from swarmtrain.core.events import Record, Recovered
-from swarmtrain.core.messages import StageDigest
+from swarmtrain.core.events import Recovered
+from swarmtrain.core.messages import Commit, Restore, Source, StageAt, StageDigest
 from swarmtrain.core.types import Digest, PeerId, Roster
-from swarmtrain.peer.links import Links
+from swarmtrain.peer.parts import Parts
+from swarmtrain.recovery.neighbours import gradient_weight, neighbour_state
+from swarmtrain.recovery.snapshots import copy_of
 from swarmtrain.recovery.transfer import StageTransfer, fetch_stage
+from swarmtrain.steps.effects import Resync
+from swarmtrain.steps.restoring import CHECKPOINT, INITIAL, NEIGHBOURS
 from swarmtrain.transport.link import Link
 
 
-class Restored(Protocol):
-    """The parts of a peer that a restore needs."""
-
-    @property
-    def me(self) -> PeerId: ...
-    @property
-    def config(self) -> RunConfig: ...
-    @property
-    def replicas(self) -> dict[int, Replica]: ...
-    @property
-    def lane(self) -> Lane: ...
-    @property
-    def links(self) -> Links: ...
-    @property
-    def record(self) -> Record: ...
-
-
-async def restore(
-    parts: Restored, roster: Roster, step: int
+async def resync(
+    parts: Parts, roster: Roster, wanted: Resync
 ) -> tuple[Digest, tuple[StageDigest, ...]]:
-    """Load every hosted stage's state at `step`; the base they share, and the parameter digests.
+    """Load every stage that `wanted` names from siblings; the base they share, and the parameter digests.
+
+    A stage that this peer already has at that step stays as it is: a peer that moves fetches only what is new.
 
     Raises:
         StateError: a stage has no sibling that can give its state. Nothing was loaded then.
     """
-    start = asyncio.get_running_loop().time()
-    silence_seconds = parts.config.links.silence_seconds
+    start_seconds = now_seconds()
+    missing = [stage for stage in wanted.stages if stage not in wanted.keeps]
 
     async def fetch(stage: int) -> StageTransfer:
-        return await fetch_stage(await _donors(parts, roster, stage), stage, step, silence_seconds)
+        return await fetch_from(parts, roster.replicas(stage), stage, wanted.step)
 
-    transfers = await asyncio.gather(*(fetch(stage) for stage in sorted(parts.replicas)))
-    if len({transfer.base for transfer in transfers}) > 1:
+    transfers = await asyncio.gather(*(fetch(stage) for stage in missing))
+    bases = {transfer.base for transfer in transfers}
+    if len(bases) > 1:
         raise StateError(
-            f"siblings disagree on the parameters of step {step}",
+            f"siblings disagree on the parameters of step {wanted.step}",
             "their base digests differ",
             "this peer joins again with the next step",
         )
-    digests = await _load(parts, transfers)
-    seconds = asyncio.get_running_loop().time() - start
+    states = {transfer.state.stage: transfer.state for transfer in transfers}
+    digests = await load(parts, wanted.stages, states)
     for transfer in transfers:
-        parts.record(
-            Recovered(
-                peer=parts.me,
-                stage=transfer.state.stage,
-                step=step,
-                tier="sibling",
-                bytes_received=transfer.bytes_received,
-                seconds=seconds,
+        _recovered(parts, transfer, "sibling", start_seconds)
+    return next(iter(bases), parts.member.base), digests
+
+
+async def restore(parts: Parts, message: Restore, last: Commit | None) -> tuple[StageDigest, ...]:
+    """Load this peer's stages as the conductor's RESTORE says; `last` is the decision whose norms weigh neighbours.
+
+    Raises:
+        StateError: a source could not give what it has. Nothing was loaded then.
+    """
+    mine = message.roster.member(parts.me)
+    assert mine is not None
+    sources = {source.stage: source for source in message.sources}
+    states: dict[int, StageState] = {}
+    for stage in mine.stages:
+        source, start_seconds = sources[stage], now_seconds()
+        if _is_live_here(parts, source):
+            continue
+        if source.tier == INITIAL:
+            parts.replicas[stage] = await parts.build(stage)
+            continue
+        found = await _state_of(parts, source, message, last)
+        states[stage] = found.state
+        _recovered(parts, found, source.tier, start_seconds)
+    return await load(parts, mine.stages, states)
+
+
+async def load(
+    parts: Parts, stages: Sequence[int], states: dict[int, StageState]
+) -> tuple[StageDigest, ...]:
+    """Host exactly `stages`: those in `states` with that state, the others as they are, with empty sums."""
+    for stage in stages:
+        if stage not in parts.replicas:
+            parts.replicas[stage] = await parts.build(stage)
+    for stage, state in states.items():
+        _check_size(parts.replicas[stage], state)
+    for stage in [known for known in parts.replicas if known not in stages]:
+        del parts.replicas[stage]
+    digests = []
+    for stage in stages:
+        replica = parts.replicas[stage]
+        loading = states.get(stage)
+        flats = [torch.from_numpy(array) for _, array in loading.sections()] if loading else None
+        task = Task(Kind.STATE, stage, name="load")
+        await parts.lane.submit(task, lambda r=replica, f=flats: _begin(r, f))  # type: ignore[misc]
+        digests.append(StageDigest(stage, replica.digest()))
+    return tuple(digests)
+
+
+def _begin(replica: Replica, flats: list[torch.Tensor] | None) -> None:
+    """Empty sums, and another state if one is given."""
+    replica.load(replica.current.flats if flats is None else flats)
+
+
+def _is_live_here(parts: Parts, source: Source) -> bool:
+    """Whether this peer holds right now what the source would give."""
+    at = source.states[0]
+    here = (parts.member.step, parts.member.base)
+    return (
+        source.tier != NEIGHBOURS and source.stage in parts.replicas and here == (at.step, at.base)
+    )
+
+
+async def _state_of(
+    parts: Parts, source: Source, message: Restore, last: Commit | None
+) -> StageTransfer:
+    if source.tier == NEIGHBOURS:
+        return await _average(parts, source, message, last)
+    at = source.states[0]
+    return await _state_at(parts, at, source, message)
+
+
+async def _state_at(parts: Parts, at: StageAt, source: Source, message: Restore) -> StageTransfer:
+    """The state `at` names: from this peer's own snapshots, or from those that keep it."""
+    own = parts.snapshots.get(at.stage, at.step)
+    if own is not None and own.at == at:
+        return StageTransfer(copy_of(own.state), at.step, at.base, 0)
+    if source.tier == CHECKPOINT:
+        link = parts.coordinator()
+        if link is None:
+            raise StateError(
+                f"the checkpoint of step {at.step} cannot be fetched",
+                "this peer has no link to the coordinator",
+                "it dials again by itself; the restore is tried again",
             )
+        found = await fetch_stage([link], at.stage, at.step, parts.config.links.silence_seconds)
+    else:
+        found = await fetch_from(parts, source.peers, at.stage, at.step)
+    # A donor that has restored already calls the same state by the new base.
+    if found.base not in (at.base, message.base):
+        raise StateError(
+            f"the state of stage {at.stage} at step {at.step} is not the one that was asked for",
+            "its base digest differs",
+            "the restore is tried again",
         )
-    return transfers[0].base, digests
+    return found
 
 
-async def _donors(parts: Restored, roster: Roster, stage: int) -> list[Link]:
-    links = []
-    for peer in roster.replicas(stage):
+async def _average(
+    parts: Parts, source: Source, message: Restore, last: Commit | None
+) -> StageTransfer:
+    """The lost stage from its neighbours, weighed by their pre-clip squared gradient norms (CheckFree)."""
+    decided = last.stages if last is not None else ()
+    weights = {entry.stage: gradient_weight(entry) for entry in decided}
+    found = await asyncio.gather(*(_state_at(parts, at, source, message) for at in source.states))
+    weighed = [(transfer.state, weights.get(transfer.state.stage, 1.0)) for transfer in found]
+    state = neighbour_state(source.stage, weighed)
+    received_bytes = sum(transfer.bytes_received for transfer in found)
+    return StageTransfer(state, message.step, message.base, received_bytes)
+
+
+async def fetch_from(parts: Parts, peers: Sequence[PeerId], stage: int, step: int) -> StageTransfer:
+    links: list[Link] = []
+    for peer in peers:
         if peer == parts.me:
             continue
         try:
             links.append(await parts.links.to(peer))
         except LinkError:
             continue
-    return links
+    return await fetch_stage(links, stage, step, parts.config.links.silence_seconds)
 
 
-async def _load(parts: Restored, transfers: Sequence[StageTransfer]) -> tuple[StageDigest, ...]:
-    """All stages on the lane, after everything arrived: never half a state."""
-    digests = []
-    for transfer in transfers:
-        replica = parts.replicas[transfer.state.stage]
-        flats = [torch.from_numpy(array) for _, array in transfer.state.sections()]
-        if any(flat.numel() != replica.elements for flat in flats):
+def _check_size(replica: Replica, state: StageState) -> None:
+    for _, array in state.sections():
+        if array.size != replica.elements:
             raise StateError(
                 f"the state of stage {replica.stage} has another size than this model's",
-                f"{flats[0].numel()} elements for {replica.elements}",
+                f"{array.size} elements for {replica.elements}",
                 "the donor runs another model",
             )
-        task = Task(Kind.STATE, replica.stage, name="load")
-        await parts.lane.submit(task, lambda r=replica, f=flats: r.load(f))  # type: ignore[misc]
-        digests.append(StageDigest(replica.stage, replica.digest()))
-    return tuple(digests)
+
+
+def _recovered(parts: Parts, found: StageTransfer, tier: str, start_seconds: float) -> None:
+    parts.record(
+        Recovered(
+            peer=parts.me,
+            stage=found.state.stage,
+            step=found.step,
+            tier=tier,
+            bytes_received=found.bytes_received,
+            seconds=now_seconds() - start_seconds,
+        )
+    )
+
+
+def now_seconds() -> float:
+    return asyncio.get_running_loop().time()

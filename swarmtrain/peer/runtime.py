@@ -1,5 +1,6 @@
 """Everything a peer has once it knows its stages: replicas, worker, reducer, and the island's driver."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -8,15 +9,18 @@ from swarmtrain.compute.replica import Replica
 from swarmtrain.compute.stage import build_compute
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.events import Record
-from swarmtrain.core.types import Member, PeerId
+from swarmtrain.core.types import PeerId
 from swarmtrain.peer.hops import Hops
-from swarmtrain.peer.island import Island, Parts
+from swarmtrain.peer.island import Island
 from swarmtrain.peer.links import Links
+from swarmtrain.peer.parts import Parts
 from swarmtrain.peer.position import Positions, Samples
 from swarmtrain.peer.reduce import Reducer
 from swarmtrain.peer.worker import Worker
+from swarmtrain.recovery.snapshots import Snapshots
 from swarmtrain.steps.keys import first_base
 from swarmtrain.steps.member import StepMember
+from swarmtrain.transport.link import Link
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,8 @@ class Setting:
     links: Links
     samples: Samples
     record: Record
+    capacity_stages: int
+    coordinator: Callable[[], Link | None]
 
 
 @dataclass(slots=True)
@@ -39,6 +45,7 @@ class Runtime:
 
     member: StepMember
     replicas: dict[int, Replica]
+    snapshots: Snapshots
     worker: Worker
     reducer: Reducer
     island: Island
@@ -56,13 +63,13 @@ async def build_runtime(
 ) -> Runtime:
     """Build the stages with their initial parameters on the lane, and wire the parts together."""
     config, lane = setting.config, setting.lane
+
+    def build(stage: int) -> "asyncio.Future[Replica]":
+        task = Task(Kind.STATE, stage, name="build")
+        return lane.submit(task, lambda: _build(setting, stage))
+
     member = StepMember(setting.me, stages, 0, first_base(bytes.fromhex(config.hash)))
-    replicas: dict[int, Replica] = {}
-    for stage in stages:
-        replicas[stage] = await lane.submit(
-            Task(Kind.STATE, stage, name="build"),
-            lambda stage=stage: _build(setting, stage),  # type: ignore[misc]
-        )
+    replicas = {stage: await build(stage) for stage in stages}
     positions = Positions(
         member=member,
         replicas=replicas,
@@ -76,19 +83,25 @@ async def build_runtime(
     worker.hops = Hops(setting.me, config, worker, setting.links, setting.record)
     silence_seconds = config.links.silence_seconds
     reducer = Reducer(setting.me, member, replicas, lane, setting.links, silence_seconds)
+    reducer.record = setting.record
     parts = Parts(
-        own=Member(setting.me, stages, setting.address),
+        me=setting.me,
+        address=setting.address,
         config=config,
         member=member,
         worker=worker,
         reducer=reducer,
         replicas=replicas,
+        snapshots=Snapshots(),
         lane=lane,
         links=setting.links,
         record=setting.record,
+        build=build,
+        capacity_stages=setting.capacity_stages,
+        coordinator=setting.coordinator,
     )
     island = Island(parts, ended, failed)
-    return Runtime(member, replicas, worker, reducer, island)
+    return Runtime(member, replicas, parts.snapshots, worker, reducer, island)
 
 
 def _build(setting: Setting, stage: int) -> Replica:

@@ -1,18 +1,17 @@
 """What a peer answers on its links: who may come in, and which calls it serves."""
 
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
-
-import torch
 
 from swarmtrain.core.errors import Incompatible, Refused, SwarmError, WireError
 from swarmtrain.core.events import BadMessage, LinkClosed, Noted, PeerRefused, Record
 from swarmtrain.core.messages import StepMessage
 from swarmtrain.core.types import PeerId
 from swarmtrain.peer.links import Links
+from swarmtrain.peer.meddling import Meddling
+from swarmtrain.peer.keeping import live_state
 from swarmtrain.peer.runtime import Runtime
+from swarmtrain.recovery.serving import layout_answer, state_piece
 from swarmtrain.transport.link import Hello, Link, Message
 from swarmtrain.transport.messages import decode_step
 from swarmtrain.transport.requests import (
@@ -23,9 +22,9 @@ from swarmtrain.transport.requests import (
     StateReply,
     StateRequest,
     Status,
+    WhereReply,
+    WhereRequest,
 )
-
-_DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +45,7 @@ class Service:
 
     def __init__(self, calls: Calls, record: Record) -> None:
         self._calls, self._record = calls, record
+        self._meddling = Meddling(self._answer, record)
         self.runtime: Runtime | None = None
         self.is_coordinator: Callable[[Link], bool] = lambda link: False
 
@@ -101,6 +101,8 @@ class Service:
 
     async def call(self, link: Link, method: str, request: Message) -> Message:
         try:
+            if method == "process":
+                return await self._meddling.call(link, request)
             return await self._answer(link, method, request)
         except WireError as error:
             self._record(BadMessage(link.remote.peer, f"{method}: {error.what} ({error.why})"))
@@ -126,6 +128,11 @@ class Service:
                 hop = ProcessRequest.decode(request.meta)
                 reply, body = await runtime.worker.process(link.remote.peer, hop, request.body)
                 return Message(reply.encode(), body)
+            case "where":
+                where = WhereRequest.decode(request.meta)
+                item = (where.position, where.key)
+                is_below = runtime.worker.hops.is_below(where.step, item)
+                return Message(WhereReply(is_below).encode())
             case "piece":
                 piece, body = await runtime.reducer.piece(PieceRequest.decode(request.meta))
                 return Message(piece.encode(), body)
@@ -165,29 +172,23 @@ def _state(runtime: Runtime, request: StateRequest) -> Message:
     A piece of no length asks for the digests of parameters and moments.
     """
     member, replica = runtime.member, runtime.replicas.get(request.stage)
+    snapshot = runtime.snapshots.get(request.stage, request.step)
+    if snapshot is not None:
+        return state_piece(snapshot.state, snapshot.at.base, request)
     if replica is None:
-        raise WireError("this peer does not host that stage", f"stage {request.stage}")
-    if request.step != member.step or member.ledger.applying is not None:
+        raise WireError("this peer does not have that stage", f"stage {request.stage}")
+    if request.step != member.step or member.is_busy:
         fenced = StateReply(Status.FENCED, member.step, member.base, 0, (), b"")
         return Message(fenced.encode())
-    flats = replica.current.flats
-    each_bytes = flats[0].numel() * flats[0].itemsize
-    which, start = divmod(request.offset_bytes, each_bytes)
-    if which >= len(flats):
-        raise WireError("a piece of state beyond its end", f"offset {request.offset_bytes}")
-    end = min(start + request.length_bytes, each_bytes)
-    body = flats[which].view(torch.uint8).numpy().data[start:end]
-    digests = () if request.length_bytes else replica.state_digests()
-    digest = hashlib.sha256(body).digest()[:_DIGEST_BYTES]
-    total_bytes = len(flats) * each_bytes
-    reply = StateReply(Status.OK, member.step, member.base, total_bytes, digests, digest)
-    return Message(reply.encode(), body)
+    return state_piece(live_state(replica), member.base, request)
 
 
 def _layout(runtime: Runtime, request: StateRequest) -> Message:
     """Names and shapes of a stage's parameters, in the order of its flat layout, as JSON."""
     replica = runtime.replicas.get(request.stage)
-    if replica is None:
-        raise WireError("this peer does not host that stage", f"stage {request.stage}")
-    flat = replica.compute.flat
-    return Message(b"", json.dumps(list(zip(flat.names, flat.shapes, strict=True))).encode())
+    if replica is not None:
+        return layout_answer(live_state(replica))
+    for snapshot in runtime.snapshots:
+        if snapshot.at.stage == request.stage:
+            return layout_answer(snapshot.state)
+    raise WireError("this peer does not have that stage", f"stage {request.stage}")

@@ -26,14 +26,16 @@ from swarmtrain.core.tasks import Tasks
 from swarmtrain.core.types import EDGE_STAGE, PeerId, Roster
 from swarmtrain.core.version import VERSION
 from swarmtrain.data.stream import Corpus, microbatch
+from swarmtrain.peer.balancing import Balancing
 from swarmtrain.peer.links import Links
 from swarmtrain.peer.placing import Machine, Placing
 from swarmtrain.peer.runtime import Runtime, Setting, build_runtime
 from swarmtrain.peer.service import Calls, Service
 from swarmtrain.plan.assign import Assignment
+from swarmtrain.steps.effects import LEFT
 from swarmtrain.swarm.directory import Directory
 from swarmtrain.swarm.records import State
-from swarmtrain.transport.link import PROTOCOL, Hello, Transport
+from swarmtrain.transport.link import PROTOCOL, Hello, Link, Transport
 from swarmtrain.transport.requests import Description
 
 MOST_QUEUED = 1000
@@ -94,8 +96,11 @@ class Session:
         self.placing = Placing(
             config, options.me, options.name, options.stages, world.directory, record
         )
+        self._balancing = Balancing(config, options.me, self.vocab_size)
         self._queued: list[tuple[PeerId, StepMessage]] = []
         self._is_founding = False
+        self._capacity_stages = 0
+        self.coordinator: Callable[[], Link | None] = lambda: None
         self._locking: asyncio.Task[None] | None = None
         self._tasks = Tasks(self._failed)
         calls = Calls(self._hello, self._describe, self._on_step, self.stop_run, self._on_finish)
@@ -114,10 +119,11 @@ class Session:
         self.address = options.announce or listening
         capacity = capacity_stages(self.config, self.vocab_size, options.memory_bytes)
         self._check_capacity(capacity)
+        self._capacity_stages = capacity
         measured = await measure(self.config, self.world.lane, options.memory_bytes)
         self._record(measured)
         self._record(PeerJoined(options.me, options.name, self.address, options.stages or ()))
-        placing = self._tasks.spawn(self._place(Machine(measured, capacity)), "place")
+        placing = self._tasks.spawn(self._place(Machine(measured, capacity, self.world.lane.meter)), "place")
         try:
             return await asyncio.shield(self.outcome)
         finally:
@@ -183,6 +189,7 @@ class Session:
         """Publish, look, choose; stand as conductor when everybody needed is there and this is the lowest edge."""
         placing, life_seconds = self.placing, self.config.swarm.announce_seconds
         while True:
+            self._note_stages()
             await placing.look(machine, self.address, self._state())
             for entry in placing.records:
                 self.links.learn(entry.peer, entry.address)
@@ -192,7 +199,28 @@ class Session:
                     self._locking = self._tasks.spawn(self._stand(roster), "stand")
                 elif placing.serving:
                     self._locking = self._tasks.spawn(self._join_running(), "join")
+            self._rebalance()
             await asyncio.sleep(LOOK_SECONDS if self._state() == "joining" else life_seconds / 3)
+
+    def _rebalance(self) -> None:
+        """As conductor, move a peer to where it helps most, if that pays."""
+        runtime = self.runtime
+        opening = runtime.member.ledger.open if runtime is not None else None
+        if runtime is None or opening is None or runtime.island.conducting.conductor is None:
+            return
+        rates = [link.stats.bytes_per_second for link in self.links.open_links]
+        records = self.placing.records
+        decision = self._balancing.decide(opening.roster, opening.step, records, rates)
+        if decision.peer is not None:
+            runtime.island.move(decision.peer, decision.stages, decision.reason)
+
+    def _note_stages(self) -> None:
+        """A restore or a move may have given this peer other stages than it chose: the directory names those."""
+        hosted = self.runtime.member.stages if self.runtime is not None else ()
+        if hosted and hosted != self.placing.assignment.stages and self._state() == "serving":
+            reason = "Hosts what the island gave it: a stage was lost, or a peer had to move."
+            self.placing.assignment = Assignment(hosted, reason)
+            self._record(Placed(self.options.me, hosted, reason))
 
     def _state(self) -> State:
         """Serving from the first opened step on."""
@@ -271,6 +299,8 @@ class Session:
             links=self.links,
             samples=self._samples,
             record=self._record,
+            capacity_stages=self._capacity_stages,
+            coordinator=lambda: self.coordinator(),
         )
         self.runtime = await build_runtime(setting, stages, self._end, self._failed)
         self.service.runtime = self.runtime
@@ -334,7 +364,9 @@ class Session:
         if self.outcome.done():
             return
         step = self.runtime.member.step if self.runtime is not None else 0
-        self._record(RunStopped(step, finished, reason))
+        if reason != LEFT:
+            # The run goes on without a peer that leaves, also without its conductor.
+            self._record(RunStopped(step, finished, reason))
         self.outcome.set_result(Outcome(finished, reason, step))
 
     def _failed(self, error: BaseException) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from swarmtrain.compute.stage import Tape
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.events import BadMessage, DuplicateDropped, Record
+from swarmtrain.core.faultpoints import reached
 from swarmtrain.core.messages import Hint, Open
 from swarmtrain.core.tasks import Tasks
 from swarmtrain.core.types import Item, PeerId, Route
@@ -34,6 +35,8 @@ class NextHop(Protocol):
     async def call(
         self, opening: Open, item: Item, x_BTD: Tensor, route: Route, hints: tuple[Hint, ...]
     ) -> tuple[Answer, PeerId]: ...
+
+    def is_below(self, step: int, item: Item) -> bool: ...
 
 
 class Worker:
@@ -69,6 +72,7 @@ class Worker:
         entry = self.store.get(request.step, item)
         if entry is None:
             x_BTD = decode_tensor(request.tensor, payload, expect_shape=self._boundary_shape)
+            reached("forward.received")
             if self._is_full(request.step):
                 return self._reply(Status.FULL, "this peer retains no more keys this step"), b""
             entry = self._enter(opening, item, request.tensor.digest, x_BTD)
@@ -108,7 +112,7 @@ class Worker:
             await self._answer(opening, entry)
             return
         async with self._launches:
-            if self.member.step == opening.step:
+            if self.member.is_at(opening):
                 entry = self._enter(opening, (0, key), None, None)
                 self._start(opening, entry, (), hints)
                 await self._answer(opening, entry)
@@ -133,6 +137,7 @@ class Worker:
             if is_head(opening, item):
                 return positions.take(opening, entry, await positions.head(opening, entry))
             tape = await positions.forward(opening, entry)
+            reached("forward.done")
             below = (item[0] + 1, item[1])
             y_BTD = tape.y_BTD.detach()
             answer, entry.served_by = await self.hops.call(opening, below, y_BTD, route, hints)
@@ -191,7 +196,7 @@ class Worker:
         """The entry's answer. A stored answer is not a held gradient: if the step was reopened for the item,
         accumulate it again first (R3)."""
         answer = await asyncio.shield(entry.answer)
-        is_current = self.member.step == opening.step
+        is_current = self.member.is_at(opening)
         is_settled = (opening.step, entry.item) not in self._unsettled
         if not answer.is_void and is_current and is_settled and self.member.admits(entry.item):
             self.positions.take(opening, entry, await self.positions.again(opening, entry))
@@ -248,6 +253,14 @@ class Worker:
             if old < step:
                 for entry in entries.values():
                     entry.answer.cancel()
+
+    def abandon(self) -> None:
+        """Give up the work of every step: the island goes on from another state."""
+        for entries in self.store.steps.values():
+            for entry in entries.values():
+                entry.answer.cancel()
+        self.store.steps.clear()
+        self._computing.clear()
 
     async def close(self) -> None:
         await self._tasks.cancel_all()

@@ -12,8 +12,9 @@ Four passes, each keeping what the one before it reached:
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from swarmtrain.core.types import EDGE_STAGE, PeerId
 
@@ -49,6 +50,12 @@ def assign(candidates: Sequence[Candidate], stages: int) -> dict[PeerId, Assignm
 
     Stages that the candidates' memory cannot cover stay uncovered, which every reason then says.
     """
+    return dict(_assigned(tuple(candidates), stages))
+
+
+# Peers look into the directory far more often than it changes; those of a virtual world all see the same.
+@lru_cache(maxsize=16)
+def _assigned(candidates: tuple[Candidate, ...], stages: int) -> Mapping[PeerId, Assignment]:
     placement = _Placement(candidates, stages)
     placement.cover()
     placement.help()

@@ -1,7 +1,9 @@
 """Which replica serves which position of a microbatch when there is no plan (SWARM, first form).
 
-Keys are dealt round robin to the replicas of each stage, so replicas share a step's work evenly and every peer
-that knows the roster finds the same route. Measured response times enter with the scheduler.
+Keys are dealt to the replicas of each stage in turn, so replicas share a step's work evenly and every peer that knows
+the roster finds the same route. The turn is shifted from one position to the next: otherwise every caller would know
+one replica of the next stage only, and could not tell a slow one from a busy stage (plan.deadlines). Measured
+response times enter with the scheduler.
 """
 
 from collections.abc import Collection, Sequence
@@ -11,7 +13,10 @@ from swarmtrain.core.types import EDGE_STAGE, PeerId, Roster, Route, Visit
 
 def route_of(roster: Roster, sequence: Sequence[int], key: int, lead: PeerId) -> Route:
     """The route of `key`: `lead` embeds and computes the loss, replicas alternate by key in between."""
-    middle = (Visit(stage, _dealt(roster.replicas(stage), key)) for stage in sequence)
+    middle = (
+        Visit(stage, _dealt(roster.replicas(stage), key, position))
+        for position, stage in enumerate(sequence, start=1)
+    )
     return (Visit(EDGE_STAGE, lead), *middle, Visit(EDGE_STAGE, lead))
 
 
@@ -29,5 +34,7 @@ def next_replica(
     return wanted if wanted in untried else _dealt(untried, key)
 
 
-def _dealt(replicas: Sequence[PeerId], key: int) -> PeerId:
-    return replicas[key % len(replicas)]
+def _dealt(replicas: Sequence[PeerId], key: int, position: int = 0) -> PeerId:
+    """In each round of as many keys as there are replicas everybody has one; rounds are rotated by `position`."""
+    count = len(replicas)
+    return replicas[(key + position * (key // count)) % count]

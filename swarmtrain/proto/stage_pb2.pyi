@@ -60,6 +60,22 @@ class ProcessReply(_message.Message):
     tensor: _tensor_pb2.TensorHeader
     def __init__(self, status: _Optional[_Union[Status, str]] = ..., reason: _Optional[str] = ..., step: _Optional[int] = ..., tensor: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ...) -> None: ...
 
+class WhereRequest(_message.Message):
+    __slots__ = ("step", "key", "position")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    key: int
+    position: int
+    def __init__(self, step: _Optional[int] = ..., key: _Optional[int] = ..., position: _Optional[int] = ...) -> None: ...
+
+class WhereReply(_message.Message):
+    __slots__ = ("is_below",)
+    IS_BELOW_FIELD_NUMBER: _ClassVar[int]
+    is_below: bool
+    def __init__(self, is_below: _Optional[bool] = ...) -> None: ...
+
 class PieceRequest(_message.Message):
     __slots__ = ("step", "term", "seal", "stage", "slice", "slices", "reduced")
     STEP_FIELD_NUMBER: _ClassVar[int]

@@ -313,8 +313,9 @@ class Prepared(_message.Message):
     def __init__(self, term: _Optional[int] = ..., seal: _Optional[int] = ..., roster: _Optional[_Union[Roster, _Mapping]] = ..., stages: _Optional[_Iterable[_Union[StageSum, _Mapping]]] = ..., void: _Optional[bytes] = ..., loss: _Optional[float] = ...) -> None: ...
 
 class Promise(_message.Message):
-    __slots__ = ("term", "step", "base", "seal", "last", "prepared", "open")
+    __slots__ = ("term", "epoch", "step", "base", "seal", "last", "prepared", "open")
     TERM_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     BASE_FIELD_NUMBER: _ClassVar[int]
     SEAL_FIELD_NUMBER: _ClassVar[int]
@@ -322,13 +323,14 @@ class Promise(_message.Message):
     PREPARED_FIELD_NUMBER: _ClassVar[int]
     OPEN_FIELD_NUMBER: _ClassVar[int]
     term: int
+    epoch: int
     step: int
     base: bytes
     seal: int
     last: Commit
     prepared: Prepared
     open: Open
-    def __init__(self, term: _Optional[int] = ..., step: _Optional[int] = ..., base: _Optional[bytes] = ..., seal: _Optional[int] = ..., last: _Optional[_Union[Commit, _Mapping]] = ..., prepared: _Optional[_Union[Prepared, _Mapping]] = ..., open: _Optional[_Union[Open, _Mapping]] = ...) -> None: ...
+    def __init__(self, term: _Optional[int] = ..., epoch: _Optional[int] = ..., step: _Optional[int] = ..., base: _Optional[bytes] = ..., seal: _Optional[int] = ..., last: _Optional[_Union[Commit, _Mapping]] = ..., prepared: _Optional[_Union[Prepared, _Mapping]] = ..., open: _Optional[_Union[Open, _Mapping]] = ...) -> None: ...
 
 class Nack(_message.Message):
     __slots__ = ("term",)
@@ -395,18 +397,20 @@ class StageAt(_message.Message):
     def __init__(self, stage: _Optional[int] = ..., step: _Optional[int] = ..., base: _Optional[bytes] = ...) -> None: ...
 
 class Kept(_message.Message):
-    __slots__ = ("seal", "step", "base", "room", "states")
+    __slots__ = ("seal", "step", "base", "room", "states", "checkpoint")
     SEAL_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     BASE_FIELD_NUMBER: _ClassVar[int]
     ROOM_FIELD_NUMBER: _ClassVar[int]
     STATES_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     seal: int
     step: int
     base: bytes
     room: int
     states: _containers.RepeatedCompositeFieldContainer[StageAt]
-    def __init__(self, seal: _Optional[int] = ..., step: _Optional[int] = ..., base: _Optional[bytes] = ..., room: _Optional[int] = ..., states: _Optional[_Iterable[_Union[StageAt, _Mapping]]] = ...) -> None: ...
+    checkpoint: StageAt
+    def __init__(self, seal: _Optional[int] = ..., step: _Optional[int] = ..., base: _Optional[bytes] = ..., room: _Optional[int] = ..., states: _Optional[_Iterable[_Union[StageAt, _Mapping]]] = ..., checkpoint: _Optional[_Union[StageAt, _Mapping]] = ...) -> None: ...
 
 class Source(_message.Message):
     __slots__ = ("stage", "tier", "states", "peers")

@@ -11,11 +11,23 @@ from swarmtrain.core.types import Digest, PeerId, Roster, is_majority
 from swarmtrain.steps.effects import Effect, Send
 
 _RANK_BITS = 16
+_EPOCH_BITS = 44
+"""A term is epoch, count and rank; every restore of the island from kept states starts an epoch."""
 
 
 def next_term(highest: int, rank: int) -> int:
     """A term above `highest` that no other rank can pick: candidates never share a term."""
     return ((highest >> _RANK_BITS) + 1) << _RANK_BITS | rank
+
+
+def epoch_of(term: int) -> int:
+    """The history that `term` belongs to: decisions of a lower epoch were given up by a restore."""
+    return term >> _EPOCH_BITS
+
+
+def next_epoch(term: int) -> int:
+    """The term of the same candidate in the next epoch, above every term of this one."""
+    return term + (1 << _EPOCH_BITS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +58,12 @@ class Reseal:
     seal: int
 
 
-Outcome = Fresh | Decided | Complete | Reseal
+@dataclass(frozen=True, slots=True)
+class Scattered:
+    """A restore was left half done: part of the island is in another epoch, and no state is whole."""
+
+
+Outcome = Fresh | Decided | Complete | Reseal | Scattered
 
 
 class Candidate:
@@ -58,8 +75,13 @@ class Candidate:
 
     def start(self) -> list[Effect]:
         """Ask everybody in the base roster; repeat it to ask those again who have not answered."""
-        message = NewTerm(self.term, self.step, self.base, self.roster)
-        return [Send(peer, message) for peer in self.roster.peers if peer not in self.promises]
+        return [effect for peer in self.roster.peers for effect in self.ask(peer)]
+
+    def ask(self, peer: PeerId) -> list[Effect]:
+        """Ask `peer`, if it has not answered."""
+        if peer in self.promises or peer not in self.roster:
+            return []
+        return [Send(peer, NewTerm(self.term, self.step, self.base, self.roster))]
 
     def promised(self, sender: PeerId, message: Promise) -> None:
         if message.term == self.term and sender in self.roster:
@@ -75,11 +97,18 @@ class Candidate:
 
     def outcome(self) -> Outcome:
         """What the promises say of the step; call it with a majority and all who can be reached."""
+        mine = epoch_of(self.term)
+        if any(promise.epoch > mine for promise in self.promises.values()):
+            return Scattered()
         decisions = [
             promise.last
             for promise in self.promises.values()
-            if promise.last is not None and promise.last.step >= self.step
+            if promise.last is not None
+            and promise.last.step >= self.step
+            and epoch_of(promise.last.term) == mine
         ]
+        if not decisions and self._lacks_a_stage(mine):
+            return Scattered()
         if decisions:
             return Decided(max(decisions, key=lambda commit: commit.step))
         here = [promise for promise in self.promises.values() if self._is_here(promise)]
@@ -106,6 +135,13 @@ class Candidate:
     def _is_here(self, promise: Promise) -> bool:
         """A peer that is behind tells of another step: its seals and prepares say nothing of this one."""
         return (promise.step, promise.base) == (self.step, self.base)
+
+    def _lacks_a_stage(self, epoch: int) -> bool:
+        """Whether all replicas of some stage missed the restore that began this epoch."""
+        here = [p for p in self.promises if self.promises[p].epoch == epoch]
+        hosted = {s for m in self.roster.members if m.peer in self.promises for s in m.stages}
+        current = {s for m in self.roster.members if m.peer in here for s in m.stages}
+        return current != hosted
 
     def _sums(self, promise: Promise, wanted: Prepared) -> tuple[StageSum, ...]:
         """What the promise has prepared of the wanted seal; empty when nothing."""

@@ -7,7 +7,7 @@ effects. Messages may be lost or repeated: `tick` sends the current phase's ques
 from dataclasses import replace
 from typing import Literal
 
-from swarmtrain.core.events import MembershipChanged, Sealed, StepOpened
+from swarmtrain.core.events import MembershipChanged, Moved, Sealed, StepOpened
 from swarmtrain.core.messages import (
     Ask,
     Assign,
@@ -17,7 +17,9 @@ from swarmtrain.core.messages import (
     Freeze,
     Held,
     Join,
+    Kept,
     Leave,
+    Move,
     Nack,
     Open,
     Prepared,
@@ -34,7 +36,7 @@ from swarmtrain.core.messages import (
     pack_items,
 )
 from swarmtrain.core.types import Digest, PeerId, Roster, is_majority
-from swarmtrain.steps.ballot import Candidate, Complete, Decided, Fresh, Reseal
+from swarmtrain.steps.ballot import Candidate, Complete, Decided, Fresh, Reseal, Scattered, epoch_of
 from swarmtrain.steps.effects import (
     LEFT,
     Acknowledged,
@@ -50,8 +52,9 @@ from swarmtrain.steps.holdings import Audit, driver_of, hints_for, missing_runs,
 from swarmtrain.steps.keys import next_base, pack_keys, share_leads, unpack_keys
 from swarmtrain.steps.membership import Membership
 from swarmtrain.steps.plan import Plan
+from swarmtrain.steps.reviving import Reviving
 
-Phase = Literal["run", "freeze", "replay", "assign", "ballot", "leaving", "finished"]
+Phase = Literal["run", "freeze", "replay", "assign", "ballot", "revive", "leaving", "finished"]
 
 
 class StepConductor:
@@ -70,6 +73,7 @@ class StepConductor:
         self._acknowledging: Acknowledging | None = None
         self._ballot: Candidate | None = None
         self._membership = Membership()
+        self._reviving: Reviving | None = None
         self._draining = ""
 
     # ---- inputs -------------------------------------------------------------------------------------------------
@@ -105,10 +109,22 @@ class StepConductor:
         self._ballot = Candidate(self.peer, self.term, self.step, self.base, commit.roster)
         return effects + self._ballot.start()
 
+    def revive(self, reason: str) -> list[Effect]:
+        """A stage has no replica, or a restore was left half done: bring a whole state back (design.md 9)."""
+        self.phase, self._ballot, self._acknowledging = "revive", None, None
+        self._reviving = Reviving(
+            self.plan, self.term, self.roster, self.base_roster, self._membership.joining
+        )
+        return self._reviving.start(self.step, reason)
+
     def handle(self, sender: PeerId, message: StepMessage) -> list[Effect]:
         match message:
             case Nack(term) if term > self.term:
                 return [StepDown(term)]
+            case Tell(commit) if epoch_of(commit.term) < epoch_of(self.term):
+                return []  # decided in a history that a restore gave up
+            case Kept() | Ready() if self._reviving is not None:
+                return self._go_on(self._reviving, self._reviving.handle(sender, message))
             case Tell(commit) if commit.step >= self.step:
                 return [StepDown(self.term)]
             case Tell(commit):
@@ -134,18 +150,20 @@ class StepConductor:
                 return []
 
     def lost(self, peer: PeerId) -> list[Effect]:
-        """Go on without `peer`, or say why that is impossible."""
+        """Go on without `peer`, bring back what only it had, or say why that is impossible."""
         waiting = self._acknowledging
         is_over = self.phase == "finished" and (waiting is None or waiting.done)
+        if self._reviving is not None:
+            return self._reviving.lost(peer)
         if peer not in self.roster or is_over:
             return []
         roster = self.roster.without(peer)
-        missing = roster.missing_stages(self.plan.stages)
-        if missing:
-            return [Unsurvivable(f"peer {peer} was the last replica of stage {missing[0]}")]
         if not is_majority(roster.peers, self.base_roster):
             return [Unsurvivable(f"without peer {peer} no majority of the last roster is left")]
         self.roster = roster
+        missing = roster.missing_stages(self.plan.stages)
+        if missing:
+            return self.revive(f"peer {peer} was the last replica of stage {missing[0]}")
         match self.phase:
             case "finished" | "leaving":
                 return []
@@ -164,11 +182,8 @@ class StepConductor:
             case "run" if self.open is not None:
                 effects += self._broadcast(self.open)
             case "freeze" if self.open is not None:
-                # A peer that never heard the opening cannot answer for it.
-                freeze = Freeze(self.term, self.step, self.seal, self.roster)
                 for peer in self.roster.peers:
-                    if peer not in self._got.held:
-                        effects += [Send(peer, self._opening_now()), Send(peer, freeze)]
+                    effects += self._ask_again(peer)
             case "replay":
                 effects += self._freeze()
             case "assign" if self._got.assign is not None:
@@ -176,7 +191,21 @@ class StepConductor:
                 effects += [Send(peer, self._got.assign) for peer in waiting_for]
             case "ballot" if self._ballot is not None:
                 effects += self._ballot.start()
+            case "revive" if self._reviving is not None:
+                effects += self._reviving.tick()
         return effects
+
+    def _ask_again(self, peer: PeerId) -> list[Effect]:
+        """What this phase waits to hear of `peer`, which may have come to the step after it was asked."""
+        if self.phase == "ballot" and self._ballot is not None:
+            return self._ballot.ask(peer)
+        if self.phase != "freeze" or self.open is None or peer in self._got.held:
+            return []
+        if peer not in self.roster:
+            return []
+        # A peer that never heard the opening cannot answer for it.
+        freeze = Freeze(self.term, self.step, self.seal, self.roster)
+        return [Send(peer, self._opening_now()), Send(peer, freeze)]
 
     def drain(self, reason: str) -> list[Effect]:
         """Stop at an acknowledged step: at once, or as soon as the decision under way is acknowledged (R10)."""
@@ -185,6 +214,14 @@ class StepConductor:
             return self.stop(reason, finished=False)
         self._draining = reason
         return []
+
+    def move(self, peer: PeerId, stages: tuple[int, ...], reason: str) -> list[Effect]:
+        """Ask a peer of the roster to host other stages; it asks back to be in the next roster with them."""
+        before = self.roster.member(peer)
+        if before is None or self.phase not in ("run", "freeze", "replay", "assign"):
+            return []
+        note = Note(Moved(peer, before.stages, stages, reason))
+        return [note, Send(peer, Move(self.term, stages, reason))]
 
     def stop(self, reason: str, finished: bool) -> list[Effect]:
         self.phase, self._acknowledging = "finished", None
@@ -333,11 +370,18 @@ class StepConductor:
         """Back at once with what it holds, or in from the next step on (R9)."""
         peer = message.member.peer
         is_here = (message.step, message.base) == (self.step, self.base)
+        if self._reviving is not None:
+            self._membership.joining[peer] = message.member
+            return self._reviving.joined()
         if self.open is None or self.phase in ("ballot", "leaving", "finished"):
             self._membership.joining[peer] = message.member
             return []
-        if peer in self.roster:
+        known = self.roster.member(peer)
+        if known is not None and known.stages == message.member.stages:
             return [Send(peer, self._opening_now())]
+        if known is not None:
+            self._membership.moving[peer] = message.member
+            return []
         if not is_here:
             self._membership.joining[peer] = message.member
             return []
@@ -364,13 +408,13 @@ class StepConductor:
             return []
         waiting.ready[sender] = message
         agreed, split = agree(waiting.ready)
-        effects: list[Effect] = [Note(event) for event in split]
+        effects: list[Effect] = [*map(Note, split), *self._ask_again(sender)]
         release = Release(self.term, message.step, agreed)
         if waiting.done:
             # A replica beyond the majority: it still must have the same parameters (I3).
             return [*effects, Send(sender, release)]
         if not waiting.is_enough:
-            return []
+            return effects
         waiting.done = True
         effects.append(Acknowledged(waiting.commit, agreed))
         hearers = sorted({*waiting.commit.roster.peers, *self.roster.peers})
@@ -398,7 +442,7 @@ class StepConductor:
         )
 
     def _recalled(self, commit: Commit) -> list[Effect]:
-        if self._acknowledging is not None or next_base(commit) != self.base:
+        if self._acknowledging or self._reviving or next_base(commit) != self.base:
             return []
         self._acknowledging = Acknowledging(commit)
         return self._ask_ready()
@@ -431,6 +475,22 @@ class StepConductor:
                 return self.spread(commit)
             case Decided():
                 return [StepDown(self.term)]
+            case Scattered():
+                return self.revive("a restore was left half done")
+
+    # ---- a lost stage -------------------------------------------------------------------------------------------
+
+    def _go_on(self, reviving: Reviving, effects: list[Effect]) -> list[Effect]:
+        """Once the island is restored, conduct it from there."""
+        if not reviving.done:
+            return effects
+        self._reviving = None
+        self.term, self.step, self.base = reviving.term, reviving.step, reviving.base
+        self.roster = self.base_roster = reviving.roster
+        for peer in self.roster.peers:
+            self._membership.joining.pop(peer, None)
+        self.seal, self._got, self._acknowledging = 0, Gathering(), None
+        return effects + self.start()
 
     # ---- small things -------------------------------------------------------------------------------------------
 

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from swarmtrain.core.events import Event
-from swarmtrain.core.messages import Commit, Hint, StageDigest, StepMessage
+from swarmtrain.core.messages import Commit, Hint, Restore, StageDigest, StepMessage
 from swarmtrain.core.types import Digest, Item, PeerId, Roster
+from swarmtrain.steps.restoring import Choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +75,54 @@ class Forget:
 
 @dataclass(frozen=True, slots=True)
 class Resync:
-    """This peer's state is not the decided one: fetch it from a sibling before serving again."""
+    """This peer's state is not the decided one of `epoch`: fetch `stages` from siblings before serving again.
+
+    Those in `keeps` are right already; it is none unless the peer only moves.
+    """
 
     step: int
+    epoch: int
+    stages: tuple[int, ...]
+    keeps: tuple[int, ...]
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recollect:
+    """Tell `to` which states this peer keeps (KEPT of try `seal`), once what is being applied is applied."""
+
+    to: PeerId
+    seal: int
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Give up the work of this step and load the stages that `restore` gives this peer; report `restored(...)`."""
+
+    restore: Restore
+
+
+@dataclass(frozen=True, slots=True)
+class Rehost:
+    """The conductor wants this peer to host `stages` from the next step on: ask for it with JOIN."""
+
+    stages: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitHost:
+    """No peer has room for a lost stage: wait for one that joins, for as long as newcomers are given."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Revived:
+    """The island stands again where `choice` says; the stage was lost at `lost_step`."""
+
+    choice: Choice
+    lost_step: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +177,11 @@ Effect = (
     | Acknowledged
     | Unsurvivable
     | StepDown
+    | Recollect
+    | Rehost
+    | Load
+    | AwaitHost
+    | Revived
     | End
     | Note
 )

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass, field
 
+from swarmtrain.core.events import SealAssigned
 from swarmtrain.core.messages import Assign, Commit, Decision, Open, Prepared
 from swarmtrain.core.types import Item
+from swarmtrain.steps.keys import unpack_keys
 
 
 @dataclass
@@ -34,3 +36,20 @@ class Ledger:
 def age(opening: Open) -> tuple[int, int]:
     """Orders the openings of one step: by conductor, then by roster."""
     return (opening.term, opening.roster.version)
+
+
+def seal_assigned(assign: Assign, opening: Open) -> SealAssigned:
+    """The owners that this peer accepted, as its journal shows them."""
+    owners = tuple(
+        (owner.peer, tuple((entry.position, entry.keys.hex()) for entry in owner.items))
+        for owner in assign.owners
+    )
+    return SealAssigned(
+        step=assign.step,
+        term=assign.term,
+        seal=assign.seal,
+        microbatches=opening.microbatches,
+        sequences=opening.sequences,
+        owners=owners,
+        void=unpack_keys(assign.void),
+    )

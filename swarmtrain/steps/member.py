@@ -6,7 +6,7 @@ each returns effects. The machine holds no tensors: answers and gradients live w
 
 from dataclasses import replace
 
-from swarmtrain.core.events import DuplicateDropped, KeyVoided, Noted
+from swarmtrain.core.events import DuplicateDropped, KeyVoided, Noted, StateApplied
 from swarmtrain.core.messages import (
     Ask,
     Assign,
@@ -16,17 +16,20 @@ from swarmtrain.core.messages import (
     Freeze,
     Held,
     KeyLoss,
+    Move,
     Nack,
     NewTerm,
     Open,
     Prepared,
     Promise,
     Ready,
+    Recall,
     Redrive,
     Redriven,
     Reduced,
     Release,
     Reopen,
+    Restore,
     StageDigest,
     StageSum,
     StepMessage,
@@ -36,6 +39,7 @@ from swarmtrain.core.messages import (
     unpack_items,
 )
 from swarmtrain.core.types import Digest, Item, PeerId, Roster
+from swarmtrain.steps.ballot import epoch_of
 from swarmtrain.steps.effects import (
     LEFT,
     Advance,
@@ -45,14 +49,23 @@ from swarmtrain.steps.effects import (
     Effect,
     End,
     Forget,
+    Load,
     Note,
+    Recollect,
     Reduce,
+    Rehost,
     Resync,
     Retract,
     Send,
 )
 from swarmtrain.steps.keys import next_base, pack_keys, unpack_keys
-from swarmtrain.steps.ledger import Ledger, age
+from swarmtrain.steps.ledger import Ledger, age, seal_assigned
+
+
+FromConductor = (
+    Open | Freeze | Reopen | Redrive | Assign | Decision | NewTerm | Release | Stop
+    | Move | Recall | Restore
+)  # fmt: skip
 
 
 class StepMember:
@@ -64,7 +77,7 @@ class StepMember:
     def __init__(self, peer: PeerId, stages: tuple[int, ...], step: int, base: Digest) -> None:
         self.peer, self.stages = peer, stages
         self.step, self.base = step, base
-        self.term = 0
+        self.term = self.epoch = 0
         self.conductor: PeerId | None = None
         self.last: Commit | None = None
         self.ready: Ready | None = None
@@ -72,6 +85,7 @@ class StepMember:
         self._is_dismissed = False
         self.ledger = Ledger()
         self._early: list[tuple[PeerId, Open]] = []
+        self._restoring: Restore | None = None
 
     @property
     def roster(self) -> Roster | None:
@@ -79,6 +93,15 @@ class StepMember:
         if self.ledger.open is not None:
             return self.ledger.open.roster
         return self.last.roster if self.last is not None else None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the state is being moved: by a decision that is applied, or by a restore."""
+        return self.ledger.applying is not None or self._restoring is not None
+
+    def is_at(self, opening: Open) -> bool:
+        """Whether work of that opening still belongs to the parameters this peer holds (I4)."""
+        return (self.step, self.base) == (opening.step, opening.base)
 
     # ---- local facts ------------------------------------------------------------------------------------------
 
@@ -136,7 +159,8 @@ class StepMember:
         """The decision is applied: move to the next step, and take up what came early."""
         decision = self.ledger.after
         self.step, self.base = commit.step + 1, next_base(commit)
-        return self._enter_step(digests, decision)
+        note = _state_applied(commit.step, commit.term, commit.seal, digests)
+        return [note, *self._enter_step(digests, decision)]
 
     def _enter_step(
         self, digests: tuple[StageDigest, ...], decision: Decision | None
@@ -154,19 +178,36 @@ class StepMember:
             effects.append(End(self._ending.finished, self._ending.reason))
         return effects
 
-    def adopt(self, step: int, base: Digest, digests: tuple[StageDigest, ...]) -> list[Effect]:
-        """This peer's state was replaced by a sibling's: it is at `step` on `base` now, and holds nothing."""
-        self.step, self.base = step, base
-        self.last = None
-        return self._enter_step(digests, None)
+    def adopt(self, resync: Resync, base: Digest, digests: tuple[StageDigest, ...]) -> list[Effect]:
+        """This peer's state was replaced by siblings': it is where `resync` says on `base` now, and holds nothing."""
+        self.step, self.base, self.epoch = resync.step, base, resync.epoch
+        self.stages, self.last = resync.stages, None
+        note = _state_applied(resync.step - 1, 0, 0, digests)
+        return [note, *self._enter_step(digests, None)]
+
+    def restored(self, restore: Restore, digests: tuple[StageDigest, ...]) -> list[Effect]:
+        """What `restore` gave this peer is loaded; empty `digests`: it could not be."""
+        if restore != self._restoring:
+            return []
+        if not digests:
+            self._restoring = None
+            return self._to_conductor(Ready(restore.step, restore.base, ()))
+        self._restoring = None
+        self.step, self.base, self.epoch = restore.step, restore.base, epoch_of(restore.term)
+        self.stages, self.last = tuple(entry.stage for entry in digests), None
+        note = _state_applied(restore.step - 1, 0, 0, digests)
+        return [note, *self._enter_step(digests, None)]
 
     # ---- messages -----------------------------------------------------------------------------------------------
 
     def handle(self, sender: PeerId, message: StepMessage) -> list[Effect]:
         """React to `message`; stale terms are answered with Nack, stale steps with the decision."""
         match message:
-            case Tell(commit) if commit.step > self.step:
-                return [Resync(commit.step + 1, "more than one decision was missed")]
+            case Tell(commit) if epoch_of(commit.term) < self.epoch or self._restoring is not None:
+                return []  # of a history that a restore gave up
+            case Tell(commit) if commit.step > self.step or epoch_of(commit.term) > self.epoch:
+                reason = "more than one decision was missed"
+                return [self._resync(commit.step + 1, commit.term, self.stages, reason)]
             case Tell(commit):
                 return self._decided(commit, None)
             case Ask(step):
@@ -182,16 +223,18 @@ class StepMember:
                 | NewTerm()
                 | Release()
                 | Stop()
+                | Move()
+                | Recall()
+                | Restore()
             ):
                 return self._from_conductor(sender, message)
             case _:
                 return []
 
-    def _from_conductor(
-        self,
-        sender: PeerId,
-        message: Open | Freeze | Reopen | Redrive | Assign | Decision | NewTerm | Release | Stop,
-    ) -> list[Effect]:
+    def _resync(self, step: int, term: int, stages: tuple[int, ...], reason: str) -> Resync:
+        return Resync(step, epoch_of(term), stages, (), reason)
+
+    def _from_conductor(self, sender: PeerId, message: FromConductor) -> list[Effect]:
         if message.term < self.term:
             return [Send(sender, Nack(self.term))]
         if message.term == self.term and self.conductor not in (None, sender):
@@ -201,12 +244,21 @@ class StepMember:
         match message:
             case NewTerm():
                 return self._promise(sender, message)
+            case Recall():
+                return [Recollect(sender, message.seal)]
+            case Restore():
+                return self._restore(message)
+            case Stop():
+                return self._stop(message)
+            case Move(_, stages, reason):
+                return [Rehost(stages, reason)] if stages != self.stages else []
+        if self._restoring is not None or epoch_of(message.term) > self.epoch:
+            return self._of_another_epoch(sender, message)
+        match message:
             case Decision():
                 return self._decision(sender, message)
             case Release():
                 return self._release(message)
-            case Stop():
-                return self._stop(message)
         if message.step != self.step or self.ledger.applying is not None:
             return self._other_step(sender, message)
         match message:
@@ -233,15 +285,51 @@ class StepMember:
             self._early = [(sender, message)]
         return [] if self.ledger.applying is not None else [Send(sender, Ask(self.step))]
 
-    def _open(self, message: Open) -> list[Effect]:
-        if message.base != self.base:
-            return [
-                Resync(message.step, "the step opened on other parameters than this peer holds")
-            ]
+    def _restore(self, message: Restore) -> list[Effect]:
+        """The island goes back to a whole state; whatever this step held is given up (design.md 9)."""
+        if message == self._restoring:
+            return []
+        is_loaded = (self.step, self.base) == (message.step, message.base)
+        if is_loaded and self.ready is not None:
+            return self._to_conductor(self.ready)
         if self.peer not in message.roster:
+            return []
+        self._restoring, self._early = message, []
+        self.ledger = Ledger(closed=True)
+        return [CancelReduce(), Load(message)]
+
+    def _of_another_epoch(
+        self,
+        sender: PeerId,
+        message: Open | Freeze | Reopen | Redrive | Assign | Decision | Release,
+    ) -> list[Effect]:
+        """The conductor's history is not this peer's: state comes with a restore, or from siblings (I4)."""
+        opening = message.open if isinstance(message, Decision) else message
+        if not isinstance(opening, Open) or self.peer not in opening.roster:
+            return []
+        self._early = [(sender, opening)]
+        if self._restoring is not None:
+            return []
+        mine = opening.roster.member(self.peer)
+        assert mine is not None
+        reason = "the island was restored while this peer was away"
+        return [self._resync(opening.step, opening.term, mine.stages, reason)]
+
+    def _open(self, message: Open) -> list[Effect]:
+        place = message.roster.member(self.peer)
+        if message.base != self.base:
+            reason = "the step opened on other parameters than this peer holds"
+            stages = place.stages if place is not None else self.stages
+            return [self._resync(message.step, message.term, stages, reason)]
+        if place is None:
             self._is_dismissed = True
             return []
         self._is_dismissed = False
+        if place.stages != self.stages:
+            self._early = [(self.conductor or self.peer, message)]
+            keeps = tuple(stage for stage in place.stages if stage in self.stages)
+            reason = "this peer moves to other stages"
+            return [Resync(message.step, self.epoch, place.stages, keeps, reason)]
         ledger = self.ledger
         known = ledger.open
         if known is not None and age(message) < age(known):
@@ -334,7 +422,8 @@ class StepMember:
         ledger.assign, ledger.reopened = message, set()
         surplus = tuple(sorted(ledger.held - owned))
         ledger.held = owned
-        effects: list[Effect] = [Retract(surplus)] if surplus else []
+        effects: list[Effect] = [Note(seal_assigned(message, ledger.open))]
+        effects += [Retract(surplus)] if surplus else []
         void = set(unpack_keys(message.void))
         effects += [
             Note(DuplicateDropped(self.step, key, position, "held here, owned elsewhere"))
@@ -368,15 +457,13 @@ class StepMember:
         if commit.step != self.step or self.ledger.applying is not None:
             return []
         if commit.base != self.base:
-            return [
-                Resync(
-                    commit.step, "the decision was made on other parameters than this peer holds"
-                )
-            ]
+            reason = "the decision was made on other parameters than this peer holds"
+            return [self._resync(commit.step, commit.term, self.stages, reason)]
         prepared = self.ledger.prepared
         mine = [entry for entry in commit.stages if entry.stage in self.stages]
         if prepared is None or any(entry not in prepared.stages for entry in mine):
-            return [Resync(commit.step + 1, "a step was decided without this peer's sums")]
+            reason = "a step was decided without this peer's sums"
+            return [self._resync(commit.step + 1, commit.term, self.stages, reason)]
         self.last = commit
         self.ledger.applying, self.ledger.after = commit, decision
         self.ledger.closed, self.ledger.reopened = True, set()
@@ -385,7 +472,14 @@ class StepMember:
     def _promise(self, sender: PeerId, message: NewTerm) -> list[Effect]:
         ledger = self.ledger
         promise = Promise(
-            message.term, self.step, self.base, ledger.seal, self.last, ledger.prepared, ledger.open
+            message.term,
+            self.epoch,
+            self.step,
+            self.base,
+            ledger.seal,
+            self.last,
+            ledger.prepared,
+            ledger.open,
         )
         note = Noted("promise", f"term {message.term} to {sender} at step {self.step}")
         effects: list[Effect] = [Send(sender, promise), Note(note)]
@@ -401,7 +495,8 @@ class StepMember:
         )
         agreed = {entry.stage: entry.digest for entry in message.stages}
         if any(agreed.get(entry.stage, entry.digest) != entry.digest for entry in mine):
-            return [Resync(message.step, "this peer's parameters differ from the agreed ones")]
+            reason = "this peer's parameters differ from the agreed ones"
+            return [self._resync(message.step, message.term, self.stages, reason)]
         end: list[Effect] = [End(False, LEFT)] if self._is_dismissed else []
         return [Forget(message.step), *end]
 
@@ -414,3 +509,8 @@ class StepMember:
 
     def _to_conductor(self, message: StepMessage) -> list[Effect]:
         return [Send(self.conductor, message)] if self.conductor is not None else []
+
+
+def _state_applied(step: int, term: int, seal: int, digests: tuple[StageDigest, ...]) -> Note:
+    stages = tuple((entry.stage, entry.digest.hex()) for entry in digests)
+    return Note(StateApplied(step, term, seal, stages))

@@ -12,6 +12,7 @@ class Membership:
 
     joining: dict[PeerId, Member] = field(default_factory=dict)
     leaving: dict[PeerId, str] = field(default_factory=dict)
+    moving: dict[PeerId, Member] = field(default_factory=dict)
 
     def next_roster(self, roster: Roster, stages: int, step: int) -> tuple[Roster, list[Event]]:
         """The roster of the next step, and what changed and why.
@@ -26,6 +27,26 @@ class Membership:
             reason = f"joins from step {step} on with stages {_listed(member.stages)}"
             events.append(MembershipChanged(peer, step, roster.version, reason))
         self.joining = {}
+        for peer in sorted(self.moving):
+            member = self.moving[peer]
+            before = roster.member(peer)
+            if before is None or before.stages == member.stages:
+                continue
+            missing = roster.without(peer).missing_stages(stages)
+            if missing:
+                why = f"{peer}: nobody else hosts stage {missing[0]}"
+                events.append(Noted("a peer cannot move", why))
+                continue
+            roster = roster.with_member(member)
+            events.append(
+                MembershipChanged(
+                    peer,
+                    step,
+                    roster.version,
+                    f"moves from stages {_listed(before.stages)} to {_listed(member.stages)}",
+                )
+            )
+        self.moving = {}
         for peer in sorted(self.leaving):
             if peer not in roster:
                 del self.leaving[peer]

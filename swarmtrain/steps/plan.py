@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from swarmtrain.core.messages import Commit, Prepared, Scalars
 from swarmtrain.core.types import Digest
+from swarmtrain.steps.restoring import RecoveryPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,7 @@ class Plan:
     tokens: int
     sequences: Callable[[int], tuple[tuple[int, ...], ...]]
     scalars: Callable[[int], Scalars]
+    recovery: RecoveryPolicy
 
     def commit(self, prepared: Prepared, step: int, base: Digest) -> Commit:
         """The decision that the conductor of the prepared seal would have sent."""

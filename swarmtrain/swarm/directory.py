@@ -100,6 +100,7 @@ class Reader:
         self._run = run
         self._record = record
         self._seen: dict[PeerId, PeerRecord] = {}
+        self._newest_sealed: dict[str, bytes] = {}
         self._reported: dict[bytes, None] = {}
 
     def newest(self, entries: Iterable[Entry], now: float) -> tuple[PeerRecord, ...]:
@@ -109,13 +110,18 @@ class Reader:
         is, can hide a newcomer but never a peer already known.
         """
         for entry in entries:
-            # The end of a life between the look-up and here is nobody's fault.
-            if entry.expires > now:
+            # The end of a life between the look-up and here is nobody's fault; what was taken before is not
+            # checked again, since most of what a look-up returns is unchanged.
+            if entry.expires > now and self._newest_sealed.get(entry.peer) != entry.sealed:
                 self._take(entry, now)
-        self._seen = {peer: seen for peer, seen in self._seen.items() if seen.expires > now}
+        self._forget_expired(now)
         return tuple(
             self._seen[peer] for peer in sorted(self._seen) if self._seen[peer].state != "left"
         )
+
+    def _forget_expired(self, now: float) -> None:
+        for peer in [peer for peer, seen in self._seen.items() if seen.expires <= now]:
+            del self._seen[peer], self._newest_sealed[peer]
 
     def _take(self, entry: Entry, now: float) -> None:
         try:
@@ -127,6 +133,7 @@ class Reader:
         seen = self._seen.get(record.peer)
         if seen is None or seen.expires < record.expires:
             self._seen[record.peer] = record
+            self._newest_sealed[record.peer] = entry.sealed
 
     def report(self, peer: str, sealed: bytes, reason: str) -> None:
         """Report bad bytes stored under `peer`, once, however often they are seen."""

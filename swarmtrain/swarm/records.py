@@ -28,6 +28,7 @@ MAX_LIFE_SECONDS = 3600.0
 
 MAX_STAGE = 512
 MAX_SECONDS_PER_STAGE = 3600.0
+MAX_WAITING_TASKS = 1e6
 
 State = Literal["joining", "serving", "draining", "left"]
 """`left` is a withdrawn record: it hides the peer until its last record would have expired."""
@@ -49,6 +50,10 @@ class PeerRecord:
     in its memory; `seconds_per_stage` is its forward and backward of one microbatch through one stage;
     `expires` is directory time in seconds. `sequence` and `expires` both grow with every record of a peer, and
     the newest record wins.
+
+    The last three are what a serving peer measured lately (compute.meter): the share of time its lane computed,
+    the mean number of tasks that waited for it, and seconds of one microbatch through one stage under this work;
+    0 where there is nothing yet.
     """
 
     run: str
@@ -64,6 +69,9 @@ class PeerRecord:
     version: str
     sequence: int
     expires: float
+    busy_share: float = 0.0
+    waiting_tasks: float = 0.0
+    pass_seconds: float = 0.0
 
     def renewed(self, now: float, life_seconds: float) -> "PeerRecord":
         """The same record, newer than this one and than any an earlier process of this peer left behind."""
@@ -139,6 +147,9 @@ def _checked(values: dict[str, Any]) -> PeerRecord:
         "version": _matches(_VERSION, values["version"]),
         "sequence": _is_integer(values["sequence"], 0, 2**63 - 1),
         "expires": _is_number(values["expires"], 2.0**53),
+        "busy_share": _is_number(values["busy_share"], 1.0, least=0.0),
+        "waiting_tasks": _is_number(values["waiting_tasks"], MAX_WAITING_TASKS, least=0.0),
+        "pass_seconds": _is_number(values["pass_seconds"], MAX_SECONDS_PER_STAGE, least=0.0),
     }
     for name, is_good in checks.items():
         if not is_good:
@@ -154,9 +165,9 @@ def _is_integer(value: object, low: int, high: int) -> bool:
     return type(value) is int and low <= value <= high
 
 
-def _is_number(value: object, high: float) -> bool:
-    """Whether `value` is a number above 0 and up to `high`; NaN fails both comparisons."""
-    return type(value) in (int, float) and 0 < value <= high  # type: ignore[operator]
+def _is_number(value: object, high: float, least: float = 5e-324) -> bool:
+    """Whether `value` is a number above 0, or from `least`, up to `high`; NaN fails both comparisons."""
+    return type(value) in (int, float) and least <= value <= high  # type: ignore[operator]
 
 
 def _refuse(why: str) -> NoReturn:

@@ -13,7 +13,7 @@ from functools import partial
 from swarmtrain.core.errors import LinkClosed, LinkError
 from swarmtrain.transport.endpoint import Endpoint
 from swarmtrain.transport.link import Handler, Hello, Link, LinkLimits
-from swarmtrain.transport.memory_pipe import Line, MemoryPipe, Tap, pipe_pair
+from swarmtrain.transport.memory_pipe import Line, MemoryPipe, Tap, Way, pipe_pair
 
 Figure = float | Callable[[str, str], float]
 """A constant, or a function of (from name, to name)."""
@@ -23,11 +23,12 @@ class MemoryNetwork:
     """Lines between named machines, and the faults that can be put on them.
 
     Set before machines are made: `tap(from name, to name)` watches and changes frames, `wrap(name, handler)`
-    stands between a machine's links and its handler.
+    stands between a machine's links and its handler, `way(from name, to name)` is what frames wait for.
     """
 
     tap: Callable[[str, str], Tap] | None = None
     wrap: Callable[[str, Handler], Handler] | None = None
+    way: Callable[[str, str], Way] | None = None
 
     def __init__(
         self, latency_seconds: Figure, bytes_per_second: Figure, limits: LinkLimits
@@ -54,6 +55,8 @@ class MemoryNetwork:
             self._lines[key] = Line(latency, bandwidth)
             if self.tap is not None:
                 self._lines[key].tap = self.tap(sender, receiver)
+            if self.way is not None:
+                self._lines[key].way = self.way(sender, receiver)
         return self._lines[key]
 
     def cut(self, a: str, b: str, *, one_way: bool = False) -> None:

@@ -7,6 +7,7 @@ until it gives up; nothing is lost inside a pipe.
 
 import asyncio
 import contextvars
+import heapq
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -29,6 +30,16 @@ class Tap(Protocol):
         ...
 
 
+class Way(Protocol):
+    """What frames in one direction between two names wait for, when it is more than one line's rate."""
+
+    def carry(
+        self, frame: bytes, now_seconds: float, flow_bytes_per_second: float
+    ) -> tuple[float, bool]:
+        """When the last byte leaves, and whether later frames of the other kind may arrive before it."""
+        ...
+
+
 class Line:
     """One direction between two names; both figures are asked for each frame, so they may change."""
 
@@ -38,14 +49,17 @@ class Line:
         self.latency_seconds, self.bytes_per_second = latency_seconds, bytes_per_second
         self.cut = False
         self.tap: Tap | None = None
+        self.way: Way | None = None
         self.flows: dict[Flow, None] = {}
         self._free_at_seconds = 0.0
 
-    def carry(self, frame_bytes: int, now_seconds: float) -> float:
-        """Put a frame behind what waits already; returns when its last byte leaves."""
+    def carry(self, frame: bytes, now_seconds: float) -> tuple[float, bool]:
+        """Put a frame behind what waits already; when its last byte leaves, and whether it may be overtaken."""
+        if self.way is not None:
+            return self.way.carry(frame, now_seconds, self.bytes_per_second())
         begin = max(self._free_at_seconds, now_seconds)
-        self._free_at_seconds = begin + frame_bytes / self.bytes_per_second()
-        return self._free_at_seconds
+        self._free_at_seconds = begin + len(frame) / self.bytes_per_second()
+        return self._free_at_seconds, False
 
     def hold(self) -> None:
         """Cut: nothing arrives until `release`."""
@@ -79,7 +93,9 @@ class Flow:
         self._loop = asyncio.get_running_loop()
         # The wire belongs to no machine: what is under way arrives also when its sender stands still.
         self._context = contextvars.Context()
-        self._under_way: deque[tuple[float, float, bytes | None]] = deque()
+        self._under_way: list[tuple[float, int, float, bytes | None]] = []
+        self._put_count = 0
+        self._latest_seconds = {False: 0.0, True: 0.0}
         self._arrived: deque[bytes] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._waiting: asyncio.Future[None] | None = None
@@ -91,12 +107,14 @@ class Flow:
         if self._hung_up is not None:
             raise LinkClosed("the connection ended", self._hung_up)
         line, now = self._line, self._loop.time()
-        left_seconds = line.carry(len(frame), now)
+        left_seconds, may_be_overtaken = line.carry(frame, now)
         for late_seconds, carried in line.tap.sent(frame) if line.tap else [(0.0, frame)]:
             if late_seconds:
                 self._put_late(late_seconds, carried)
             else:
-                self._put(left_seconds, carried)
+                self._put(left_seconds, carried, may_be_overtaken)
+        if may_be_overtaken:
+            return  # what follows does not wait behind it
         backlog_seconds = left_seconds - now - LINE_BUFFER_BYTES / line.bytes_per_second()
         if backlog_seconds > 0:
             await asyncio.sleep(backlog_seconds)
@@ -105,6 +123,8 @@ class Flow:
         """The sending side ends: the receiver hears of it behind everything sent before."""
         if self._hung_up is None:
             self._hung_up = reason
+            # The end overtakes nothing.
+            self._latest_seconds[False] = max(self._latest_seconds.values())
             self._put(self._loop.time(), None)
 
     async def receive(self) -> bytes:
@@ -126,8 +146,10 @@ class Flow:
 
     def lose_unsent(self) -> None:
         now = self._loop.time()
-        while self._under_way and self._under_way[-1][0] > now:
-            self._under_way.pop()
+        self._under_way = [entry for entry in self._under_way if entry[2] <= now]
+        heapq.heapify(self._under_way)
+        last = max((entry[0] for entry in self._under_way), default=0.0)
+        self._latest_seconds = {False: last, True: last}
         self.arm()
 
     def arm(self) -> None:
@@ -136,16 +158,21 @@ class Flow:
             self._timer.cancel()
             self._timer = None
         if self._under_way and not self._line.cut:
-            due_seconds = self._under_way[0][1]
+            due_seconds = self._under_way[0][0]
             self._timer = self._loop.call_at(due_seconds, self._arrive, context=self._context)
 
-    def _put(self, left_seconds: float, frame: bytes | None) -> None:
+    def _put(
+        self, left_seconds: float, frame: bytes | None, may_be_overtaken: bool = False
+    ) -> None:
         if self._ended is not None:
             return
-        # The queue keeps the order: a frame that would arrive earlier waits for those before it.
+        # A frame that would arrive earlier waits for those of its kind before it.
         arrival_seconds = left_seconds + self._line.latency_seconds()
-        self._under_way.append((left_seconds, arrival_seconds, frame))
-        if self._timer is None:
+        arrival_seconds = max(arrival_seconds, self._latest_seconds[may_be_overtaken])
+        self._latest_seconds[may_be_overtaken] = arrival_seconds
+        self._put_count += 1
+        heapq.heappush(self._under_way, (arrival_seconds, self._put_count, left_seconds, frame))
+        if self._timer is None or self._under_way[0][1] == self._put_count:
             self.arm()
 
     def _put_late(self, late_seconds: float, frame: bytes) -> None:
@@ -159,8 +186,8 @@ class Flow:
 
     def _arrive(self) -> None:
         now = self._loop.time()
-        while self._under_way and self._under_way[0][1] <= now:
-            frame = self._under_way.popleft()[2]
+        while self._under_way and self._under_way[0][0] <= now:
+            frame = heapq.heappop(self._under_way)[3]
             if frame is None:
                 self._end(self._hung_up or "")
             else:

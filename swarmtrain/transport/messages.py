@@ -9,6 +9,7 @@ import types
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from enum import IntEnum
+from functools import lru_cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from google.protobuf.message import DecodeError
@@ -59,16 +60,28 @@ def decode(kind: type[T], data: bytes) -> T:
 
 
 def encode_step(message: StepMessage) -> bytes:
-    """A step message in its envelope, which names its kind."""
+    """A step message in its envelope, which names its kind. A broadcast is encoded once."""
+    known, data = _last_encoded[0]
+    if known is message:
+        return data
     envelope = step_pb2.StepEnvelope()
     member = getattr(envelope, _STEP_FIELDS[type(message)])
     member.SetInParent()
     _fill(member, message)
-    return envelope.SerializeToString()
+    data = envelope.SerializeToString()
+    _last_encoded[0] = (message, data)
+    return data
 
 
+_last_encoded: list[tuple[StepMessage | None, bytes]] = [(None, b"")]
+
+
+@lru_cache(maxsize=64)
 def decode_step(data: bytes) -> StepMessage:
-    """The step message in an envelope. Raises WireError."""
+    """The step message in an envelope. Raises WireError.
+
+    Values are immutable, so equal bytes give one value: peers of a virtual world read a broadcast once.
+    """
     envelope = _parse(step_pb2.StepEnvelope, data)
     field = envelope.WhichOneof("message")
     if field is None:

@@ -11,6 +11,7 @@ from swarmtrain.core.tasks import Tasks
 from swarmtrain.transport.assembly import Assembler
 from swarmtrain.transport.frames import BULK, Frame, Kind, printable, unpack
 from swarmtrain.transport.incoming import IncomingCalls
+from swarmtrain.transport.leaving import leaving
 from swarmtrain.transport.link import Handler, Hello, LinkLimits, LinkStats, Message
 from swarmtrain.transport.outbox import Outbox
 from swarmtrain.transport.outgoing import OutgoingCalls, Patience
@@ -102,6 +103,7 @@ class Mux:
                 if frame is None:
                     await self._outbox.wait()
                     continue
+                leaving(frame)
                 await self._pipe.send(frame)
                 self.stats.bytes_sent += len(frame)
         except LinkClosed as error:

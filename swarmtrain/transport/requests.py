@@ -64,6 +64,22 @@ class ProcessReply(Encoded):
 
 
 @dataclass(frozen=True, slots=True)
+class WhereRequest(Encoded):
+    """Asked by a caller that waits longer than usual: is the key still at the peer it called, or further down?"""
+
+    step: int
+    key: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class WhereReply(Encoded):
+    """`is_below`: the peer handed the key on and waits for others itself."""
+
+    is_below: bool
+
+
+@dataclass(frozen=True, slots=True)
 class PieceRequest(Encoded):
     """Slice `slice` of `slices` of a stage's sum under one seal: own contribution, or the `reduced` one."""
 

@@ -52,7 +52,8 @@ def test_version(shell: Shell):
 
 
 @pytest.mark.parametrize(
-    "command", ["up", "coordinator", "peer", "reference", "simulate", "status", "eval", "generate"]
+    "command",
+    ["up", "coordinator", "peer", "reference", "simulate", "check", "status", "eval", "generate"],
 )
 def test_every_command_explains_itself_with_an_example(shell: Shell, command: str):
     code, text = shell(command, "--help")

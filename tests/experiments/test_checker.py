@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-import swarmtrain.experiments.checker as checker_module
-from swarmtrain.experiments.checker import check
+from swarmtrain.experiments import checker, contents, evidence
+from swarmtrain.experiments.checker import check, check_folder
 from swarmtrain.experiments.faults import Fault
 from swarmtrain.experiments.virtual import Scenario, VirtualPeer, simulate
 from tests.experiments.runs import corpus, small_config
@@ -163,11 +163,199 @@ def test_a_line_that_is_no_entry_is_a_violation():
 
 
 def test_the_checker_shares_no_code_with_the_protocol():
-    tree = ast.parse(Path(checker_module.__file__).read_text(encoding="utf-8"))
-    modules = {
-        alias.name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Import | ast.ImportFrom)
-        for alias in node.names
-    } | {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert not [name for name in modules if name and name.startswith("swarmtrain")]
+    own = {module.__name__ for module in (checker, contents, evidence)}
+    for module in (checker, contents, evidence):
+        tree = ast.parse(Path(module.__file__ or "").read_text(encoding="utf-8"))
+        names = {
+            alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import)
+            for alias in node.names
+        } | {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert not [n for n in names if n.startswith("swarmtrain") and n not in own]
+
+
+# ---- what the sums held --------------------------------------------------------------------------------------------
+
+
+def add_again(entries: Entries) -> None:
+    """The dedupe of one peer failed: nothing else in the journal shows it."""
+    place = next(
+        place
+        for place, entry in enumerate(entries)
+        if entry["event"]["kind"] == "sum_changed" and entry["event"]["change"] == "add"
+    )
+    entries.insert(place, entries[place])
+
+
+def sealed_too_early(entries: Entries) -> None:
+    """A contribution came after the snapshot."""
+    places = [
+        place for place, entry in enumerate(entries) if entry["event"]["kind"] == "sum_changed"
+    ]
+    peer = entries[places[0]]["peer"]
+    seal = next(
+        place
+        for place, entry in enumerate(entries)
+        if entry["event"]["kind"] == "sum_sealed" and entry["peer"] == peer
+    )
+    entries.insert(seal + 1, entries.pop(places[0]))
+
+
+def add_to_the_next_step(entries: Entries) -> None:
+    entry = next(entry for entry in entries if entry["event"]["kind"] == "sum_changed")
+    applied = next(
+        place
+        for place, other in enumerate(entries)
+        if other["event"]["kind"] == "state_applied" and other["peer"] == entry["peer"]
+    )
+    entries.insert(applied + 1, entry)
+
+
+@pytest.mark.parametrize(
+    ("words", "doctor"),
+    [
+        ("2 times", add_again),
+        ("0 times", lambda entries: cut(entries, "sum_changed")),
+        ("0 times", sealed_too_early),
+        ("changed the sum of step 1", add_to_the_next_step),
+        ("gave no sum", lambda entries: cut(entries, "sum_sealed")),
+    ],
+)
+def test_a_sum_that_is_not_what_was_assigned_is_caught(
+    words: str, doctor: Callable[[Entries], None]
+):
+    entries: Entries = [json.loads(line) for line in honest()]
+    doctor(entries)
+    found = check(json.dumps(entry) for entry in entries)
+    assert found and all(v.check == "C1" for v in found), found
+    assert any(words in v.what for v in found), found
+
+
+def test_an_item_that_was_taken_back_or_lost_with_the_state_does_not_count():
+    run = Written()
+    run.write("a", "sum_changed", step=0, position=1, key=0, change="add")
+    run.write("a", "sum_changed", step=0, position=1, key=0, change="retract")
+    run.write("a", "sum_changed", step=0, position=1, key=0, change="add")
+    run.write("a", "state_applied", step=-1, term=0, seal=0, stages=[[1, "00"]])
+    run.step(0)
+    assert check(run.lines) == []
+    run.write("a", "sum_changed", step=1, position=1, key=0, change="add")
+    run.step(1)
+    assert [v.check for v in check(run.lines)] == ["C1"]
+
+
+# ---- restores ------------------------------------------------------------------------------------------------------
+
+
+class Written:
+    """A journal written by hand: one key, one middle stage; peer "e" has the edge and "a" the stage."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.term = 1
+
+    def write(self, peer: str, kind: str, **fields: Any) -> None:
+        entry = {"peer": peer, "time_seconds": 0.0, "event": {"kind": kind, **fields}}
+        self.lines.append(json.dumps(entry) + "\n")
+
+    def step(self, step: int, digest: str = "aa") -> None:
+        """Everybody counts, seals and applies; the edge acknowledges."""
+        owners = [["a", [[1, "01"]]], ["e", [[0, "01"], [2, "01"]]]]
+        tag = {"step": step, "term": self.term, "seal": 1}
+        for peer, positions, stage in (("e", (0, 2), 0), ("a", (1,), 1)):
+            for position in positions:
+                self.write(peer, "sum_changed", step=step, position=position, key=0, change="add")
+            facts = {"microbatches": 1, "sequences": [[1]], "owners": owners, "void": []}
+            self.write(peer, "seal_assigned", **tag, **facts)
+            self.write(peer, "sum_sealed", **tag, stage=stage)
+            self.write(peer, "state_applied", **tag, stages=[[stage, digest]])
+        self.write("e", "step_committed", step=step, parameters_sha256=digest, void=[], tokens=1)
+
+    def restore(self, step: int, flagged: bool, digest: str = "aa") -> None:
+        self.term += 1 << 44
+        for peer, stage in (("e", 0), ("a", 1)):
+            stages = [[stage, digest]]
+            self.write(peer, "state_applied", step=step - 1, term=0, seal=0, stages=stages)
+        self.write("e", "restored", step=step, flagged=flagged)
+
+
+@pytest.mark.parametrize(
+    ("flagged", "digest", "first", "checks"),
+    [
+        (False, "aa", 1, []),
+        (True, "aa", 1, []),
+        (True, "bb", 1, []),
+        (False, "bb", 1, ["C2"]),
+        (False, "aa", 2, ["C1", "C6"]),
+    ],
+    ids=["exact", "flagged-equal", "flagged-other", "other", "gap"],
+)
+def test_steps_after_a_restore_are_done_again(
+    flagged: bool, digest: str, first: int, checks: list[str]
+):
+    run = Written()
+    for step in range(3):
+        run.step(step)
+    run.restore(1, flagged)
+    for step in range(first, 4):
+        run.step(step, digest if step < 3 else "cc")
+    found = check(run.lines)
+    assert sorted({v.check for v in found}) == checks, found
+
+
+def test_two_seals_of_one_step_are_caught_although_their_sums_are_equal():
+    run = Written()
+    run.step(0)
+    run.term = 2
+    run.step(0)
+    assert any("from two seals" in v.what for v in check(run.lines))
+
+
+# ---- the journals of many peers ------------------------------------------------------------------------------------
+
+
+def split_by_peer(folder: Path, lines: list[str]) -> None:
+    """Each peer's entries in a file of its own, with a clock of its own."""
+    for number, line in enumerate(lines):
+        entry = json.loads(line)
+        entry["time_seconds"] = 1000.0 - number
+        (folder / entry["peer"]).mkdir(exist_ok=True)
+        with open(folder / entry["peer"] / "journal.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+
+def test_journals_of_a_folder_are_read_together(tmp_path: Path):
+    run = Written()
+    for step in range(3):
+        run.step(step)
+    run.restore(1, False)
+    for step in range(1, 4):
+        run.step(step)
+    split_by_peer(tmp_path, run.lines)
+    with open(tmp_path / "a" / "journal.jsonl", "a", encoding="utf-8") as torn:
+        torn.write('{"event":{"ki')
+    assert check_folder(tmp_path) == []
+    again = json.loads(run.lines[0])
+    with open(tmp_path / "e" / "journal.jsonl", "r+", encoding="utf-8") as file:
+        rest = file.read()
+        file.seek(0)
+        file.write(json.dumps(again) + "\n" + rest)
+    [found] = check_folder(tmp_path)
+    assert found.check == "C1" and "2 times" in found.what
+    assert found.files == ("a/journal.jsonl", "e/journal.jsonl")
+    assert "e/journal.jsonl:5" in str(found)
+
+
+def test_a_peer_without_its_journal_is_named(tmp_path: Path):
+    run = Written()
+    run.step(0)
+    split_by_peer(tmp_path, run.lines)
+    (tmp_path / "a" / "journal.jsonl").unlink()
+    found = check_folder(tmp_path)
+    assert [v.check for v in found] == ["JOURNAL"] and "owner a" in found[0].what
+
+
+def test_a_folder_without_a_journal_is_refused(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="no journal"):
+        check_folder(tmp_path)

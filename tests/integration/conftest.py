@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.processes import SMALL_RUN, Workplace
+from tests.integration.processes import ROOT, SMALL_RUN, Workplace
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,14 @@ def workplace(tmp_path: Path) -> Iterator[Workplace]:
         yield place
     finally:
         place.close()
+
+
+@pytest.fixture
+def loopback(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> Workplace:
+    """A workplace for a run whose coordinator is in this process: what it starts is found as well."""
+    for name, value in {**workplace.environment, "PYTHONPATH": str(ROOT)}.items():
+        monkeypatch.setenv(name, value)
+    return workplace
 
 
 @pytest.fixture(scope="session")

@@ -105,6 +105,19 @@ class Workplace:
         self.commands: list[Command] = []
         self.ports: set[int] = set()
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What every process from here has in its environment besides the test's own."""
+        return {
+            MARK: self.mark,
+            "TMPDIR": str(self.temporary),
+            "XDG_CACHE_HOME": str(self.folder / "cache"),
+            "PYTHONUNBUFFERED": "1",
+            "COLUMNS": "200",
+            # More threads than cores would make the held-out loss at the end of a run take minutes.
+            "OMP_NUM_THREADS": "1",
+        }
+
     def write(self, name: str, text: str) -> Path:
         path = self.folder / name
         path.write_text(text)
@@ -114,17 +127,7 @@ class Workplace:
         """`swarmtrain ARGUMENTS` as a process of its own."""
         name = name or f"{arguments[0]}-{len(self.commands)}"
         output_path = self.folder / f"{name}.out"
-        environment = {
-            **os.environ,
-            MARK: self.mark,
-            "TMPDIR": str(self.temporary),
-            "XDG_CACHE_HOME": str(self.folder / "cache"),
-            "PYTHONPATH": str(ROOT),
-            "PYTHONUNBUFFERED": "1",
-            "COLUMNS": "200",
-            # More threads than cores would make the held-out loss at the end of a run take minutes.
-            "OMP_NUM_THREADS": "1",
-        }
+        environment = {**os.environ, **self.environment, "PYTHONPATH": str(ROOT)}
         with open(output_path, "wb") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "swarmtrain", *map(str, arguments)],

@@ -3,7 +3,17 @@
 from collections import deque
 from typing import TYPE_CHECKING
 
-from swarmtrain.core.messages import Commit, Decision, Nack, Promise, StageDigest, StepMessage, Tell
+from swarmtrain.core.messages import (
+    Commit,
+    Decision,
+    Kept,
+    Nack,
+    Promise,
+    StageAt,
+    StageDigest,
+    StepMessage,
+    Tell,
+)
 from swarmtrain.core.types import PeerId
 from swarmtrain.steps.ballot import Candidate, Complete, Decided, Fresh, Reseal, next_term
 from swarmtrain.steps.conductor import StepConductor
@@ -17,6 +27,7 @@ from swarmtrain.steps.effects import (
     End,
     Forget,
     Note,
+    Recollect,
     Reduce,
     Resync,
     Retract,
@@ -153,6 +164,10 @@ class Actor:
                 self.conductor, self.highest_term = None, max(self.highest_term, term)
             case Unsurvivable(reason):
                 world.give_up(self, reason)
+            case Recollect(to, seal):
+                here = (self.member.step, self.member.base)
+                kept = Kept(seal, *here, 0, (StageAt(self.stage, *here),), None)
+                self.perform([Send(to, kept)])
             case Resync():
                 self.wants_state = True
             case End(finished, reason):

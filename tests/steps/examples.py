@@ -23,6 +23,7 @@ from swarmtrain.core.types import Item, Member, PeerId, Roster
 from swarmtrain.steps.effects import Effect, Note, Send
 from swarmtrain.steps.keys import first_base, pack_keys, share_leads
 from swarmtrain.steps.plan import Plan
+from swarmtrain.steps.restoring import RecoveryPolicy
 
 A, B, C, D, E = (PeerId(name) for name in "abcde")
 STAGE_OF = {A: 0, B: 0, C: 1, D: 1, E: 2}
@@ -40,6 +41,7 @@ PLAN = Plan(
     tokens=16,
     sequences=lambda step: (SEQUENCE,),
     scalars=lambda step: SCALARS,
+    recovery=RecoveryPolicy(BASE),
 )
 OPEN = Open(
     term=TERM,

@@ -40,7 +40,7 @@ def promise(
     last: Commit | None = None,
     step: int = 0,
 ) -> Promise:
-    return Promise(TERM, step, BASE, seal, last, prepared, opening)
+    return Promise(TERM, 0, step, BASE, seal, last, prepared, opening)
 
 
 def promised(promises: dict[PeerId, Promise]) -> Candidate:

@@ -13,15 +13,18 @@ from swarmtrain.core.messages import (
     Decision,
     Done,
     Freeze,
+    Kept,
     KeyLoss,
     Nack,
     NewTerm,
     Open,
     Promise,
+    Recall,
     Redrive,
     Redriven,
     Release,
     Reopen,
+    StageAt,
     StepMessage,
     Stop,
     Tell,
@@ -354,10 +357,20 @@ def test_a_loss_while_sealing_means_a_new_seal(at: object) -> None:
     assert receivers(answer(conductor, HOLDINGS), Reopen) == [A, B, C, E]
 
 
-def test_the_last_replica_of_a_stage_cannot_be_lost() -> None:
+def kept_nothing(conductor: StepConductor) -> list[Effect]:
+    """Everybody left answers RECALL with live states of step 0 alone."""
+    effects: list[Effect] = []
+    for peer in (A, B, C, D):
+        states = (StageAt(STAGE_OF[peer], 0, BASE),)
+        effects = conductor.handle(peer, Kept(1, 0, BASE, 0, states, None))
+    return effects
+
+
+def test_the_last_replica_of_a_stage_cannot_be_lost_when_nobody_kept_it() -> None:
     conductor = started()
-    [effect] = conductor.lost(E)
-    assert isinstance(effect, Unsurvivable) and conductor.roster == ROSTER
+    assert receivers(conductor.lost(E), Recall) == [A, B, C, D]
+    [effect] = kept_nothing(conductor)
+    assert isinstance(effect, Unsurvivable) and "stage 2" in effect.reason
 
 
 def test_the_majority_of_the_last_roster_cannot_be_lost() -> None:
@@ -378,7 +391,8 @@ def test_losing_a_stranger_or_somebody_twice_is_nothing() -> None:
 def test_a_last_step_that_nobody_can_acknowledge_stops_the_run() -> None:
     conductor, _ = decided()
     conductor.phase = "finished"
-    [effect] = conductor.lost(E)
+    conductor.lost(E)
+    [effect] = kept_nothing(conductor)
     assert isinstance(effect, Unsurvivable)
 
 
@@ -416,7 +430,7 @@ def test_the_last_decision_is_recalled_and_acknowledged_again() -> None:
 
 
 def promise(step: int, base: bytes, **more: object) -> Promise:
-    plain = Promise(TERM << 1, step, base, 0, None, None, None)
+    plain = Promise(TERM << 1, 0, step, base, 0, None, None, None)
     return replace(plain, **more)  # type: ignore[arg-type]
 
 

@@ -36,6 +36,7 @@ from swarmtrain.steps.effects import (
     Effect,
     End,
     Forget,
+    Note,
     Reduce,
     Resync,
     Retract,
@@ -388,7 +389,8 @@ def test_a_prepared_decision_is_applied() -> None:
     assert not member.admits((1, 1))
     effects = member.applied(commit_of(), DIGESTS)
     base = next_base(commit_of())
-    assert effects[0] == Advance(1, base)
+    assert [e.event.kind for e in effects if isinstance(e, Note)] == ["state_applied"]
+    assert effects[1] == Advance(1, base)
     assert sent(effects) == [Ready(1, base, DIGESTS)]
     assert (member.step, member.base) == (1, base) and member.admits((1, 0))
 

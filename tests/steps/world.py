@@ -12,7 +12,8 @@ from typing import Literal
 from swarmtrain.core.messages import Commit, Decision, Scalars, StepMessage
 from swarmtrain.core.types import EDGE_STAGE, Digest, Item, Member, PeerId, Roster
 from swarmtrain.steps.plan import Plan
-from tests.steps.actor import Actor
+from swarmtrain.steps.restoring import RecoveryPolicy
+from tests.steps.actor import BASE, Actor
 from tests.steps.stand_ins import Call, Contents, Status, Tag
 
 Kind = Literal[
@@ -102,6 +103,7 @@ class World:
             tokens=setting.keys * 8,
             sequences=lambda step: (tuple(range(1, STAGES + 1)),),
             scalars=lambda step: Scalars(0.1, 0.1, 0.1),
+            recovery=RecoveryPolicy(BASE),
         )
         self.parcels: list[Parcel] = []
         self.calls: dict[int, Call] = {}

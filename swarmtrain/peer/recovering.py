@@ -1,0 +1,134 @@
+"""A peer's part in recoveries: what it tells that it keeps, what it loads, when it stops waiting (design.md 9)."""
+
+import asyncio
+from collections.abc import Callable
+
+from swarmtrain.core.errors import StateError
+from swarmtrain.core.events import Noted, Restored, Waiting
+from swarmtrain.core.messages import Restore, StageDigest
+from swarmtrain.core.tasks import Tasks
+from swarmtrain.core.types import PeerId, Roster
+from swarmtrain.peer.keeping import Keeping
+from swarmtrain.peer.parts import Parts
+from swarmtrain.peer.restore import now_seconds, restore, resync
+from swarmtrain.steps.effects import Effect, Resync, Revived, Send
+
+Perform = Callable[[list[Effect]], None]
+
+
+class Recovering:
+    """Carries out the effects of recoveries. `roster` is the newest one heard of: where siblings are found, also by a
+    peer that is behind."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        perform: Perform,
+        give_up: Callable[[str], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self.keeping = Keeping(parts, failed)
+        self.roster: Roster | None = None
+        self._parts, self._perform, self._give_up = parts, perform, give_up
+        self._tasks = Tasks(failed)
+        self._resyncing: asyncio.Task[None] | None = None
+        self._loading: asyncio.Task[None] | None = None
+        self._lost_seconds: float | None = None
+        self._waits_for = ""
+
+    async def close(self) -> None:
+        await self._tasks.cancel_all()
+        await self.keeping.close()
+
+    # ---- a lost stage -------------------------------------------------------------------------------------------
+
+    def recollect(self, to: PeerId, seal: int) -> None:
+        """Tell the conductor what this peer keeps, once a decision under way is applied."""
+        if self._lost_seconds is None:
+            self._lost_seconds = now_seconds()
+        self._tasks.spawn(self._recollect(to, seal), "recollect")
+
+    async def _recollect(self, to: PeerId, seal: int) -> None:
+        pause_seconds = 0.01
+        while self._parts.member.is_busy:
+            await asyncio.sleep(pause_seconds)
+            pause_seconds = min(2 * pause_seconds, 0.5)
+        self._perform([Send(to, self.keeping.kept(seal))])
+
+    def restore(self, message: Restore) -> None:
+        """Give up the step's work and load what the restore names; a newer restore replaces an older one."""
+        parts = self._parts
+        if self._resyncing is not None:
+            self._resyncing.cancel()
+        before, self._loading = self._loading, None
+        parts.worker.abandon()
+        parts.reducer.abandon()
+        self._loading = self._tasks.spawn(self._restore(message, before), "restore")
+
+    async def _restore(self, message: Restore, before: "asyncio.Task[None] | None") -> None:
+        parts, last = self._parts, self._parts.member.last
+        if before is not None:
+            before.cancel()
+            await asyncio.gather(before, return_exceptions=True)
+        digests: tuple[StageDigest, ...] = ()
+        try:
+            digests = await restore(parts, message, last)
+        except StateError as error:
+            parts.record(Noted("restore failed", str(error)))
+        parts.snapshots.forget_beyond(message.step)
+        self._perform(parts.member.restored(message, digests))
+        await parts.worker.moved()
+
+    def revived(self, effect: Revived) -> None:
+        """The whole island is restored; this peer conducts it."""
+        choice, now = effect.choice, now_seconds()
+        began, self._lost_seconds = self._lost_seconds, None
+        stages = tuple(s.stage for s in choice.sources if s.tier == choice.tier)
+        self._parts.record(
+            Restored(
+                step=choice.step,
+                lost_step=effect.lost_step,
+                tier=choice.tier,
+                stages=stages,
+                flagged=choice.flagged,
+                seconds=now - (now if began is None else began),
+                reason=choice.reason,
+            )
+        )
+
+    def await_host(self, reason: str, too_late: Callable[[str], None]) -> None:
+        """Say what the run waits for; newcomers have as long as at its start."""
+        if reason == self._waits_for:
+            return
+        self._waits_for = reason
+        self._parts.record(Waiting(reason))
+        self._tasks.spawn(self._await_host(reason, too_late), "await host")
+
+    async def _await_host(self, reason: str, too_late: Callable[[str], None]) -> None:
+        await asyncio.sleep(self._parts.config.swarm.join_seconds)
+        self._waits_for = ""
+        too_late(reason)
+
+    # ---- a peer that missed something ---------------------------------------------------------------------------
+
+    def resync(self, effect: Resync) -> None:
+        if self.roster is None or self._parts.me not in self.roster:
+            return  # state is worth fetching once a roster has a place for it
+        if self._resyncing is None or self._resyncing.done():
+            self._parts.record(Noted("resync", effect.reason))
+            self._resyncing = self._tasks.spawn(self._resync(effect), f"resync {effect.step}")
+
+    async def _resync(self, effect: Resync) -> None:
+        """Fetch this peer's stages at the step in question from siblings, and go on from there."""
+        parts, roster = self._parts, self.roster
+        assert roster is not None
+        try:
+            base, digests = await resync(parts, roster, effect)
+        except StateError as error:
+            self._give_up(str(error))
+            return
+        parts.worker.leave_step(effect.step)
+        parts.worker.store.forget_before(effect.step)
+        parts.reducer.forget_before(effect.step)
+        self._perform(parts.member.adopt(effect, base, digests))
+        await parts.worker.moved()

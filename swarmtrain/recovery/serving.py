@@ -1,0 +1,49 @@
+"""The donor's side of a state transfer: pieces of a stage's state, and its layout (`recovery.transfer` receives)."""
+
+import hashlib
+import json
+
+import numpy as np
+
+from swarmtrain.checkpoint.stage_file import StageState
+from swarmtrain.core.errors import WireError
+from swarmtrain.core.messages import StageDigest
+from swarmtrain.core.types import Digest
+from swarmtrain.transport.link import Message
+from swarmtrain.transport.requests import StateReply, StateRequest, Status
+
+_DIGEST_BYTES = 16
+
+
+def state_piece(state: StageState, base: Digest, request: StateRequest) -> Message:
+    """A piece of `state`: parameters, then both moments, as one run of bytes.
+
+    A piece of no length asks for the digests of parameters and moments. Raises WireError beyond the end.
+    """
+    arrays = [array for _, array in state.sections()]
+    each_bytes = arrays[0].nbytes
+    which, start = divmod(request.offset_bytes, each_bytes)
+    if which >= len(arrays):
+        raise WireError("a piece of state beyond its end", f"offset {request.offset_bytes}")
+    end = min(start + request.length_bytes, each_bytes)
+    body = arrays[which].view(np.uint8).data[start:end]
+    digests = () if request.length_bytes else _digests(state)
+    digest = hashlib.sha256(body).digest()[:_DIGEST_BYTES]
+    total_bytes = len(arrays) * each_bytes
+    reply = StateReply(Status.OK, request.step, base, total_bytes, digests, digest)
+    return Message(reply.encode(), body)
+
+
+def layout_answer(state: StageState) -> Message:
+    """Names and shapes of a stage's parameters, in the order of its flat layout, as JSON."""
+    return Message(b"", json.dumps(state.names_shapes).encode())
+
+
+def _digests(state: StageState) -> tuple[StageDigest, StageDigest]:
+    """SHA-256 of the parameters, and of both moments together."""
+    moments = hashlib.sha256()
+    for name, array in state.sections():
+        if name != "parameters":
+            moments.update(array.data)
+    parameters = hashlib.sha256(state.parameters.data).digest()
+    return StageDigest(state.stage, parameters), StageDigest(state.stage, moments.digest())

@@ -1,0 +1,105 @@
+"""A call that takes far longer than its replicas is made at another beside it: faster, within bounds, the same bits."""
+
+import functools
+
+import pytest
+import torch
+
+from swarmtrain.core.events import Banned, Hedged, SumChanged
+from swarmtrain.experiments.faults import Fault
+from swarmtrain.experiments.virtual import Scenario, VirtualPeer, VirtualRun, simulate
+from swarmtrain.peer.exchange import Exchange
+from tests.experiments.runs import corpus, events_of, known_reference, sha_of, small_config
+
+STEPS = 8
+KEYS = 8
+POSITIONS = 3
+SLOW = 10.0
+
+
+def run_of(
+    hedge: bool = True, faults: tuple[Fault, ...] = (), steps: int = STEPS, **slowness: float
+) -> VirtualRun:
+    """Two replicas of everything; `slowness` by peer."""
+    names = {"edge_a": 0, "edge_b": 0, "one_a": 1, "one_b": 1, "two_a": 2, "two_b": 2}
+    fleet = tuple(
+        VirtualPeer(name, (stage,), slowness=slowness.get(name, 1.0))
+        for name, stage in names.items()
+    )
+    torch.set_num_threads(1)
+    run = simulate(config_of(hedge, steps), Scenario(fleet, faults=faults), corpus())
+    assert [commit.step for commit in run.commits] == list(range(steps))
+    return run
+
+
+@functools.cache
+def config_of(hedge: bool, steps: int = STEPS):
+    switch = f"limits.hedge={str(hedge).lower()}"
+    return small_config(switch, f"train.microbatches={KEYS}", steps=steps)
+
+
+def hedges_of(run: VirtualRun) -> list[Hedged]:
+    return [event for event in events_of(run, Hedged) if isinstance(event, Hedged)]
+
+
+def test_a_straggler_hardly_slows_the_run_and_changes_no_bit():
+    with_hedges, without = run_of(one_b=SLOW), run_of(hedge=False, one_b=SLOW)
+    assert with_hedges.commits[-1].seconds < 0.4 * without.commits[-1].seconds
+    assert hedges_of(with_hedges) and events_of(with_hedges, Banned)
+    assert not hedges_of(without)
+    # What the straggler did all the same was taken out of the sums again.
+    changes = [event.change for event in events_of(with_hedges, SumChanged)]  # type: ignore[attr-defined]
+    assert "retract" in changes
+    expected = known_reference(config_of(True)).parameters_sha256
+    assert sha_of(with_hedges) == sha_of(without) == expected
+
+
+def test_callers_further_up_leave_it_to_the_caller_of_the_straggler(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Their calls take as long, but the callee says that it waits for others itself."""
+    faults = tuple(
+        Fault("straggler", (name,), at_seconds=6.0, duration_seconds=1e6, amount=SLOW)
+        for name in ("two_a", "two_b")
+    )
+    assert {hedge.position for hedge in hedges_of(run_of(faults=faults))} == {2}
+
+    async def always_here(*_: object) -> bool:
+        return False
+
+    monkeypatch.setattr(Exchange, "is_below", always_here)
+    assert 1 in {hedge.position for hedge in hedges_of(run_of(faults=faults))}
+
+
+def test_a_calm_swarm_hedges_nothing_and_pays_nothing():
+    calm, without = run_of(), run_of(hedge=False)
+    assert not hedges_of(calm) and not events_of(calm, Banned)
+    assert [c.seconds for c in calm.commits] == [c.seconds for c in without.commits]
+    assert calm.bytes_sent <= 1.001 * without.bytes_sent
+
+
+def test_machines_of_different_speed_are_no_stragglers():
+    assert not hedges_of(run_of(one_b=1.5, two_a=1.5, edge_b=1.5))
+
+
+@pytest.mark.parametrize("stage", ["one", "two"])
+def test_when_all_replicas_slow_down_at_once_there_is_no_storm(stage: str):
+    """Both replicas of a stage become slow for good in the middle of the run: at most one hedge a caller and step."""
+    slow = tuple(
+        Fault("straggler", (f"{stage}_{which}",), at_seconds=6.0, duration_seconds=1e6, amount=SLOW)
+        for which in "ab"
+    )
+    run = run_of(faults=slow)
+    assert len(run.injected) == 2
+    hedges = hedges_of(run)
+    calls = STEPS * KEYS * POSITIONS
+    assert len(hedges) <= 0.05 * calls
+    assert sha_of(run) == known_reference(config_of(True)).parameters_sha256
+
+
+def test_a_straggler_that_recovers_is_used_again():
+    fault = Fault("straggler", ("one_b",), at_seconds=5.0, duration_seconds=10.0, amount=SLOW)
+    run = run_of(faults=(fault,), steps=30)
+    assert run.injected and events_of(run, Banned)
+    first, last = run.commits[1].seconds, run.commits[-1].seconds
+    assert last <= 1.05 * first
