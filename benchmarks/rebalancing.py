@@ -87,8 +87,11 @@ def main() -> None:
     options = parser.parse_args()
     names = list(policies())
     if options.o == "text":
-        print(f"{options.seeds} traces of {options.hours:g} hours, 4 stages, {MARKET.first} to ")
-        print(f"{MARKET.last} machines that live {MARKET.life_seconds / HOUR_SECONDS:g} hours\n")
+        life_hours = MARKET.life_seconds / HOUR_SECONDS
+        print(
+            f"{options.seeds} traces of {options.hours:g} hours, 4 stages, {MARKET.first} machines at the start "
+            f"and {MARKET.last} at the end, which live {life_hours:g} hours at unrest 1\n"
+        )
         print("| trace | policy | overall % | first hour % | last hour % | moves an hour |")
         print("|---|---|---|---|---|---|")
     for case in CASES:

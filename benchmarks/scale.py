@@ -1,6 +1,6 @@
-"""What a swarm of 10 to 1,000 peers says to itself, and what simulating it costs: deploy/scenarios/scale.toml, thinned.
+"""What a swarm of 20 to 1,000 peers says to itself, and what simulating it costs: deploy/scenarios/scale.toml, thinned.
 
-    python benchmarks/scale.py [--peers 10 30 100 300 1000] [--steps 2] [--set section.key=value ...]
+    python benchmarks/scale.py [--peers 20 30 100 300 1000] [--steps 2] [--set section.key=value ...]
 
 One process per size. Bytes and frames are counted on the modelled lines from the first step's opening to the last
 commit, by what they are for; payloads (charged bodies) apart. Directory: what reading all records would carry. CPU
@@ -140,7 +140,7 @@ def measure(peers: int, steps: int, overrides: list[str]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--peers", type=int, nargs="+", default=[10, 30, 100, 300, 1000])
+    parser.add_argument("--peers", type=int, nargs="+", default=[20, 30, 100, 300, 1000])
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)

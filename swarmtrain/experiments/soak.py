@@ -19,7 +19,7 @@ KINDS = ("kill", "freeze", "leave")
 BACK_SECONDS = 180.0
 """For a restarted process to import what it needs and to be counted in, on a machine that is busy."""
 SAMPLE_SECONDS = 2.0
-SETTLED_LOOKS = 15
+SETTLED_LOOKS = 45
 """Samples after which a process has imported, joined and trained."""
 LAST_STEPS = 5
 """Steps that follow when everybody is back."""

@@ -15,6 +15,9 @@ from swarmtrain.steps.effects import Effect, Resync, Revived, Send
 
 Perform = Callable[[list[Effect]], None]
 
+MOST_RESYNCS = 3
+"""Tries to fetch missed state that may fail one after the other before this peer gives up."""
+
 
 class Recovering:
     """Carries out the effects of recoveries. `roster` is the newest one heard of: where siblings are found, also by a
@@ -35,6 +38,7 @@ class Recovering:
         self._loading: asyncio.Task[None] | None = None
         self._lost_seconds: float | None = None
         self._waits_for = ""
+        self._failed_resyncs = 0
 
     async def close(self) -> None:
         await self._tasks.cancel_all()
@@ -125,8 +129,12 @@ class Recovering:
         try:
             base, digests = await resync(parts, roster, effect)
         except StateError as error:
-            self._give_up(str(error))
-            return
+            self._failed_resyncs += 1
+            parts.record(Noted("resync failed", str(error)))
+            if self._failed_resyncs == MOST_RESYNCS:
+                self._give_up(str(error))
+            return  # the conductor's next opening, or the answer to JOIN, starts another try
+        self._failed_resyncs = 0
         parts.worker.leave_step(effect.step)
         parts.worker.store.forget_before(effect.step)
         parts.reducer.forget_before(effect.step)

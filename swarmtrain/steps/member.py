@@ -203,9 +203,10 @@ class StepMember:
     def handle(self, sender: PeerId, message: StepMessage) -> list[Effect]:
         """React to `message`; stale terms are answered with Nack, stale steps with the decision."""
         match message:
-            case Tell(commit) if epoch_of(commit.term) < self.epoch or self._restoring is not None:
-                return []  # of a history that a restore gave up
-            case Tell(commit) if commit.step > self.step or epoch_of(commit.term) > self.epoch:
+            case Tell(commit) if epoch_of(commit.term) != self.epoch or self._restoring is not None:
+                # Of a history that a restore gave up; or this peer's is, then an opening with it in brings the state.
+                return []
+            case Tell(commit) if commit.step > self.step:
                 reason = "more than one decision was missed"
                 return [self._resync(commit.step + 1, commit.term, self.stages, reason)]
             case Tell(commit):
