@@ -146,12 +146,16 @@ def _print_event(event: "Event") -> None:
             typer.echo(f"{event.kind}: {event}")
 
 
-def run_coordinator(config: "RunConfig", folder: Path, listen: str, announce: str) -> None:
-    """Coordinate until the run ends, then save a checkpoint and the summary."""
-    sys.exit(asyncio.run(_coordinate(config, folder, listen, announce)))
+def run_coordinator(
+    config: "RunConfig", folder: Path, address: tuple[str, str], resume: bool
+) -> None:
+    """Coordinate until the run ends, then save a checkpoint and the summary; `address` is --listen and --announce."""
+    sys.exit(asyncio.run(_coordinate(config, folder, address, resume)))
 
 
-async def _coordinate(config: "RunConfig", folder: Path, listen: str, announce: str) -> int:
+async def _coordinate(
+    config: "RunConfig", folder: Path, address: tuple[str, str], resume: bool
+) -> int:
     from swarmtrain.cli.progress import Progress
     from swarmtrain.cli.story import Story
     from swarmtrain.cli.summary import summary_of, write
@@ -161,6 +165,9 @@ async def _coordinate(config: "RunConfig", folder: Path, listen: str, announce: 
     with Progress(config.run.steps) as progress:
         coordinator = new_coordinator(config, folder, Story(progress))
         try:
+            if resume:
+                coordinator.resume()
+            listen, announce = address
             await coordinator.start(listen, announce)
             await open_directory(
                 coordinator, listen.rpartition(":")[0].replace("localhost", "127.0.0.1")

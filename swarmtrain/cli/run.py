@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from swarmtrain.cli.settings import Out, Overrides, RunFile, Steps
+from swarmtrain.cli.settings import Out, Overrides, Resume, RunFile, Steps
 
 
 def up(
@@ -25,6 +25,7 @@ def up(
     verify: Annotated[
         bool, typer.Option("--verify", help="Rerun the plain loop and compare the parameters")
     ] = False,
+    resume: Resume = "never",
 ) -> None:
     """Train on this machine: a coordinator and N peer processes, ending with a summary and a sample.
 
@@ -32,12 +33,13 @@ def up(
 
     Ctrl+C stops after what is committed and keeps a checkpoint; Ctrl+C twice leaves at once.
     """
-    from swarmtrain.cli.settings import new_run_folder, read_config
+    from swarmtrain.cli.settings import read_config, run_folder
     from swarmtrain.cli.up import UpOptions, parse_kill, run_up
 
     config = read_config(files, overrides, steps, [f"swarm.min_peers={peers}"])
-    options = UpOptions(peers, tuple(stage or ()), parse_kill(kill, peers), prompt, verify)
-    run_up(config, new_run_folder(out, config), options)
+    stages, victim = tuple(stage or ()), parse_kill(kill, peers)
+    folder, goes_on = run_folder(out, config, resume)
+    run_up(config, folder, UpOptions(peers, stages, victim, prompt, verify, goes_on))
 
 
 def coordinator(
@@ -51,16 +53,18 @@ def coordinator(
     steps: Steps = None,
     out: Out = None,
     overrides: Overrides = None,
+    resume: Resume = "never",
 ) -> None:
     """Start a run that others join: bootstrap, journal, state as JSON, final checkpoint.
 
     Example: swarmtrain coordinator RUN.toml --listen 127.0.0.1:8765
     """
     from swarmtrain.cli.host import run_coordinator
-    from swarmtrain.cli.settings import new_run_folder, read_config
+    from swarmtrain.cli.settings import read_config, run_folder
 
     config = read_config(files, overrides, steps)
-    run_coordinator(config, new_run_folder(out, config), listen, announce)
+    folder, goes_on = run_folder(out, config, resume)
+    run_coordinator(config, folder, (listen, announce), goes_on)
 
 
 def peer(

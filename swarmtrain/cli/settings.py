@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -28,6 +28,13 @@ Out = Annotated[
 ]
 
 
+ResumeChoice = Literal["auto", "never"]
+Resume = Annotated[
+    ResumeChoice,
+    typer.Option("--resume", help="auto: go on from the newest whole checkpoint in --out, if any"),
+]
+
+
 def read_config(
     files: Sequence[Path] | None,
     overrides: Sequence[str] | None,
@@ -47,17 +54,29 @@ def read_config(
     return load_config(files or (), [*chosen, *more_steps])
 
 
+def run_folder(out: Path | None, config: "RunConfig", resume: ResumeChoice) -> tuple[Path, bool]:
+    """The folder to write, and whether the run goes on from a checkpoint in it. Raises ConfigError."""
+    if resume == "never" or out is None or not (out / "config.toml").exists():
+        return new_run_folder(out, config), False
+    has_checkpoint = any((out / "checkpoint").glob("step-*"))
+    return _write_config(out, config), has_checkpoint
+
+
 def new_run_folder(out: Path | None, config: "RunConfig") -> Path:
     """A folder for one run, holding `config.toml`; an old run is never written over. Raises ConfigError."""
-    from swarmtrain.core.config import to_toml
-
     folder = out or _next_free(Path("runs"), config.run.name)
     if (folder / "config.toml").exists():
         raise ConfigError(
             f"{folder} already holds a run",
             "its journal and checkpoints would be mixed with the new ones",
-            "choose another --out, or remove that folder",
+            "choose another --out, go on with it by --resume auto, or remove that folder",
         )
+    return _write_config(folder, config)
+
+
+def _write_config(folder: Path, config: "RunConfig") -> Path:
+    from swarmtrain.core.config import to_toml
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.toml").write_text(to_toml(config), encoding="utf-8")

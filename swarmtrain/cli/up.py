@@ -26,6 +26,7 @@ class UpOptions:
     kill: "Kill | None"
     prompt: str
     verify: bool
+    resume: bool
 
 
 def parse_kill(text: str | None, peers: int) -> "Kill | None":
@@ -100,6 +101,7 @@ async def _train(config: "RunConfig", folder: Path, options: UpOptions) -> tuple
         swarm = LocalSwarm(
             config, options.peers, folder, Story(progress), options.stages, options.kill
         )
+        swarm.resume = options.resume
 
         def drain() -> None:
             nonlocal interrupted

@@ -4,15 +4,17 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from swarmtrain.coordinator.collect import collect
+from swarmtrain.coordinator.checkpoints import Checkpoints
 from swarmtrain.coordinator.state import RunState, apply
 from swarmtrain.core.config import RunConfig
-from swarmtrain.core.errors import Incompatible, Refused, StateError, WireError
-from swarmtrain.core.events import CheckpointSaved, Event, PeerRefused
+from swarmtrain.core.errors import Incompatible, LinkError, Refused, StateError, WireError
+from swarmtrain.core.events import CheckpointSaved, Event, Noted, PeerRefused
+from swarmtrain.core.messages import CheckpointAt
+from swarmtrain.core.tasks import Tasks
 from swarmtrain.core.version import VERSION
 from swarmtrain.monitor.journal import Journal, journal_line
 from swarmtrain.monitor.lines import plain
@@ -20,7 +22,14 @@ from swarmtrain.monitor.metrics import MetricsFile
 from swarmtrain.swarm.directory import Directory
 from swarmtrain.swarm.identity import Identity
 from swarmtrain.transport.link import PROTOCOL, Hello, Link, Message, Transport
-from swarmtrain.transport.requests import Description, EventBatch, FinishRequest, StatusReply
+from swarmtrain.transport.messages import encode
+from swarmtrain.transport.requests import (
+    Description,
+    EventBatch,
+    FinishRequest,
+    StateRequest,
+    StatusReply,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +72,19 @@ class Coordinator:
         self.started, self.stopped = asyncio.Event(), asyncio.Event()
         self._directory: asyncio.Future[Directory] = asyncio.get_running_loop().create_future()
         self._links: dict[Link, None] = {}
+        self._tasks = Tasks()
+        self._start: CheckpointAt | None = None
+        self.checkpoints = Checkpoints(config, folder.path / "checkpoint")
+
+    def resume(self) -> None:
+        """Start the run from the newest whole checkpoint in its folder. Raises StateError."""
+        for damage in self.checkpoints.resume():
+            self.record(Noted("a damaged checkpoint was passed over", damage))
+        newest = self.checkpoints.newest
+        assert newest is not None
+        self._start = newest
+        self.state = replace(self.state, step=newest.step)
+        self.record(Noted("resumed", f"from the checkpoint of step {newest.step}"))
 
     async def start(self, listen: str, announce: str) -> None:
         """Take links at `listen`; peers that ask by then are answered once `open_run` was called."""
@@ -75,6 +97,7 @@ class Coordinator:
         self._directory.set_result(directory)
 
     async def close(self) -> None:
+        await self._tasks.cancel_all()
         await self._transport.close()
         if self._directory.done():
             await self._directory.result().close()
@@ -92,18 +115,27 @@ class Coordinator:
         """Collect the state after the last committed step. Raises StateError."""
         if self.state.step == 0:
             raise StateError("there is no checkpoint to save", "no step was committed", "")
+        return await self._save(self.state.step)
+
+    async def _save(self, step: int) -> Path:
         start = asyncio.get_running_loop().time()
         donors: dict[int, list[Link]] = {}
         for link in self._links:
             view = self.state.peers.get(link.remote.peer)
             for stage in view.stages if view is not None else ():
                 donors.setdefault(stage, []).append(link)
-        path = await collect(
-            self.config, self.state.step, dict(donors), self.folder.path / "checkpoint"
-        )
+        path = await self.checkpoints.save(step, dict(donors))
         seconds = asyncio.get_running_loop().time() - start
-        self.record(CheckpointSaved(self.state.step, path.name, seconds))
+        self.record(CheckpointSaved(step, path.name, seconds))
+        self._tell_all("checkpoint", encode(self.checkpoints.newest))
         return path
+
+    async def _save_beside(self, step: int) -> None:
+        """A checkpoint that fails is an alarm, not the end of training (design.md section 9)."""
+        try:
+            await self._save(step)
+        except (StateError, LinkError, WireError) as error:
+            self.record(Noted("checkpoint failed", str(error)))
 
     def record(self, event: Event) -> None:
         """An event of the coordinator's own."""
@@ -154,6 +186,8 @@ class Coordinator:
     def opened(self, link: Link) -> None:
         if link.remote.role == "peer":
             self._links[link] = None
+            if self.checkpoints.newest is not None:
+                link.tell("checkpoint", encode(self.checkpoints.newest))
 
     def closed(self, link: Link, reason: str) -> None:
         self._links.pop(link, None)
@@ -176,6 +210,10 @@ class Coordinator:
                 return Message(self._describe(directory).encode())
             case "status":
                 return Message(StatusReply(json.dumps(self.status())).encode())
+            case "state" if link.remote.role == "peer":
+                return await self.checkpoints.state(StateRequest.decode(request.meta))
+            case "layout" if link.remote.role == "peer":
+                return await self.checkpoints.layout(StateRequest.decode(request.meta))
             case _:
                 raise Refused("a coordinator does not serve this call", f"method {method}")
 
@@ -190,6 +228,7 @@ class Coordinator:
             addresses=(self.address,),
             coordinator=self.address,
             corpus=self.corpus_digest,
+            start=self._start,
         )
 
     def _take_line(self, line: str) -> None:
@@ -206,11 +245,17 @@ class Coordinator:
             self.folder.metrics.write(
                 event["step"], float(event["loss"]), event["tokens"], event["seconds"]
             )
+            self._checkpoint_if_due()
         self._changed(self.state, entry)
         if self.state.conductor:
             self.started.set()
         if self.state.stopped:
             self.stopped.set()
+
+    def _checkpoint_if_due(self) -> None:
+        every, step = self.config.recovery.checkpoint_steps, self.state.step
+        if every and step % every == 0 and step < self.config.run.steps:
+            self._tasks.spawn(self._save_beside(step), f"checkpoint {step}")
 
     def _tell_all(self, method: str, meta: bytes) -> None:
         for link in list(self._links):

@@ -370,16 +370,24 @@ class StageAt:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointAt:
+    """The coordinator has a checkpoint of every stage at `step`, which the base digest `base` names."""
+
+    step: int
+    base: Digest
+
+
+@dataclass(frozen=True, slots=True)
 class Kept:
     """The answer to Recall: where this peer is, states in its memory with its live ones, for how many stages more it
-    has room, and the newest checkpoint of the coordinator that it heard of (its stage says nothing)."""
+    has room, and the newest checkpoint of the coordinator that it heard of."""
 
     seal: int
     step: int
     base: Digest
     room: int
     states: tuple[StageAt, ...]
-    checkpoint: StageAt | None
+    checkpoint: CheckpointAt | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,5 +18,8 @@ def neighbour_stages(
     if gone:
         return f"stages {lost} and {gone[0]} were lost together: neighbours cannot replace each other"
     if len(wanted) == 1 and not swap_ends:
-        return f"stage {lost} is at an end of the model, and train.swap_ends is off: a copy of its neighbour would wreck it"
+        return (
+            f"stage {lost} is at an end of the model, and train.swap_ends is off: "
+            "a copy of its neighbour would wreck it"
+        )
     return wanted

@@ -39,10 +39,12 @@ FIRED = "fault fired: "
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One entry of the coordinator's journal. `at_seconds` is the recorder's time, `index` the order of arrival."""
+    """One entry of the coordinator's journal: its place in the order of arrival, when it was recorded by its
+    recorder's clock, and when it arrived by this process's."""
 
     index: int
     at_seconds: float
+    arrived_seconds: float
     peer: PeerId
     event: Mapping[str, Any]
 
@@ -73,7 +75,7 @@ class Trial:
         self.config = self.config.model_copy(update={"swarm": swarm})
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "config.toml").write_text(to_toml(self.config))
-        self.ids = _write_keys(self.folder / "keys", len(self.stages))
+        self.ids = write_keys(self.folder / "keys", len(self.stages))
         self.swarm = LocalSwarm(
             self.config,
             len(self.stages),
@@ -115,7 +117,8 @@ class Trial:
 
     def _changed(self, state: RunState, entry: dict[str, Any]) -> None:
         at_seconds, index = float(entry["time_seconds"]), len(self.entries)
-        seen = Seen(index, at_seconds, PeerId(entry["peer"]), entry["event"])
+        recorder = PeerId(entry["peer"])
+        seen = Seen(index, at_seconds, self.now_seconds, recorder, entry["event"])
         self.entries.append(seen)
         self._by_kind.setdefault(seen.event["kind"], []).append(seen)
         self._seen.set()
@@ -236,7 +239,7 @@ def reference_sha256(config: RunConfig, steps: int) -> str:
     return loop.parameters_sha256()
 
 
-def _write_keys(folder: Path, peers: int) -> list[PeerId]:
+def write_keys(folder: Path, peers: int) -> list[PeerId]:
     """Key files of peers whose ids ascend; the same for the same number of peers."""
     folder.mkdir(exist_ok=True)
     seeds = [hashlib.sha256(f"peer {index}".encode()).digest() for index in range(peers)]

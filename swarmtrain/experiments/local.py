@@ -26,6 +26,7 @@ LEAVE_SECONDS = 15.0
 DRAIN_SECONDS = 15.0
 START_SECONDS = 30.0
 """For processes to import what they need, before the time to join counts."""
+TAKEOVER_SECONDS = 2.0
 
 Changed = Callable[[RunState, dict[str, Any]], None]
 
@@ -42,7 +43,8 @@ class Kill:
 class LocalSwarm:
     """A run on this machine. `stages` pins those of the first peers, as `--stage` would.
 
-    `more` gives further arguments for peer number `index`, from 0. `drain()` ends the run early; `run()` always
+    `more` gives further arguments for peer number `index`, from 0. `resume` goes on from the newest checkpoint in
+    the folder. `drain()` ends the run early; `run()` always
     leaves nothing behind.
     """
 
@@ -53,6 +55,7 @@ class LocalSwarm:
     stages: tuple[str, ...] = ()
     kill: "Kill | None" = None
     more: Callable[[int], list[str]] = lambda index: []
+    resume: bool = False
     coordinator: Coordinator = field(init=False)
     children: list[Child] = field(default_factory=list)
     _share_bytes: int = 0
@@ -69,6 +72,8 @@ class LocalSwarm:
         """
         self.coordinator = new_coordinator(self.config, self.folder, self._changed)
         try:
+            if self.resume:
+                self.coordinator.resume()
             await self.coordinator.start("127.0.0.1:0", "")
             # Peers take seconds to import what they need; the directory opens meanwhile.
             await self._start_peers()
@@ -146,6 +151,8 @@ class LocalSwarm:
                 timeout=START_SECONDS + self.config.swarm.join_seconds,
                 return_when=asyncio.FIRST_COMPLETED,
             )
+            # Who dies as the run starts cannot say that it started; another one takes over and does.
+            await asyncio.wait([started], timeout=TAKEOVER_SECONDS)
         finally:
             for task in (started, *ends):
                 task.cancel()

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from swarmtrain.compute.lane import Kind, Task
-from swarmtrain.core.errors import LinkError, StateError, WireError
+from swarmtrain.core.errors import LinkError, WireError
 from swarmtrain.core.events import Noted, Replayed, StepCommitted
 from swarmtrain.core.faultpoints import hearing, reached
 from swarmtrain.core.layout import parameters_sha256

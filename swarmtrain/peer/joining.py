@@ -173,6 +173,7 @@ async def open_peer(
         memory_bytes=options.memory_bytes or usable_memory_bytes(),
         kernel_class=kernel_class(config.limits.threads),
         coordinator=description.coordinator,
+        start=description.start,
     )
     session = Session(config, peer_options, world, corpus, record)
     if reporter is not None:

@@ -8,7 +8,7 @@ from swarmtrain.compute.lane import Lane
 from swarmtrain.compute.replica import Replica
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.events import Record
-from swarmtrain.core.messages import StageAt
+from swarmtrain.core.messages import CheckpointAt
 from swarmtrain.core.types import Member, PeerId
 from swarmtrain.peer.links import Links
 from swarmtrain.peer.reduce import Reducer
@@ -42,7 +42,7 @@ class Parts:
     capacity_stages: int
     coordinator: Callable[[], Link | None]
     region: str = ""
-    checkpoint: StageAt | None = None
+    checkpoint: CheckpointAt | None = None
 
     @property
     def own(self) -> Member:

@@ -151,7 +151,15 @@ def _candidate(entry: PeerRecord, pinned: tuple[int, ...] | None) -> Candidate:
 def _plain(records: tuple[PeerRecord, ...]) -> list[tuple[object, ...]]:
     """Of the records what stays while the peers and their figures stay the same."""
     return [
-        (r.peer, r.name, r.address, r.pinned, r.capacity_stages, r.seconds_per_stage, r.edge_capable)
+        (
+            r.peer,
+            r.name,
+            r.address,
+            r.pinned,
+            r.capacity_stages,
+            r.seconds_per_stage,
+            r.edge_capable,
+        )
         for r in records
     ]
 

@@ -14,7 +14,14 @@ from swarmtrain.compute.lane import Kind, Task
 from swarmtrain.compute.replica import Replica
 from swarmtrain.core.errors import LinkError, StateError
 from swarmtrain.core.events import Recovered
-from swarmtrain.core.messages import Commit, Restore, Source, StageAt, StageDigest
+from swarmtrain.core.messages import (
+    CheckpointAt,
+    Commit,
+    Restore,
+    Source,
+    StageAt,
+    StageDigest,
+)
 from swarmtrain.core.types import Digest, PeerId, Roster
 from swarmtrain.peer.parts import Parts
 from swarmtrain.recovery.neighbours import gradient_weight, neighbour_state
@@ -23,6 +30,8 @@ from swarmtrain.recovery.transfer import StageTransfer, fetch_stage
 from swarmtrain.steps.effects import Resync
 from swarmtrain.steps.restoring import CHECKPOINT, INITIAL, NEIGHBOURS
 from swarmtrain.transport.link import Link
+
+_LINK_PAUSE_SECONDS = 0.1
 
 
 async def resync(
@@ -130,14 +139,7 @@ async def _state_at(parts: Parts, at: StageAt, source: Source, message: Restore)
     if own is not None and own.at == at:
         return StageTransfer(copy_of(own.state), at.step, at.base, 0)
     if source.tier == CHECKPOINT:
-        link = parts.coordinator()
-        if link is None:
-            raise StateError(
-                f"the checkpoint of step {at.step} cannot be fetched",
-                "this peer has no link to the coordinator",
-                "it dials again by itself; the restore is tried again",
-            )
-        found = await fetch_stage([link], at.stage, at.step, parts.config.links.silence_seconds)
+        found = await _from_coordinator(parts, at.stage, at.step)
     else:
         found = await fetch_from(parts, source.peers, at.stage, at.step)
     # A donor that has restored already calls the same state by the new base.
@@ -148,6 +150,36 @@ async def _state_at(parts: Parts, at: StageAt, source: Source, message: Restore)
             "the restore is tried again",
         )
     return found
+
+
+async def load_checkpoint(parts: Parts, start: CheckpointAt) -> None:
+    """Every hosted stage from the coordinator's checkpoint, for a run that is resumed. Raises StateError."""
+    start_seconds = now_seconds()
+    stages = parts.member.stages
+    found = {stage: await _from_coordinator(parts, stage, start.step) for stage in stages}
+    if any(transfer.base != start.base for transfer in found.values()):
+        raise StateError(
+            f"the coordinator's checkpoint of step {start.step} is not the one it announced",
+            "its base digest differs",
+            "start the coordinator again",
+        )
+    await load(parts, stages, {stage: transfer.state for stage, transfer in found.items()})
+    for transfer in found.values():
+        _recovered(parts, transfer, CHECKPOINT, start_seconds)
+
+
+async def _from_coordinator(parts: Parts, stage: int, step: int) -> StageTransfer:
+    """A stage of the coordinator's checkpoint; the link to it may still be on its way."""
+    deadline_seconds = now_seconds() + 2 * parts.config.links.connect_seconds
+    while (link := parts.coordinator()) is None:
+        if now_seconds() > deadline_seconds:
+            raise StateError(
+                f"the checkpoint of step {step} cannot be fetched",
+                "this peer has no link to the coordinator",
+                "see whether the coordinator runs and can be reached",
+            )
+        await asyncio.sleep(_LINK_PAUSE_SECONDS)
+    return await fetch_stage([link], stage, step, parts.config.links.silence_seconds)
 
 
 async def _average(

@@ -9,6 +9,7 @@ from swarmtrain.compute.replica import Replica
 from swarmtrain.compute.stage import build_compute
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.events import Record
+from swarmtrain.core.messages import CheckpointAt
 from swarmtrain.core.types import PeerId
 from swarmtrain.peer.hops import Hops
 from swarmtrain.peer.island import Island
@@ -16,6 +17,7 @@ from swarmtrain.peer.links import Links
 from swarmtrain.peer.parts import Parts
 from swarmtrain.peer.position import Positions, Samples
 from swarmtrain.peer.reduce import Reducer
+from swarmtrain.peer.restore import load_checkpoint
 from swarmtrain.peer.worker import Worker
 from swarmtrain.recovery.snapshots import Snapshots
 from swarmtrain.steps.keys import first_base
@@ -25,7 +27,10 @@ from swarmtrain.transport.link import Link
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a peer brings to its stages; the worlds differ in `lane` and in what is behind `links`."""
+    """What a peer brings to its stages; the worlds differ in `lane` and in what is behind `links`.
+
+    `start` is the checkpoint of the coordinator that a resumed run starts from.
+    """
 
     me: PeerId
     address: str
@@ -37,6 +42,7 @@ class Setting:
     record: Record
     capacity_stages: int
     coordinator: Callable[[], Link | None]
+    start: CheckpointAt | None
 
 
 @dataclass(slots=True)
@@ -61,14 +67,18 @@ async def build_runtime(
     ended: Callable[[bool, str], None],
     failed: Callable[[BaseException], None],
 ) -> Runtime:
-    """Build the stages with their initial parameters on the lane, and wire the parts together."""
+    """Build the stages on the lane with the parameters the run starts from, and wire the parts together.
+
+    Raises StateError when the run starts from a checkpoint that cannot be fetched.
+    """
     config, lane = setting.config, setting.lane
 
     def build(stage: int) -> "asyncio.Future[Replica]":
         task = Task(Kind.STATE, stage, name="build")
         return lane.submit(task, lambda: _build(setting, stage))
 
-    member = StepMember(setting.me, stages, 0, first_base(bytes.fromhex(config.hash)))
+    start = setting.start or CheckpointAt(0, first_base(bytes.fromhex(config.hash)))
+    member = StepMember(setting.me, stages, start.step, start.base)
     replicas = {stage: await build(stage) for stage in stages}
     positions = Positions(
         member=member,
@@ -99,7 +109,10 @@ async def build_runtime(
         build=build,
         capacity_stages=setting.capacity_stages,
         coordinator=setting.coordinator,
+        checkpoint=setting.start,
     )
+    if setting.start is not None:
+        await load_checkpoint(parts, setting.start)
     island = Island(parts, ended, failed)
     return Runtime(member, replicas, parts.snapshots, worker, reducer, island)
 

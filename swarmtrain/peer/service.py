@@ -5,15 +5,15 @@ from dataclasses import dataclass
 
 from swarmtrain.core.errors import Incompatible, Refused, SwarmError, WireError
 from swarmtrain.core.events import BadMessage, LinkClosed, Noted, PeerRefused, Record
-from swarmtrain.core.messages import StepMessage
+from swarmtrain.core.messages import CheckpointAt, StepMessage
 from swarmtrain.core.types import PeerId
+from swarmtrain.peer.keeping import live_state
 from swarmtrain.peer.links import Links
 from swarmtrain.peer.meddling import Meddling
-from swarmtrain.peer.keeping import live_state
 from swarmtrain.peer.runtime import Runtime
 from swarmtrain.recovery.serving import layout_answer, state_piece
 from swarmtrain.transport.link import Hello, Link, Message
-from swarmtrain.transport.messages import decode_step
+from swarmtrain.transport.messages import decode, decode_step
 from swarmtrain.transport.requests import (
     Description,
     FinishRequest,
@@ -36,6 +36,7 @@ class Calls:
     on_step: Callable[[PeerId, StepMessage], None]
     on_drain: Callable[[str], None]
     on_finish: Callable[[str], None]
+    on_checkpoint: Callable[[CheckpointAt], None]
 
 
 class Service:
@@ -90,8 +91,10 @@ class Service:
         match method:
             case "step":
                 self._calls.on_step(link.remote.peer, decode_step(meta))
-            case "drain" | "finish" if not self.is_coordinator(link):
+            case "drain" | "finish" | "checkpoint" if not self.is_coordinator(link):
                 raise WireError("only the run's coordinator may end it", f"method {method}")
+            case "checkpoint":
+                self._calls.on_checkpoint(decode(CheckpointAt, meta))
             case "drain":
                 self._calls.on_drain(FinishRequest.decode(meta).reason)
             case "finish":

@@ -20,7 +20,7 @@ from swarmtrain.core.events import (
     RunStopped,
     Traffic,
 )
-from swarmtrain.core.messages import NewTerm, Open, StepMessage
+from swarmtrain.core.messages import CheckpointAt, NewTerm, Open, StepMessage
 from swarmtrain.core.sizes import check_memory
 from swarmtrain.core.tasks import Tasks
 from swarmtrain.core.types import EDGE_STAGE, PeerId, Roster
@@ -33,6 +33,7 @@ from swarmtrain.peer.runtime import Runtime, Setting, build_runtime
 from swarmtrain.peer.service import Calls, Service
 from swarmtrain.plan.assign import Assignment
 from swarmtrain.steps.effects import LEFT
+from swarmtrain.steps.member import StepMember
 from swarmtrain.swarm.directory import Directory
 from swarmtrain.swarm.records import State
 from swarmtrain.transport.link import PROTOCOL, Hello, Link, Transport
@@ -59,7 +60,10 @@ class World:
 
 @dataclass(frozen=True, slots=True)
 class PeerOptions:
-    """A volunteer's choices. `stages` None means auto; `memory_bytes` is what the peer may use."""
+    """A volunteer's choices. `stages` None means auto; `memory_bytes` is what the peer may use.
+
+    `start` is the checkpoint that the run starts from.
+    """
 
     me: PeerId
     name: str
@@ -69,6 +73,7 @@ class PeerOptions:
     memory_bytes: int
     kernel_class: str
     coordinator: str = ""
+    start: CheckpointAt | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +108,14 @@ class Session:
         self.coordinator: Callable[[], Link | None] = lambda: None
         self._locking: asyncio.Task[None] | None = None
         self._tasks = Tasks(self._failed)
-        calls = Calls(self._hello, self._describe, self._on_step, self.stop_run, self._on_finish)
+        calls = Calls(
+            self._hello,
+            self._describe,
+            self._on_step,
+            self.stop_run,
+            self._on_finish,
+            self._on_checkpoint,
+        )
         self.service = Service(calls, record)
         connect_seconds = config.links.connect_seconds
         self.links = Links(world.transport, self.service, connect_seconds)
@@ -123,7 +135,9 @@ class Session:
         measured = await measure(self.config, self.world.lane, options.memory_bytes)
         self._record(measured)
         self._record(PeerJoined(options.me, options.name, self.address, options.stages or ()))
-        placing = self._tasks.spawn(self._place(Machine(measured, capacity, self.world.lane.meter)), "place")
+        placing = self._tasks.spawn(
+            self._place(Machine(measured, capacity, self.world.lane.meter)), "place"
+        )
         try:
             return await asyncio.shield(self.outcome)
         finally:
@@ -227,7 +241,12 @@ class Session:
         if self.runtime is None:
             return "joining"
         member = self.runtime.member
-        return "serving" if member.step > 0 or member.ledger.open is not None else "joining"
+        return "serving" if self._has_begun(member) else "joining"
+
+    def _has_begun(self, member: StepMember) -> bool:
+        """Whether a step was ever open here: until then a roster may still give this peer other stages."""
+        first = self.options.start.step if self.options.start is not None else 0
+        return member.step > first or member.ledger.open is not None
 
     async def _stand(self, roster: Roster) -> None:
         mine = roster.member(self.options.me)
@@ -279,7 +298,7 @@ class Session:
         if self.runtime is None:
             return True
         member = self.runtime.member
-        return member.stages != stages and member.step == 0 and member.ledger.open is None
+        return member.stages != stages and not self._has_begun(member)
 
     async def _lock(self, stages: tuple[int, ...]) -> None:
         """Build the stages that a roster gives this peer."""
@@ -301,6 +320,7 @@ class Session:
             record=self._record,
             capacity_stages=self._capacity_stages,
             coordinator=lambda: self.coordinator(),
+            start=self.options.start,
         )
         self.runtime = await build_runtime(setting, stages, self._end, self._failed)
         self.service.runtime = self.runtime
@@ -336,7 +356,7 @@ class Session:
             if runtime is None or self.outcome.done():
                 return
             member = runtime.member
-            is_open = member.step > 0 or member.ledger.open is not None
+            is_open = self._has_begun(member)
             candidate = runtime.island.conducting.candidate
             if self._is_founding and not is_open and candidate is not None:
                 await self._start_without(peer)
@@ -354,6 +374,11 @@ class Session:
         old, self.runtime, self.service.runtime = self.runtime, None, None
         if old is not None:
             await old.close()
+
+    def _on_checkpoint(self, checkpoint: CheckpointAt) -> None:
+        """The coordinator has saved one: a restore may fall back on it."""
+        if self.runtime is not None:
+            self.runtime.island.parts.checkpoint = checkpoint
 
     def _on_finish(self, reason: str) -> None:
         """The coordinator has what it needs of this peer."""

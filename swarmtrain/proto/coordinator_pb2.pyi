@@ -1,8 +1,9 @@
+from swarmtrain.proto import step_pb2 as _step_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Iterable as _Iterable
-from typing import ClassVar as _ClassVar, Optional as _Optional
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -31,7 +32,7 @@ class Describe(_message.Message):
     def __init__(self) -> None: ...
 
 class Description(_message.Message):
-    __slots__ = ("version", "config_json", "run", "directory", "addresses", "coordinator", "corpus")
+    __slots__ = ("version", "config_json", "run", "directory", "addresses", "coordinator", "corpus", "start")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
@@ -39,6 +40,7 @@ class Description(_message.Message):
     ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     COORDINATOR_FIELD_NUMBER: _ClassVar[int]
     CORPUS_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
     version: str
     config_json: str
     run: bytes
@@ -46,7 +48,8 @@ class Description(_message.Message):
     addresses: _containers.RepeatedScalarFieldContainer[str]
     coordinator: str
     corpus: str
-    def __init__(self, version: _Optional[str] = ..., config_json: _Optional[str] = ..., run: _Optional[bytes] = ..., directory: _Optional[_Iterable[str]] = ..., addresses: _Optional[_Iterable[str]] = ..., coordinator: _Optional[str] = ..., corpus: _Optional[str] = ...) -> None: ...
+    start: _step_pb2.CheckpointAt
+    def __init__(self, version: _Optional[str] = ..., config_json: _Optional[str] = ..., run: _Optional[bytes] = ..., directory: _Optional[_Iterable[str]] = ..., addresses: _Optional[_Iterable[str]] = ..., coordinator: _Optional[str] = ..., corpus: _Optional[str] = ..., start: _Optional[_Union[_step_pb2.CheckpointAt, _Mapping]] = ...) -> None: ...
 
 class EventBatch(_message.Message):
     __slots__ = ("peer", "lines", "dropped")

@@ -396,6 +396,14 @@ class StageAt(_message.Message):
     base: bytes
     def __init__(self, stage: _Optional[int] = ..., step: _Optional[int] = ..., base: _Optional[bytes] = ...) -> None: ...
 
+class CheckpointAt(_message.Message):
+    __slots__ = ("step", "base")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    base: bytes
+    def __init__(self, step: _Optional[int] = ..., base: _Optional[bytes] = ...) -> None: ...
+
 class Kept(_message.Message):
     __slots__ = ("seal", "step", "base", "room", "states", "checkpoint")
     SEAL_FIELD_NUMBER: _ClassVar[int]
@@ -409,8 +417,8 @@ class Kept(_message.Message):
     base: bytes
     room: int
     states: _containers.RepeatedCompositeFieldContainer[StageAt]
-    checkpoint: StageAt
-    def __init__(self, seal: _Optional[int] = ..., step: _Optional[int] = ..., base: _Optional[bytes] = ..., room: _Optional[int] = ..., states: _Optional[_Iterable[_Union[StageAt, _Mapping]]] = ..., checkpoint: _Optional[_Union[StageAt, _Mapping]] = ...) -> None: ...
+    checkpoint: CheckpointAt
+    def __init__(self, seal: _Optional[int] = ..., step: _Optional[int] = ..., base: _Optional[bytes] = ..., room: _Optional[int] = ..., states: _Optional[_Iterable[_Union[StageAt, _Mapping]]] = ..., checkpoint: _Optional[_Union[CheckpointAt, _Mapping]] = ...) -> None: ...
 
 class Source(_message.Message):
     __slots__ = ("stage", "tier", "states", "peers")

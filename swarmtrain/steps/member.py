@@ -61,7 +61,6 @@ from swarmtrain.steps.effects import (
 from swarmtrain.steps.keys import next_base, pack_keys, unpack_keys
 from swarmtrain.steps.ledger import Ledger, age, seal_assigned
 
-
 FromConductor = (
     Open | Freeze | Reopen | Redrive | Assign | Decision | NewTerm | Release | Stop
     | Move | Recall | Restore

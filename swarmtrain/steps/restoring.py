@@ -83,7 +83,7 @@ def choose(
             for s in every
         )
         return Choice(checkpoint.step, checkpoint.base, CHECKPOINT, sources, reason)
-    if 0 < policy.snapshot_steps and now <= policy.snapshot_steps:
+    if policy.snapshot_steps > 0 and now <= policy.snapshot_steps:
         sources = tuple(
             Source(s, INITIAL, (StageAt(s, 0, policy.initial_base),), ()) for s in every
         )

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from swarmtrain.core.events import StageLost
 from swarmtrain.core.messages import Kept, Ready, Recall, Restore, StepMessage
-from swarmtrain.core.types import Digest, Member, PeerId, Roster, is_majority
+from swarmtrain.core.types import Member, PeerId, Roster, is_majority
 from swarmtrain.steps.ballot import next_epoch
 from swarmtrain.steps.effects import AwaitHost, Effect, Note, Revived, Send, Unsurvivable
 from swarmtrain.steps.gathering import agree

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Self
 
-from swarmtrain.core.messages import StageDigest
+from swarmtrain.core.messages import CheckpointAt, StageDigest
 from swarmtrain.core.tensors import TensorHeader
 from swarmtrain.core.types import Digest, PeerId, Route
 from swarmtrain.transport.messages import decode, encode
@@ -131,7 +131,10 @@ class Describe(Encoded):
 
 @dataclass(frozen=True, slots=True)
 class Description(Encoded):
-    """The run as a joining machine needs it; `directory` are DHT multiaddresses, `corpus` its digest."""
+    """The run as a joining machine needs it; `directory` are DHT multiaddresses, `corpus` its digest.
+
+    `start` is the checkpoint that a resumed run starts from.
+    """
 
     version: str
     config_json: str
@@ -140,6 +143,7 @@ class Description(Encoded):
     addresses: tuple[str, ...]
     coordinator: str
     corpus: str
+    start: CheckpointAt | None = None
 
 
 @dataclass(frozen=True, slots=True)

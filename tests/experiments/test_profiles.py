@@ -8,7 +8,7 @@ import pytest
 from swarmtrain.compute.lane import Kind, Task
 from swarmtrain.core.config import ModelSection
 from swarmtrain.core.errors import ConfigError
-from swarmtrain.core.events import Noted, PeerJoined, Replayed
+from swarmtrain.core.events import LinkClosed, Noted, PeerJoined, Replayed
 from swarmtrain.core.sizes import parameter_count
 from swarmtrain.experiments.checker import check
 from swarmtrain.experiments.costs import Charged, Weights, shape_of
@@ -196,6 +196,32 @@ def test_small_frames_do_not_wait_for_bodies_but_bodies_wait_for_each_other():
     assert way.carry(bytes(10), 0.0, 1e9) == (0.1, False)
     # The small one took its share of the line.
     assert way.carry(bytes(100), 0.0, 1e9) == (pytest.approx(2.1), True)
+
+
+def test_a_charged_run_takes_the_time_of_the_charged_model_and_no_link_falls_silent():
+    """Activations of 1.5 MB wait seconds on 20 Mbit/s; heartbeats of half a second pass them."""
+    config = small_config(
+        "model.family=vector",
+        "model.stages=2",
+        "model.width=4",
+        "model.heads=2",
+        "model.kv_heads=1",
+        "links.heartbeat_seconds=0.5",
+        "links.silence_seconds=60",
+        steps=2,
+    )
+    laptop, home = read_machine("laptop", ROOT), read_network("home", ROOT)
+    fleet = tuple(
+        VirtualPeer(f"home-{stage}", (stage,), machine=laptop, region="home") for stage in range(3)
+    )
+    small = ModelSection.model_validate({"preset": "125m"})
+    charged = Charged(small, microbatch_size=1, sequence_length=1024, codec="bf16")
+    run = simulate(config, Scenario(fleet, network=home, charged=charged), corpus())
+    assert sha_of(run) == known_reference(config).parameters_sha256
+    assert not [event for event in events_of(run, LinkClosed) if "silent" in event.reason]
+    # The edge computes the loss of six keys: 3 x 2 x 32,000 x 768 x 1024 operations at 192 Gflop/s each.
+    assert run.commits[1].seconds > 6 * 6 * 32_000 * 768 * 1024 / 192e9
+    assert run.bytes_sent < 10**6, "what really travels is tiny"
 
 
 # ---- comings and goings --------------------------------------------------------------------------------------------

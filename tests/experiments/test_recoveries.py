@@ -18,7 +18,7 @@ CONDUCTOR, OTHER, VICTIM = PeerId("conductor"), PeerId("other"), PeerId("victim"
 
 def seen(*entries: tuple[float, PeerId, str, dict[str, Any]]) -> list[Seen]:
     return [
-        Seen(index, at, peer, {"kind": kind, **fields})
+        Seen(index, at, at, peer, {"kind": kind, **fields})
         for index, (at, peer, kind, fields) in enumerate(entries)
     ]
 

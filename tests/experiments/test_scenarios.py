@@ -57,6 +57,12 @@ def test_chaos_has_every_kind():
         ('[faults]\nkinds = ["fire"]', "faults.kinds"),
         ('[[machine]]\nname = "a"\n[[machine]]\nname = "a"', "same name"),
         ("[world", "TOML"),
+        ('[world]\nnetwork = "gcp12"', "folder of profiles"),
+        ('[[machine]]\nname = "a"\nregions = ["Iowa"]', "world.network is not set"),
+        ('[[machine]]\nname = "a"\ncount = 2\n[[machine]]\nname = "a-1"', "same name"),
+        ('[charge]\nmodel = "1b"\n[[machine]]\nname = "a"', "machines with a profile"),
+        ('[charge]\nmodel = "2b"\n[[machine]]\nname = "a"\nprofile = "t4"', "125m, 1b, 8b"),
+        ("[faults]\nevery_seconds = -1", "faults.every_seconds"),
     ],
 )
 def test_a_wrong_scenario_is_refused_with_the_key(tmp_path: Path, text: str, words: str):
@@ -65,6 +71,41 @@ def test_a_wrong_scenario_is_refused_with_the_key(tmp_path: Path, text: str, wor
     with pytest.raises(ConfigError) as caught:
         read_scenario(path)
     assert words in str(caught.value)
+
+
+def test_machines_are_named_counted_and_dealt_over_regions():
+    scale = read_scenario(SCENARIOS / "scale.toml").scenario
+    assert len(scale.peers) == 1000 and scale.network is not None
+    assert {peer.region for peer in scale.peers} == set(scale.network.regions)
+    first = scale.peers[0]
+    assert (first.name, first.region, first.stages) == ("edge-0", "Australia", (0,))
+    assert scale.peers[-1].machine != first.machine and scale.charged is not None
+
+
+def test_a_region_that_the_network_does_not_have_is_refused(tmp_path: Path):
+    text = '[world]\nnetwork = "{0}/peers/networks/gcp5.toml"\n[[machine]]\nname = "a"\nregions = ["Mars"]\n'
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text('run = "run.toml"\n' + text.format(SCENARIOS.parents[1]))
+    with pytest.raises(ConfigError, match="Mars"):
+        read_scenario(wrong)
+
+
+def test_preemption_takes_machines_and_ends_with_the_parameters_of_the_loop():
+    file = read_scenario(SCENARIOS / "preemption.toml")
+    config = load_config([file.run], [*file.overrides, "run.steps=8"])
+    run, verdict = run_seed(config, file.scenario, corpus())
+    assert verdict.outcome == "ok", verdict
+    assert len(run.injected) >= 3 and {fault.kind for fault in run.plan} == {"kill"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_few_minutes_of_the_soak():
+    file = read_scenario(SCENARIOS / "soak.toml")
+    config = load_config([file.run], [*file.overrides, "run.steps=40"])
+    run, verdict = run_seed(config, file.scenario, corpus())
+    assert verdict.outcome == "ok", verdict
+    assert len(run.injected) >= 8
 
 
 def test_simulate_writes_what_the_faults_came_to(small: Path, tmp_path: Path):

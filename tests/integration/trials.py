@@ -47,6 +47,8 @@ def tried(
     assert state.step == config.run.steps or script is not None
     assert not notes_of_trouble(trial)
     assert not check_folder(trial.folder)
+    delays_seconds = [entry.arrived_seconds - entry.at_seconds for entry in trial.entries]
+    assert min(delays_seconds) >= 0.0, "the processes' clocks are one"
     assert state.parameters_sha256 == reference_sha256(trial.config, state.step)
     return trial, state
 

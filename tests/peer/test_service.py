@@ -18,7 +18,7 @@ def broken(*_: object) -> NoReturn:
 
 
 def service(events: list[Event]) -> Service:
-    calls = Calls(broken, broken, broken, broken, broken)
+    calls = Calls(broken, broken, broken, broken, broken, broken)
     return Service(calls, events.append)  # type: ignore[arg-type]
 
 
