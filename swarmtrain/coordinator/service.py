@@ -83,7 +83,14 @@ class Coordinator:
         newest = self.checkpoints.newest
         assert newest is not None
         self._start = newest
-        self.state = replace(self.state, step=newest.step)
+        past = self.folder.metrics.rewind(newest.step)
+        self.state = replace(
+            self.state,
+            step=newest.step,
+            tokens=sum(entry["tokens"] for entry in past),
+            seconds=sum(entry["seconds"] for entry in past),
+            loss_first=float(past[0]["loss"]) if past else None,
+        )
         self.record(Noted("resumed", f"from the checkpoint of step {newest.step}"))
 
     async def start(self, listen: str, announce: str) -> None:

@@ -70,6 +70,12 @@ class LineFile:
             ) from error
         self._length_bytes += len(data)
 
+    def keep_first(self, lines: int) -> None:
+        """Remove all but the first `lines` lines."""
+        with open(self._path, "rb") as file:
+            self._length_bytes = sum(len(line) for _, line in zip(range(lines), file, strict=False))
+        os.ftruncate(self._descriptor, self._length_bytes)
+
     def close(self) -> None:
         os.close(self._descriptor)
 

@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
-from swarmtrain.monitor.lines import LineFile, json_line
+from typing import Any
+
+from swarmtrain.monitor.lines import LineFile, json_line, read_lines
 
 
 class MetricsFile:
     """Appends to metrics.jsonl; an existing file is continued."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._lines = LineFile(path)
 
     def write(self, step: int, loss: float, tokens: int, seconds: float) -> None:
@@ -19,6 +22,12 @@ class MetricsFile:
         self._lines.append(
             json_line({"step": step, "loss": loss, "tokens": tokens, "seconds": seconds})
         )
+
+    def rewind(self, step: int) -> list[dict[str, Any]]:
+        """Remove the steps from `step` on, which a resumed run trains again; the entries that stay."""
+        kept = [entry for entry in read_lines(self._path) if entry["step"] < step]
+        self._lines.keep_first(len(kept))
+        return kept
 
     def close(self) -> None:
         self._lines.close()
