@@ -6,7 +6,6 @@ like a stopped process: what arrives waits, its timers are late, and everybody e
 
 import asyncio
 import contextvars
-import heapq
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -37,7 +36,6 @@ class MachineLoop(VirtualLoop):
     def __init__(self) -> None:
         super().__init__()
         self._parked: dict[str, list[asyncio.Handle]] = {}
-        self._turns, self._turns_at_seconds = 0, 0.0
 
     def stop_machine(self, name: str) -> None:
         """Machine `name` runs nothing from here on, apart from the callback that may be running now."""
@@ -52,12 +50,14 @@ class MachineLoop(VirtualLoop):
         """The machines that stand still."""
         return tuple(self._parked)
 
+    def _set_time(self, now_seconds: float) -> None:
+        self._turns = 0
+        super()._set_time(now_seconds)
+
     def _run_once(self) -> None:
         if self._parked:
             self._park()
         super()._run_once()
-        if self.time() != self._turns_at_seconds:
-            self._turns, self._turns_at_seconds = 0, self.time()
         self._turns += 1
         if self._turns > MOST_TURNS:
             self._turns = 0
@@ -76,15 +76,3 @@ class MachineLoop(VirtualLoop):
             if self._ready or self._stopping:  # type: ignore[attr-defined]
                 return
             self._advance()
-
-    def _take_due(self) -> None:
-        """Move due timers to what is ready, as the loop itself would do next."""
-        timers: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]
-        due_seconds = self.time() + self._clock_resolution
-        while timers and timers[0].when() < due_seconds:
-            timer = heapq.heappop(timers)
-            timer._scheduled = False  # type: ignore[attr-defined]
-            if timer.cancelled():
-                self._timer_cancelled_count -= 1  # type: ignore[attr-defined]
-            else:
-                self._ready.append(timer)  # type: ignore[attr-defined]

@@ -3,7 +3,8 @@
 A trace says when machines come and when they are taken away; everything else follows. All policies see the same traces,
 the same measured queues, and pay the same price: a machine that changes stages serves nobody until it has downloaded
 the state of the new one. Throughput at an instant is that of the slowest stage, the best possible that of the best
-assignment of the machines alive then, without any price.
+assignment of the machines alive then, without any price. A stage whose last machine was taken is recovered alike under
+every rule: a machine of the fullest stage loads its snapshot, at the price of a move.
 
 The queues are those of a closed network in balance: every stage works off microbatches as fast as its machines
 allow, the stages that could do more than the slowest one hold what a queue of their utilisation holds, and the slowest
@@ -111,6 +112,19 @@ class Swarm:
             rest / slowest if share == 1 else scale * queue
             for share, queue in zip(shares, queues, strict=True)
         ]
+
+    def recover(self) -> None:
+        """Give stages without any machine one of the fullest stage, while there is one to give."""
+        held = [
+            [m for m in self.machines.values() if m.stage == s] for s in range(self.setup.stages)
+        ]
+        for stage, machines in enumerate(held):
+            fullest = max(held, key=len)
+            if not machines and len(fullest) > 1:
+                machine = fullest.pop(0)
+                machines.append(machine)
+                machine.stage = stage
+                machine.ready_seconds = self.now_seconds + self.setup.transfer_seconds
 
     def move(self, number: int, stage: int) -> None:
         machine = self.machines[number]
@@ -223,6 +237,7 @@ def play(
         _advance(swarm, result, due)
         if due_change is not None and due_change.seconds == due:
             _happen(swarm, due_change)
+            swarm.recover()
             due_change, quiet_looks = next(later, None), 0
         elif due == tick_seconds:
             tick_seconds += period_seconds

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swarmtrain.core.events import FaultEnded, FaultInjected, FaultMissed, FaultPlanned
+from swarmtrain.core.config import RunConfig
+from swarmtrain.core.events import (
+    FaultEnded,
+    FaultInjected,
+    FaultMissed,
+    FaultPlanned,
+    Restored,
+    StageLost,
+)
 from swarmtrain.core.types import Member, PeerId, Roster, is_majority
 from swarmtrain.experiments.checker import check
 from swarmtrain.experiments.faults import (
@@ -34,7 +42,7 @@ FLEET = (
     VirtualPeer("two-c", (2,)),
 )
 NAMES = tuple(peer.name for peer in FLEET)
-CONFIG = small_config(
+OVERRIDES = (
     "model.width=16",
     "model.heads=2",
     "model.kv_heads=1",
@@ -43,10 +51,11 @@ CONFIG = small_config(
     "train.microbatch_size=1",
     "train.sequence_length=8",
 )
+CONFIG = small_config(*OVERRIDES)
 AFTER_FIRST_STEP = 0.6
 
 
-def faulty(*faults: Fault) -> VirtualRun:
+def faulty(*faults: Fault, config: RunConfig = CONFIG) -> VirtualRun:
     scenario = Scenario(
         FLEET,
         latency_seconds=0.005,
@@ -56,7 +65,7 @@ def faulty(*faults: Fault) -> VirtualRun:
         stall_seconds=60.0,
         patience_seconds=20.0,
     )
-    return simulate(CONFIG, scenario, corpus())
+    return simulate(config, scenario, corpus())
 
 
 def is_clean(run: VirtualRun) -> None:
@@ -247,15 +256,27 @@ def test_a_frozen_peer_says_nothing_until_it_wakes():
     assert not [at for at, peer, _ in run.events if peer == victim and begin < at < begin + 8.0]
 
 
-def test_a_stage_that_is_lost_stops_the_run_and_says_so():
-    run = faulty(
-        *(Fault("kill", (name,), AFTER_FIRST_STEP) for name in ("one-a", "one-b", "one-c"))
-    )
+STAGE_ONE_DIES = tuple(
+    Fault("kill", (name,), AFTER_FIRST_STEP) for name in ("one-a", "one-b", "one-c")
+)
+
+
+def test_a_stage_that_is_lost_with_nothing_kept_stops_the_run_and_says_so():
+    config = small_config(*OVERRIDES, "recovery.snapshot_steps=0")
+    run = faulty(*STAGE_ONE_DIES, config=config)
     assert "stage 1" in run.risk
     reasons = [outcome.reason for outcome in run.outcomes.values() if not outcome.finished]
     assert any("stage 1" in reason for reason in reasons), reasons
     assert len(run.commits) < CONFIG.run.steps
     assert check(run.journal.lines) == []
+
+
+def test_a_stage_that_is_lost_comes_back_and_the_steps_since_are_done_again():
+    run = faulty(*STAGE_ONE_DIES, config=small_config(*OVERRIDES, "recovery.snapshot_steps=1"))
+    assert "stage 1" in run.risk and len(run.injected) == 3
+    assert [event.stage for event in events_of(run, StageLost)] == [1]  # type: ignore[attr-defined]
+    assert [event.flagged for event in events_of(run, Restored)] == [False]  # type: ignore[attr-defined]
+    is_clean(run)
 
 
 def test_a_fault_that_falls_into_the_farewells_is_missed_and_nothing_else():

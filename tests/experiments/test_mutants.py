@@ -15,6 +15,7 @@ import torch
 
 from swarmtrain.core.config import RunConfig, load_config
 from swarmtrain.core.events import (
+    DuplicateDropped,
     PeerJoined,
     Sealed,
     StepOpened,
@@ -213,9 +214,34 @@ def a_sibling_that_hears_of_the_seal_late(seed: int) -> tuple[Scene, list[Fault]
     return scene, [kill, replace(late, duration_seconds=0.5)]
 
 
+def holders_of_neighbouring_positions_die(seed: int) -> tuple[Scene, list[Fault]]:
+    """Both while the step is reduced: what they held is one missing run of two positions."""
+    scene = Scene(seed)
+    _, first, key = scene.adds(scene.quiet, 1, 1)[0]
+    second = next(name for _, name, k in scene.adds(scene.quiet, 1, 2) if k == key)
+    died_seconds = scene.sealed_seconds(scene.quiet, "one-a", 1) + 0.002
+    return scene, [Fault("kill", (name,), round(died_seconds, 6)) for name in (first, second)]
+
+
+def the_owner_of_what_another_took_back_dies(seed: int) -> tuple[Scene, list[Fault]]:
+    """Two replicas hold an item, because the caller did not hear the first; then the one that owns it dies."""
+    scene = Scene(seed, "train.microbatches=2")
+    key = next(k for _, name, k in scene.adds(scene.quiet, 0, 0) if name == scene.other_edge)
+    first = next(name for _, name, k in scene.adds(scene.quiet, 0, 1) if k == key)
+    deaf = Fault("blackhole", (scene.other_edge, first), 0.1, duration_seconds=2.1)
+    held_twice = scene.run(deaf)[0]
+    names = scene.names(held_twice)
+    loser = next(names[peer] for _, peer, e in held_twice.events if isinstance(e, DuplicateDropped))
+    owner = next(name for name in ("one-a", "one-b") if name != loser)
+    died_seconds = scene.sealed_seconds(held_twice, owner, 0) + 0.002
+    return scene, [deaf, Fault("kill", (owner,), round(died_seconds, 6))]
+
+
 Plan = Callable[[int], tuple[Scene, list[Fault]]]
 
 PLANNED: list[tuple[str, Plan, tuple[Mutant, ...]]] = [
+    ("R3", the_owner_of_what_another_took_back_dies, (program.answer_counts_as_held,)),
+    ("R6", holders_of_neighbouring_positions_die, (program.only_lone_gaps_are_driven,)),
     ("R8 majority", both_halves_go_on, (machines.no_majority,)),
     ("R8 everybody", a_decision_that_nobody_shares, (machines.decides_without_everybody,)),
     ("R5 snapshot", work_that_ends_between_seal_and_reduce, (program.late_work_counts,)),

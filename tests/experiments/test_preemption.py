@@ -71,6 +71,13 @@ def test_a_move_costs_its_download_under_every_rule(rule: Rule, period_seconds: 
     assert lost[1] - lost[0] == pytest.approx(100.0)
 
 
+def test_a_lost_stage_is_recovered_alike_under_every_rule():
+    changes = [*(Change(0.0, n, 1.0) for n in range(8)), Change(60.0, 1, 0.0), Change(60.0, 5, 0.0)]
+    lost = play(changes, Setup(transfer_seconds=100.0), no_rebalancing, 60.0, 1.0)
+    assert sum(lost.done) == pytest.approx(2 * 60.0 + 3600.0 - 160.0)
+    assert lost.moves == 0
+
+
 def test_queues_hold_what_is_in_flight_and_most_of_it_at_the_slowest():
     changes = [Change(0.0, n, 1.0) for n in range(9)]
     seen: list[list[float]] = []

@@ -98,7 +98,7 @@ def test_conductors_killed_between_the_sends_of_their_broadcasts(loopback: Workp
         # FREEZE and a decision that nobody heard.
         ("freezing:kill:1", "deciding:kill:9", "freezing:kill:9", "assigning:kill:6"),
         # A decision that all but one heard, and a candidate that dies as it stands.
-        ("deciding:kill:15", "standing:kill:2", "deciding:kill:8", "freezing:kill:5"),
+        ("deciding:kill:15", "standing:kill:2", "deciding:kill:8", "releasing:kill:5"),
         # Conductors that die on their own work between their broadcasts.
         ("releasing:kill:13", "apply.done:kill:7", "apply.begun:kill:11", "sealed:kill:15"),
         ("apply.middle:kill:7", "committed:kill:8", "frozen:kill:14", "promised:kill:3"),
