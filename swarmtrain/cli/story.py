@@ -36,6 +36,20 @@ class Story:
                     f"{_name(state, event['peer'])} got stage {event['stage']} from a {event['tier']}: "
                     f"{event['bytes_received']:,} bytes in {event['seconds']:.2f} s"
                 )
+            case "stage_lost":
+                note(f"stage {event['stage']} is lost at step {event['step']}: {event['reason']}")
+            case "restored":
+                another = "; from here on it is another model than without the loss"
+                note(
+                    f"restored at step {event['step']} in {event['seconds']:.2f} s: {event['reason']}"
+                    + (another if event["flagged"] else "")
+                )
+            case "moved":
+                note(f"{_name(state, event['peer'])} shall host {event['to_stages']}: {event['reason']}")
+            case "checkpoint_saved":
+                note(f"checkpoint {event['path']} saved in {event['seconds']:.2f} s")
+            case "noted" if event["what"] in ("checkpoint failed", "resumed"):
+                note(f"{event['what']}: {event['detail']}")
             case "noted" if event["what"] == "killed on purpose":
                 note(f"killed on purpose: {event['detail']}")
             case "peer_refused" | "bad_message" | "key_voided" | "diverged" | "banned":

@@ -24,6 +24,7 @@ def summary_of(config: "RunConfig", state: "RunState", eval_loss: float | None) 
         "peers": len(state.peers),
         "faults": state.faults,
         "recoveries": state.recoveries,
+        "flagged_recoveries": state.flagged_recoveries,
         "replayed_keys": state.replayed_keys,
         "duplicate_keys_dropped": state.duplicate_keys_dropped,
         "parameters_sha256": state.parameters_sha256,

@@ -40,6 +40,7 @@ class RunState:
     lost: tuple[str, ...] = ()
     unrecovered: tuple[str, ...] = ()
     recoveries: int = 0
+    flagged_recoveries: int = 0
     replayed_keys: int = 0
     duplicate_keys_dropped: int = 0
     stopped: bool = False
@@ -89,6 +90,12 @@ def apply(state: RunState, entry: Mapping[str, Any]) -> RunState:
             return _lost(state, event["peer"])
         case "recovered":
             return replace(state, recoveries=state.recoveries + 1)
+        case "restored":
+            return replace(
+                state,
+                recoveries=state.recoveries + 1,
+                flagged_recoveries=state.flagged_recoveries + event["flagged"],
+            )
         case "membership_changed":
             remaining = tuple(peer for peer in state.lost if peer != event["peer"])
             back = replace(state, lost=remaining)

@@ -32,9 +32,10 @@ class Membership:
             before = roster.member(peer)
             if before is None or before.stages == member.stages:
                 continue
-            missing = roster.without(peer).missing_stages(stages)
-            if missing:
-                why = f"{peer}: nobody else hosts stage {missing[0]}"
+            missing = roster.with_member(member).missing_stages(stages)
+            orphans = [s for s in member.stages if not roster.replicas(s)]
+            if missing or orphans:
+                why = f"{peer}: nobody else hosts stage {[*missing, *orphans][0]}"
                 events.append(Noted("a peer cannot move", why))
                 continue
             roster = roster.with_member(member)

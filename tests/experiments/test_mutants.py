@@ -54,6 +54,13 @@ def verdict_of(seed: int) -> Verdict:
 
 RANDOM: list[tuple[str, Mutant, tuple[int, ...]]] = [
     ("dedupe", machines.dedupe_off, (0,)),
+    ("R1", program.keyed_by_generation, (4, 13)),
+    ("R2", machines.every_holder_owns, (0, 18)),
+    ("R4 embedding", machines.embedding_has_no_position, (2, 14)),
+    ("R4 head", machines.head_has_no_position, (2, 14)),
+    ("R5 reopen", machines.never_reopened, (2, 4)),
+    ("R11", program.dropped_when_answered, (4, 13)),
+    ("digest of bytes", program.bytes_not_checked, (4, 13)),
 ]
 """With each, the seeds that showed it when this was written: where the search begins."""
 
@@ -86,6 +93,18 @@ def test_taking_every_contribution_is_seen_without_any_digest(monkeypatch: pytes
     machines.dedupe_off(monkeypatch)
     verdict = verdict_of(0)
     assert any(v.startswith("C1") and "2 times" in v for v in verdict.violations)
+
+
+def test_sums_that_differ_are_applied_once_nobody_compares_their_digests(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Wrong bytes in a reduce show as different sums of replicas; without that comparison, as wrong parameters."""
+    program.bytes_not_checked(monkeypatch)
+    seeds = (13, 22, *range(MOST_SEEDS))
+    compared = next(s for s in seeds if "reduced sums differ" in verdict_of(s).reason)
+    machines.digests_not_compared(monkeypatch)
+    verdict = verdict_of(compared)
+    assert verdict.outcome not in GOOD and "reduced sums differ" not in verdict.reason
 
 
 @pytest.mark.slow

@@ -19,7 +19,9 @@ def test_a_run_that_was_killed_whole_resumes_bit_for_bit(workplace: Workplace) -
     workplace.expect_nothing_left(15)
     assert events_in(out, "checkpoint_saved") and len(lines_of(out / "metrics.jsonl")) < STEPS
 
-    workplace.run("up", run_file, "--peers", 2, "--out", out, *CHECKPOINTS, "--resume", "auto", seconds=150)
+    workplace.run(
+        "up", run_file, "--peers", 2, "--out", out, *CHECKPOINTS, "--resume", "auto", seconds=150
+    )
     steps = [line["step"] for line in lines_of(out / "metrics.jsonl")]
     assert steps == [*range(STEPS)], "every step once, those before the checkpoint too"
     from_checkpoint = [e for e in events_in(out, "recovered") if e["tier"] == "checkpoint"]

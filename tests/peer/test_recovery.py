@@ -86,7 +86,9 @@ def test_the_last_edge_comes_back_elsewhere() -> None:
 def test_frozen_replicas_wake_into_another_epoch_and_are_taken_in() -> None:
     config = config_of("recovery.snapshot_steps=3", steps=30)
     at = 7.5 * STEP_SECONDS
-    faults = [Fault("freeze", (n,), at_seconds=at, duration_seconds=20.0) for n in ("two-a", "two-b")]
+    faults = [
+        Fault("freeze", (n,), at_seconds=at, duration_seconds=20.0) for n in ("two-a", "two-b")
+    ]
     run = run_with(config, faults)
     expect_same_model(run, config)
     assert restored(run).step < restored(run).lost_step + 1
@@ -97,7 +99,9 @@ def test_frozen_replicas_wake_into_another_epoch_and_are_taken_in() -> None:
 def test_a_loss_while_the_island_is_restored_starts_the_restore_again(other: str) -> None:
     config = config_of("recovery.snapshot_steps=3")
     at = 7.5 * STEP_SECONDS
-    run = run_with(config, [*kill("two-a", "two-b", at_seconds=at), *kill(other, at_seconds=at + 0.08)])
+    run = run_with(
+        config, [*kill("two-a", "two-b", at_seconds=at), *kill(other, at_seconds=at + 0.08)]
+    )
     expect_same_model(run, config)
 
 
@@ -109,9 +113,7 @@ def test_a_stale_snapshot_of_the_lost_stage_alone_is_flagged_and_redoes_nothing(
     assert event.step == event.lost_step and len(run.commits) == config.run.steps
 
 
-FOUR = tuple(
-    VirtualPeer(f"{stage}-{copy}", (stage,)) for stage in range(5) for copy in ("a", "b")
-)
+FOUR = tuple(VirtualPeer(f"{stage}-{copy}", (stage,)) for stage in range(5) for copy in ("a", "b"))
 
 
 def test_without_snapshots_neighbours_stand_in_where_allowed() -> None:
@@ -121,7 +123,9 @@ def test_without_snapshots_neighbours_stand_in_where_allowed() -> None:
     event = restored(run)
     assert (event.tier, event.flagged, event.stages) == ("neighbours", True, (2,))
     assert len(run.commits) == config.run.steps
-    assert run.commits[-1].parameters_sha256 != known_reference(config).parameters_sha256, "another model, as flagged"
+    assert run.commits[-1].parameters_sha256 != known_reference(config).parameters_sha256, (
+        "another model, as flagged"
+    )
 
 
 @pytest.mark.parametrize(
