@@ -45,7 +45,9 @@ class Story:
                     + (another if event["flagged"] else "")
                 )
             case "moved":
-                note(f"{_name(state, event['peer'])} shall host {event['to_stages']}: {event['reason']}")
+                note(
+                    f"{_name(state, event['peer'])} shall host {event['to_stages']}: {event['reason']}"
+                )
             case "checkpoint_saved":
                 note(f"checkpoint {event['path']} saved in {event['seconds']:.2f} s")
             case "noted" if event["what"] in ("checkpoint failed", "resumed"):

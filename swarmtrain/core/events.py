@@ -13,7 +13,7 @@ class Event:
 
     @property
     def kind(self) -> str:
-        return _kind_of(type(self))
+        return _snake_case(type(self).__name__)
 
     def to_json(self) -> dict[str, Any]:
         """The event as plain JSON values, `kind` first; bytes become hex."""
@@ -22,8 +22,8 @@ class Event:
 
 
 @cache
-def _kind_of(event: type[Event]) -> str:
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", event.__name__).lower()
+def _snake_case(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
 def _plain(value: Any) -> Any:

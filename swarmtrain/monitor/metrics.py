@@ -1,7 +1,6 @@
 """metrics.jsonl: one line a committed step, that is one a majority has acknowledged (R10)."""
 
 from pathlib import Path
-
 from typing import Any
 
 from swarmtrain.monitor.lines import LineFile, json_line, read_lines

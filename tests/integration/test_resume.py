@@ -1,4 +1,4 @@
-"""Everything dies at once: `--resume auto` goes on from the newest checkpoint, on other peers, to the same parameters."""
+"""Everything dies at once: `--resume auto` goes on from the newest checkpoint, on other peers, bit for bit."""
 
 import os
 import signal
