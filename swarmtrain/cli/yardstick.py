@@ -171,30 +171,33 @@ def check_folders(folders: Sequence[Path], output: str) -> None:
     from dataclasses import asdict
 
     from swarmtrain.core.errors import Stopped
-    from swarmtrain.experiments.checker import check_folder
+    from swarmtrain.experiments.checker import examine_folder
 
-    found: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for folder in folders:
         try:
-            violations = check_folder(folder)
+            examined = examine_folder(folder)
         except OSError as error:
             raise ConfigError(
                 f"{folder} cannot be checked",
                 str(error),
                 "pass a folder with the journal.jsonl of every peer: `swarmtrain peer --out` writes them",
             ) from error
-        found[str(folder)] = [asdict(violation) for violation in violations]
+        found[str(folder)] = asdict(examined)
         if output != "json":
-            for violation in violations:
+            for violation in examined.violations:
                 typer.echo(f"{folder}: {violation}")
-            typer.echo(f"{folder}: {len(violations)} violations")
+            typer.echo(
+                f"{folder}: {len(examined.violations)} violations in {examined.steps} steps; "
+                f"the sums of {examined.peers} peers were followed"
+            )
     if output == "json":
         typer.echo(json.dumps(found, indent=2))
-    broken = [folder for folder, violations in found.items() if violations]
+    broken = [folder for folder, examined in found.items() if examined["violations"]]
     if broken:
         raise Stopped(
             f"{len(broken)} of {len(found)} runs broke a promise",
-            f"{found[broken[0]][0]['what']}, in {broken[0]}",
+            f"{found[broken[0]]['violations'][0]['what']}, in {broken[0]}",
             "the lines named above are those of the journals",
         )
 

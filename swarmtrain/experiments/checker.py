@@ -8,6 +8,7 @@ committed again: with equal digests, unless the event is flagged as the start of
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from swarmtrain.experiments.contents import counted_once
@@ -25,11 +26,25 @@ def check(lines: Iterable[str]) -> list[Violation]:
     return _judge(evidence, evidence.read(lines))
 
 
-def check_folder(folder: Path) -> list[Violation]:
-    """Every violation that the journals below `folder` show together: those of all peers of one run.
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What was found, over how many acknowledged steps and the sums of how many peers."""
 
-    The peers' clocks differ, so nothing is compared by time but within one file. Raises FileNotFoundError when there
-    is no journal.
+    violations: list[Violation]
+    steps: int
+    peers: int
+
+
+def check_folder(folder: Path) -> list[Violation]:
+    """Every violation that the journals below `folder` show together. Raises FileNotFoundError when there is none."""
+    return examine_folder(folder).violations
+
+
+def examine_folder(folder: Path) -> Examined:
+    """Check the journals below `folder` together: those of all peers of one run.
+
+    The peers' clocks differ, so nothing is compared by time but within one file. A coordinator's journal alone has
+    no sums. Raises FileNotFoundError when there is no journal.
     """
     evidence, found = Evidence(), list[Violation]()
     paths = sorted(folder.rglob(JOURNAL))
@@ -38,7 +53,11 @@ def check_folder(folder: Path) -> list[Violation]:
     for path in paths:
         with open(path, encoding="utf-8", errors="replace") as lines:
             found += evidence.read(lines, str(path.relative_to(folder)))
-    return _judge(evidence, found)
+    return Examined(
+        violations=_judge(evidence, found),
+        steps=len({line.event["step"] for line in evidence.of("step_committed")}),
+        peers=len({line.peer for line in evidence.of("sum_changed")}),
+    )
 
 
 def _judge(evidence: Evidence, found: list[Violation]) -> list[Violation]:

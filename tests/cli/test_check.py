@@ -23,7 +23,7 @@ STOPPED = {"kind": "run_stopped", "step": 1, "finished": False}
 def test_a_run_without_a_violation_ends_well(tmp_path: Path):
     folder = journal(tmp_path / "run" / "a", {**STOPPED, "reason": "told to"})
     result = CliRunner().invoke(app, ["check", str(folder)])
-    assert result.exit_code == 0 and "0 violations" in result.output
+    assert result.exit_code == 0 and "0 violations in 0 steps" in result.output
 
 
 def test_violations_are_listed_and_end_with_an_error(tmp_path: Path):
@@ -32,7 +32,8 @@ def test_violations_are_listed_and_end_with_an_error(tmp_path: Path):
     result = CliRunner().invoke(app, ["check", str(good), str(bad), "-o", "json"])
     assert isinstance(result.exception, Stopped) and "does not say why" in result.exception.why
     found = json.loads(result.output)
-    assert found[str(good)] == [] and [v["check"] for v in found[str(bad)]] == ["STOP"]
+    assert found[str(good)] == {"violations": [], "steps": 0, "peers": 0}
+    assert [v["check"] for v in found[str(bad)]["violations"]] == ["STOP"]
 
 
 def test_a_folder_without_journals_is_refused(tmp_path: Path):
