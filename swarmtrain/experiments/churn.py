@@ -36,6 +36,7 @@ class Churn:
         self._machines = {peer.name: peer for peer in stage.scenario.peers}
         self._first: dict[str, str] = {}
         self._shaky: list[tuple[float, Fault]] = []
+        self._leaving: dict[str, None] = {}
         self._is_over = False
 
     def begin(self) -> None:
@@ -75,7 +76,8 @@ class Churn:
             taken += self._chance.sample(neighbours, count)
         for machine in taken:
             if not self._take(machine, churn.notice_seconds):
-                self._follow(machine)
+                if machine is peer:
+                    self._follow(peer)
                 continue
             away_seconds = churn.mean_absence_seconds * self._chance.expovariate(1.0)
             self._later(away_seconds, lambda m=machine: self._arrive(m))  # type: ignore[misc]
@@ -98,6 +100,7 @@ class Churn:
         if risk:
             self._record(Noted("machine stays", f"{peer.name}: {risk}"))
             return False
+        self._leaving[peer.name] = None
         self._shaky.append((self._loop.time() + notice_seconds + self._return_seconds, fault))
         if not notice_seconds:
             self._stage.nemesis.strike(fault)
@@ -108,7 +111,7 @@ class Churn:
         return True
 
     def _strike_if_here(self, fault: Fault) -> None:
-        if self._is_here(fault.peers[0]):
+        if self._stage.is_running(fault.peers[0]):
             self._stage.nemesis.strike(fault)
 
     def _arrive(self, before: "VirtualPeer") -> None:
@@ -170,7 +173,8 @@ class Churn:
     # ---- small things -------------------------------------------------------------------------------------------
 
     def _is_here(self, name: str) -> bool:
-        return self._stage.is_running(name)
+        """Whether `name` runs and has not been told to leave."""
+        return name not in self._leaving and self._stage.is_running(name)
 
     def _later(self, seconds: float, work: Callable[[], None]) -> None:
         """Of no machine: what stops one must not stop this."""

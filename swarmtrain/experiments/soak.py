@@ -139,6 +139,7 @@ class Footprint:
     first_rss_bytes: dict[int, int] = field(default_factory=dict)
     peak_rss_bytes: dict[int, int] = field(default_factory=dict)
     _seen: dict[int, psutil.Process] = field(default_factory=dict)
+    _before: set[int] = field(default_factory=lambda: {p.pid for p in _descendants()})
 
     async def watch(self) -> None:
         """Look every few seconds until cancelled."""
@@ -147,8 +148,10 @@ class Footprint:
             await asyncio.sleep(SAMPLE_SECONDS)
 
     def look(self) -> None:
-        for process in psutil.Process().children(recursive=True):
+        for process in _descendants():
             pid = process.pid
+            if pid in self._before:
+                continue
             try:
                 rss_bytes = process.memory_info().rss
             except psutil.Error:
@@ -176,6 +179,10 @@ class Footprint:
         ports = [entry.laddr.port for entry in own if entry.status == psutil.CONN_LISTEN]
         alive = [pid for pid, process in self._seen.items() if _lives(process)]
         return [f"process {pid}" for pid in alive] + [f"port {port}" for port in ports]
+
+
+def _descendants() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
 
 
 def _lives(process: psutil.Process) -> bool:

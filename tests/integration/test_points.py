@@ -11,7 +11,14 @@ import pytest
 
 from swarmtrain.experiments.injections import Trial
 from tests.integration.processes import Workplace
-from tests.integration.trials import ENDLESS, QUICK_LINKS, config_of, journal_of, tried
+from tests.integration.trials import (
+    ENDLESS,
+    PATIENT_LINKS,
+    QUICK_LINKS,
+    config_of,
+    journal_of,
+    tried,
+)
 
 WHOLE = "0:2"
 """Edge and both middle stages of the nano model."""
@@ -157,7 +164,7 @@ def test_a_rolling_restart_replays_nothing(loopback: Workplace) -> None:
             await trial.until_back(peer, await trial.restart(peer))
             await trial.until_steps(3)
 
-    trial, state = tried(loopback, config_of(*ENDLESS), stages, {}, script)
+    trial, state = tried(loopback, config_of(*ENDLESS, *PATIENT_LINKS), stages, {}, script)
     assert len(trial.seen("fault_injected")) == len(stages)
     assert state.replayed_keys == 0 and not trial.seen("replayed")
     left = {entry.event["peer"] for entry in trial.seen("peer_left")}

@@ -14,6 +14,9 @@ EQUALITY = ROOT / "deploy" / "runs" / "equality.toml"
 ENDLESS = ("run.steps=100000",)
 """For runs that their script ends."""
 
+PATIENT_LINKS = ("links.heartbeat_seconds=5.0", "links.silence_seconds=20.0")
+"""For runs in which nothing dies: processes that start on a busy machine may keep others from their heartbeats."""
+
 QUICK_LINKS = (
     "links.heartbeat_seconds=0.5",
     "links.silence_seconds=1.5",
