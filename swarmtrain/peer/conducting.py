@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.events import TermStarted
-from swarmtrain.core.messages import Ask, Join, Leave, Nack, Promise, StepMessage, Tell
+from swarmtrain.core.messages import Ask, Join, Leave, Nack, NewTerm, Promise, StepMessage, Tell
 from swarmtrain.core.schedule import scalars_of
 from swarmtrain.core.sequences import stage_sequences
 from swarmtrain.core.types import PeerId, Roster
@@ -44,6 +44,7 @@ class Conducting:
         self._first_roster: Roster | None = None
         self._highest_term = 0
         self._lost: dict[PeerId, None] = {}
+        self._resigned: PeerId | None = None
 
     def stand(self, roster: Roster, reason: str) -> list[Effect]:
         """Ask the roster of the last commit, or the first roster, for promises."""
@@ -60,6 +61,7 @@ class Conducting:
         """The island is in an epoch that this peer's state is not of: it takes a whole state to go on."""
         member = self._member
         self.conductor = StepConductor(self._me, self._plan, term, member.step, member.base, roster)
+        self.conductor.is_elected = False
         effects = self.conductor.revive("a restore was left half done, and nobody conducts")
         for peer in [peer for peer in roster.peers if peer in self._lost]:
             effects += self.conductor.lost(peer)
@@ -72,8 +74,12 @@ class Conducting:
     def handle(self, sender: PeerId, message: StepMessage) -> list[Effect]:
         """What concerns the candidate or the conductor."""
         self._lost.pop(sender, None)
+        if isinstance(message, NewTerm):
+            self._resigned = None
         if isinstance(message, Leave) and sender == self._member.conductor != self._me:
-            return self.lost(sender)
+            self._resigned = sender
+            is_busy = self.conductor is not None or self.candidate is not None
+            return [] if is_busy else self._stand_if_lowest()
         if isinstance(message, Nack):
             self._highest_term = max(self._highest_term, message.term)
             if self.candidate is not None and message.term > self.candidate.term:
@@ -104,7 +110,7 @@ class Conducting:
             return self.candidate.start()
         if self.conductor is not None:
             return self.conductor.tick()
-        if self._member.conductor in (*self._lost, self._me):
+        if self._member.conductor in (*self._lost, self._resigned, self._me):
             return self._stand_if_lowest()
         return self.ask_in()
 
@@ -133,9 +139,10 @@ class Conducting:
         roster = last.roster if last is not None else self._first_roster
         if roster is None:
             return []
-        edges = [edge for edge in roster.edges if edge not in self._lost]
+        gone = (*self._lost, self._resigned)
+        edges = [edge for edge in roster.edges if edge not in gone]
         # Without an edge any peer can stand: what it brings back first is an edge.
-        standing = edges or [peer for peer in roster.peers if peer not in self._lost]
+        standing = edges or [peer for peer in roster.peers if peer not in gone]
         if standing[:1] != [self._me]:
             # Whether that peer still lives shows when it is spoken to.
             return [Send(peer, Ask(self._member.step)) for peer in standing[:1]]
@@ -167,7 +174,7 @@ class Conducting:
         )
         self.conductor = conductor
         effects = self._take_up(candidate, conductor)
-        for peer in silent:
+        for peer in silent if self.conductor is not None else ():
             effects += conductor.lost(peer)
         return effects
 
@@ -175,7 +182,7 @@ class Conducting:
         match candidate.outcome():
             case Fresh():
                 return conductor.start()
-            case Decided(commit) if commit.step == candidate.step:
+            case Decided(commit) if commit.step == candidate.step and self._me in commit.roster:
                 return conductor.spread(commit)
             case Complete(prepared, opening):
                 whole = candidate.merged(prepared)
@@ -183,9 +190,12 @@ class Conducting:
             case Reseal(opening, seal):
                 return conductor.resume(opening, seal)
             case Decided(commit):
-                # This peer is behind: it catches up first, and somebody ahead conducts.
+                # This peer is behind, or was left out: it catches up first, and somebody ahead conducts.
                 self.conductor = None
-                return self._member.handle(self._me, Tell(commit))
+                resigning = Leave("stood as conductor, but is behind")
+                others = [peer for peer in candidate.roster.peers if peer != self._me]
+                effects: list[Effect] = [Send(peer, resigning) for peer in others]
+                return effects + self._member.handle(self._me, Tell(commit))
             case Scattered():
                 return conductor.revive("a restore was left half done")
 

@@ -292,7 +292,9 @@ class Island:
             self._give_up(reason)
 
     def _give_up(self, reason: str) -> None:
-        self.stop(reason, finished=False)
+        conductor = self.conducting.conductor
+        if conductor is not None and conductor.is_elected:
+            self.stop(reason, finished=False)
         self._ended(False, reason)
 
     async def _tick(self) -> None:

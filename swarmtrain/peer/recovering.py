@@ -126,6 +126,7 @@ class Recovering:
         """Fetch this peer's stages at the step in question from siblings, and go on from there."""
         parts, roster = self._parts, self.roster
         assert roster is not None
+        parts.member.suspend()
         try:
             base, digests = await resync(parts, roster, effect)
         except StateError as error:

@@ -67,6 +67,8 @@ class StepConductor:
         self.step, self.base = step, base
         self.roster = self.base_roster = roster
         self.phase: Phase = "run"
+        # Whether a majority of the roster it acts on promised: only then may it end the run for others.
+        self.is_elected = True
         self.seal = 0
         self.open: Open | None = None
         self._got = Gathering()
@@ -105,7 +107,7 @@ class StepConductor:
         if self.step >= self.plan.steps:
             self.phase = "finished"
             return effects
-        self.phase = "ballot"
+        self.phase, self.is_elected = "ballot", False
         self._ballot = Candidate(self.peer, self.term, self.step, self.base, commit.roster)
         return effects + self._ballot.start()
 
@@ -463,7 +465,7 @@ class StepConductor:
             return []
         if any(peer not in ballot.promises for peer in self.roster.peers):
             return []
-        self._ballot = None
+        self._ballot, self.is_elected = None, True
         match ballot.outcome():
             case Fresh():
                 return self.start()
@@ -484,7 +486,7 @@ class StepConductor:
         """Once the island is restored, conduct it from there."""
         if not reviving.done:
             return effects
-        self._reviving = None
+        self._reviving, self.is_elected = None, True
         self.term, self.step, self.base = reviving.term, reviving.step, reviving.base
         self.roster = self.base_roster = reviving.roster
         for peer in self.roster.peers:

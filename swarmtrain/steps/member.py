@@ -177,6 +177,10 @@ class StepMember:
             effects.append(End(self._ending.finished, self._ending.reason))
         return effects
 
+    def suspend(self) -> None:
+        """State is on its way from siblings: nothing may enter the sums that it replaces (R5)."""
+        self.ledger.closed, self.ledger.reopened = True, set()
+
     def adopt(self, resync: Resync, base: Digest, digests: tuple[StageDigest, ...]) -> list[Effect]:
         """This peer's state was replaced by siblings': it is where `resync` says on `base` now, and holds nothing."""
         self.step, self.base, self.epoch = resync.step, base, resync.epoch

@@ -39,7 +39,10 @@ def test_hash_covers_every_other_setting() -> None:
     seen = {RunConfig().hash}
     for section, key, entry in fields():
         name = f"{section}.{key}"
-        if section in ("limits", "links", "swarm", "recovery") or name in ("run.name", "model.preset"):
+        if section in ("limits", "links", "swarm", "recovery") or name in (
+            "run.name",
+            "model.preset",
+        ):
             continue
         value = by_name.get(name) or changed[type(entry.default)](entry.default)
         beside = {"heads": 8} if name == "model.kv_heads" else {}
