@@ -162,7 +162,9 @@ class Churn:
         newest, base = rosters
         now = self._loop.time()
         self._shaky = [entry for entry in self._shaky if entry[0] > now]
-        gone = [Fault("kill", (name,)) for name in self._stage.nemesis.dead]
+        # A newcomer that still fetches its state stands for nothing yet, though the roster has it.
+        uncertain = [*self._stage.nemesis.dead, *self._stage.behind()]
+        gone = [Fault("kill", (name,)) for name in uncertain]
         plan: Sequence[Fault] = [*gone, *(entry for _, entry in self._shaky), fault]
         names = self._stage.names
         lost = {names[name] for entry in plan for name in entry.may_lose}

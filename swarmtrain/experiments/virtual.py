@@ -26,6 +26,7 @@ from swarmtrain.experiments.nemesis import Nemesis
 from swarmtrain.experiments.profiles import ChurnProfile, MachineProfile, NetworkProfile
 from swarmtrain.monitor.journal import MemoryJournal
 from swarmtrain.peer.session import Outcome, PeerOptions, Session, World
+from swarmtrain.steps.member import StepMember
 from swarmtrain.swarm.identity import Identity
 from swarmtrain.swarm.memory_directory import MemoryDirectoryHub
 from swarmtrain.transport.link import LinkLimits
@@ -224,14 +225,22 @@ class Stage:
     def is_running(self, name: str) -> bool:
         return name in self._running and not self._running[name].done()
 
+    def behind(self) -> list[str]:
+        """Living machines that have not the newest parameters: newcomers that still fetch them, for one."""
+        members = self._members()
+        newest = max((member.step for member in members.values()), default=0)
+        return [name for name, member in members.items() if member.step < newest]
+
+    def _members(self) -> dict[str, StepMember]:
+        return {
+            name: self.sessions[name].runtime.member  # type: ignore[union-attr]
+            for name in self._running
+            if self.sessions[name].runtime is not None
+        }
+
     def newest_rosters(self) -> tuple[Roster, Roster] | None:
         """The newest roster that a living peer knows, and that of the last decision (or the first of all)."""
-        members = [
-            session.runtime.member
-            for name, session in self.sessions.items()
-            if name in self._running and session.runtime is not None
-        ]
-        first = self._first_roster
+        first, members = self._first_roster, self._members().values()
         known = [(m.roster, m.last.roster if m.last else first) for m in members if m.roster]
         return max(known, key=lambda pair: pair[0].version, default=None)
 
