@@ -30,6 +30,8 @@ from swarmtrain.transport.frames import Kind
 from swarmtrain.transport.memory_pipe import Way
 
 SCALE = Path(__file__).parents[1] / "deploy" / "scenarios" / "scale.toml"
+MOST_KEYS = 150
+"""A peer must have room for every key of a step (R13); with 500 of them none of the T4 could take a stage."""
 LINK = (Kind.PING, Kind.PONG, Kind.ACK, Kind.NOTE, Kind.HELLO, Kind.WELCOME, Kind.BYE)
 
 
@@ -108,7 +110,7 @@ def measure(peers: int, steps: int, overrides: list[str]) -> dict[str, float]:
     """Figures of one size; run in a process of its own, so that memory is this size's alone."""
     torch.set_num_threads(1)
     file = read_scenario(SCALE)
-    sizes = [f"run.steps={steps}", f"train.microbatches={max(8, peers // 2)}"]
+    sizes = [f"run.steps={steps}", f"train.microbatches={min(max(8, peers // 2), MOST_KEYS)}"]
     config = load_config([file.run], [*file.overrides, *sizes, *overrides])
     corpus = load_corpus(config.data, None)
     before_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -13,7 +13,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from swarmtrain.core.events import Noted, Record
-from swarmtrain.core.types import is_majority
 from swarmtrain.experiments.faults import Chances, Fault, draw, survivable
 from swarmtrain.experiments.profiles import ChurnEvent, ChurnProfile
 
@@ -166,11 +165,9 @@ class Churn:
         uncertain = [*self._stage.nemesis.dead, *self._stage.behind()]
         gone = [Fault("kill", (name,)) for name in uncertain]
         plan: Sequence[Fault] = [*gone, *(entry for _, entry in self._shaky), fault]
-        names = self._stage.names
-        lost = {names[name] for entry in plan for name in entry.may_lose}
-        if not is_majority([peer for peer in base.peers if peer not in lost], base):
-            return "no majority of the last roster would be left"
-        return survivable(plan, newest, names, self._stage.config.model.stages)
+        names, stages = self._stage.names, self._stage.config.model.stages
+        # Who conducts next asks the roster of the last decision; newcomers since then are not in it.
+        return survivable(plan, newest, names, stages) or survivable(plan, base, names, stages)
 
     # ---- small things -------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from swarmtrain.core.events import TermStarted
 from swarmtrain.core.messages import Ask, Join, Leave, Nack, NewTerm, Promise, StepMessage, Tell
 from swarmtrain.core.schedule import scalars_of
 from swarmtrain.core.sequences import stage_sequences
-from swarmtrain.core.types import PeerId, Roster
+from swarmtrain.core.types import PeerId, Roster, is_majority
 from swarmtrain.peer.parts import Parts
 from swarmtrain.steps.ballot import (
     Candidate,
@@ -74,12 +74,11 @@ class Conducting:
     def handle(self, sender: PeerId, message: StepMessage) -> list[Effect]:
         """What concerns the candidate or the conductor."""
         self._lost.pop(sender, None)
-        if isinstance(message, NewTerm):
+        if isinstance(message, NewTerm) and sender == self._resigned:
             self._resigned = None
         if isinstance(message, Leave) and sender == self._member.conductor != self._me:
             self._resigned = sender
-            is_busy = self.conductor is not None or self.candidate is not None
-            return [] if is_busy else self._stand_if_lowest()
+            return self.lost(sender)
         if isinstance(message, Nack):
             self._highest_term = max(self._highest_term, message.term)
             if self.candidate is not None and message.term > self.candidate.term:
@@ -173,10 +172,20 @@ class Conducting:
             candidate.roster,
         )
         self.conductor = conductor
+        self._leave_out_resigned(conductor)
         effects = self._take_up(candidate, conductor)
         for peer in silent if self.conductor is not None else ():
             effects += conductor.lost(peer)
         return effects
+
+    def _leave_out_resigned(self, conductor: StepConductor) -> None:
+        """Who conducted and left may still answer, but must not be dealt any work."""
+        if self._resigned is None or self._resigned not in conductor.roster:
+            return
+        roster = conductor.roster.without(self._resigned)
+        whole = not roster.missing_stages(self._plan.stages)
+        if whole and is_majority(roster.peers, conductor.base_roster):
+            conductor.roster = roster
 
     def _take_up(self, candidate: Candidate, conductor: StepConductor) -> list[Effect]:
         match candidate.outcome():
