@@ -223,7 +223,10 @@ class Sealed(Event):
 
 @dataclass(frozen=True, slots=True)
 class StepCommitted(Event):
-    """A majority acknowledged the step (R10). `seconds` since the step before."""
+    """A majority acknowledged the step (R10). `seconds` since the step before.
+
+    `parameters_sha256` is empty where a new conductor tells of a step that its predecessor acknowledged.
+    """
 
     step: int
     loss: float

@@ -8,12 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from swarmtrain.core.errors import ModelError
-from swarmtrain.core.sections import BYTE_TOKENS, ModelSection, RunConfig
+from swarmtrain.core.sections import BYTE_TOKENS, ModelSection, RecoverySection, RunConfig
 from swarmtrain.core.types import EDGE_STAGE
 from swarmtrain.core.units import format_bytes
 
 MEMORY_SHARE = 0.8
 """Share of the memory that is free right now which a process plans with."""
+
+SNAPSHOT_DEPTH = 2
+"""Snapshots kept of a stage: while the newest spreads to its holders, the one before is whole everywhere."""
 
 FLOAT_BYTES = 4
 FIXED_POINT_BYTES = 8
@@ -58,12 +61,13 @@ class MemoryEstimate:
     gradient_bytes: int
     retained_bytes: int
     graph_bytes: int
+    snapshot_bytes: int
 
     @property
     def total_bytes(self) -> int:
         state = self.parameters_bytes + self.moments_bytes + self.second_buffer_bytes
         sums = self.accumulator_bytes + self.reduced_bytes + self.gradient_bytes
-        return state + sums + self.retained_bytes + self.graph_bytes
+        return state + sums + self.retained_bytes + self.graph_bytes + self.snapshot_bytes
 
 
 def memory_estimate(config: RunConfig, vocab_size: int, stages: Sequence[int]) -> MemoryEstimate:
@@ -73,7 +77,8 @@ def memory_estimate(config: RunConfig, vocab_size: int, stages: Sequence[int]) -
     reduced sum, 12 for the second buffer that a commit is applied into (protocol.md, answer f: 40 in exact). The
     gradient of one microbatch at a time is 4 per parameter of the largest hosted stage. Retained until the step is
     committed (rule R11): three boundary tensors of T x D floats a key and stage. Graphs: see `_slot_floats`; one
-    slot is reserved for each position, and every shared slot may be taken by the hungriest one.
+    slot is reserved for each position, and every shared slot may be taken by the hungriest one. Snapshots: see
+    `snapshots_at_most`.
     """
     counts = [stage_parameters(config.model, vocab_size, stage) for stage in stages]
     parameters = sum(counts)
@@ -90,7 +95,19 @@ def memory_estimate(config: RunConfig, vocab_size: int, stages: Sequence[int]) -
         gradient_bytes=FLOAT_BYTES * max(counts, default=0),
         retained_bytes=3 * boundary_bytes * config.train.microbatches * len(stages),
         graph_bytes=FLOAT_BYTES * graph_floats,
+        snapshot_bytes=snapshots_at_most(config.recovery) * 3 * FLOAT_BYTES * parameters,
     )
+
+
+def snapshots_at_most(recovery: RecoverySection) -> int:
+    """Whole states that a peer keeps in memory for each stage it hosts, its own and those held for others.
+
+    A roster with one replica of every stage is the dearest: every peer then holds as many stages for others, in
+    each of `snapshot_holders` places, as it hosts.
+    """
+    if recovery.snapshot_steps:
+        return SNAPSHOT_DEPTH * (1 + recovery.snapshot_holders)
+    return SNAPSHOT_DEPTH if recovery.checkpoint_steps else 0
 
 
 def _slot_floats(config: RunConfig, vocab_size: int, stages: Sequence[int]) -> list[int]:
@@ -141,10 +158,11 @@ def check_memory(
             ("optimizer", estimate.moments_bytes + estimate.second_buffer_bytes),
             ("gradients", estimate.accumulator_bytes + estimate.reduced_bytes),
             ("activations", estimate.retained_bytes + estimate.graph_bytes),
+            ("snapshots", estimate.snapshot_bytes),
         )
     )
     raise ModelError(
         f"{len(stages)} of the {config.model.stages + 1} stages of this model do not fit into memory here",
         f"they need {format_bytes(estimate.total_bytes)} ({parts}); {format_bytes(memory_bytes)} may be used",
-        "use more memory or a smaller model.preset, or host fewer stages",
+        "use more memory or a smaller model.preset, host fewer stages, or lower recovery.snapshot_holders",
     )

@@ -205,6 +205,8 @@ def _acknowledged(evidence: Evidence) -> list[Violation]:
         step = line.event["step"]
         if flagged and step >= min(flagged):
             continue
+        if not line.event["parameters_sha256"]:
+            continue  # told for a conductor that is gone
         known = committed.setdefault(step, line)
         for name in ("parameters_sha256", "void", "tokens"):
             if known.event[name] != line.event[name]:

@@ -167,7 +167,10 @@ class Churn:
         plan: Sequence[Fault] = [*gone, *(entry for _, entry in self._shaky), fault]
         names, stages = self._stage.names, self._stage.config.model.stages
         # Who conducts next asks the roster of the last decision; newcomers since then are not in it.
-        return survivable(plan, newest, names, stages) or survivable(plan, base, names, stages)
+        whole = self._chances.whole_stages
+        return survivable(plan, newest, names, stages, whole) or survivable(
+            plan, base, names, stages, whole
+        )
 
     # ---- small things -------------------------------------------------------------------------------------------
 

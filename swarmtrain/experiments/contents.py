@@ -63,8 +63,8 @@ class Contents:
     def _take(self, line: Line) -> None:
         peer, event = self._peers.setdefault(line.peer, _Peer()), line.event
         match event["kind"]:
-            case "peer_joined" | "placed" if event["peer"] == line.peer:
-                # New replicas, with empty sums.
+            case "peer_joined" if event["peer"] == line.peer:
+                # New replicas, with empty sums. Those of a restore or a move come with their own state_applied.
                 peer.restart(None)
             case "state_applied":
                 peer.restart(event["step"] + 1)

@@ -88,7 +88,8 @@ class Chances:
     """Random faults: how many, of which kinds, in which span of time.
 
     With `every_seconds` more are drawn while the run goes, one after such a time on average; a machine that one of
-    them kills is replaced after `replace_seconds` (0: never).
+    them kills is replaced after `replace_seconds` (0: never). With `whole_stages` a stage may lose every replica,
+    which snapshots bring back.
     """
 
     count: int = 0
@@ -98,23 +99,30 @@ class Chances:
     longest_seconds: float = 8.0
     point_share: float = 0.4
     survivable: bool = True
+    whole_stages: bool = False
     points: tuple[str, ...] = field(default=tuple(POINTS))
     every_seconds: float = 0.0
     replace_seconds: float = 0.0
 
 
 def survivable(
-    plan: Sequence[Fault], roster: Roster, names: Mapping[str, PeerId], stages: int
+    plan: Sequence[Fault],
+    roster: Roster,
+    names: Mapping[str, PeerId],
+    stages: int,
+    whole_stages: bool = False,
 ) -> str:
     """Why `plan` may not be survived by the peers of `roster`; empty when it must be (I2).
 
     Conservative: every peer that any fault could cost counts as gone at once, although the roster of the last
-    commit shrinks between faults, and although a frozen or cut-off peer may come back.
+    commit shrinks between faults, and although a frozen or cut-off peer may come back. With `whole_stages` a stage
+    without a replica is brought back at a peer of a stage that has one to spare.
     """
     gone = {names[peer] for fault in plan for peer in fault.may_lose}
     left = Roster.of(roster.version, [m for m in roster.members if m.peer not in gone])
     missing = left.missing_stages(stages)
-    if missing:
+    spare = sum(max(len(left.replicas(stage)) - 1, 0) for stage in range(stages + 1))
+    if missing and not (whole_stages and spare >= len(missing)):
         return f"stage {missing[0]} may lose every replica"
     if not is_majority(left.peers, roster):
         return f"{len(gone)} of {len(roster.members)} peers may be gone: no majority is sure to be left"
@@ -136,11 +144,35 @@ def random_plan(
     plan = list(fixed)
     for _ in range(chances.count):
         for _ in range(20):
-            fault = draw(chance, chances, sorted(names))
-            if not chances.survivable or not survivable([*plan, fault], roster, names, stages):
-                plan.append(fault)
+            drawn = [draw(chance, chances, sorted(names))]
+            if chances.whole_stages and drawn[0].kind in ("kill", "freeze"):
+                drawn += _siblings_too(chance, drawn[0], roster, names)
+            risk = survivable([*plan, *drawn], roster, names, stages, chances.whole_stages)
+            if not chances.survivable or not risk:
+                plan += drawn
                 break
     return tuple(plan)
+
+
+def _siblings_too(
+    chance: random.Random, fault: Fault, roster: Roster, names: Mapping[str, PeerId]
+) -> list[Fault]:
+    """Every third time the same, within half a second, for all other replicas of the victim's first stage."""
+    if chance.random() > 1 / 3:
+        return []
+    victim = roster.member(names[fault.peers[0]])
+    assert victim is not None
+    replicas = roster.replicas(victim.stages[0])
+    return [
+        replace(
+            fault,
+            peers=(name,),
+            at_point="",
+            at_seconds=round(fault.at_seconds + chance.uniform(0.0, 0.5), 6),
+        )
+        for name in sorted(names)
+        if names[name] in replicas and name not in fault.peers
+    ]
 
 
 def draw(chance: random.Random, chances: Chances, names: list[str]) -> Fault:

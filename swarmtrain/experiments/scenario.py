@@ -36,6 +36,7 @@ to_seconds = 4.0
 longest_seconds = 8.0              # of faults that last
 point_share = 0.4                  # of kills and freezes that wait for a named point instead
 survivable = true                  # draw only what must be survived; holds for churn too
+whole_stages = false               # whether faults may take every replica of a stage, for snapshots to bring back
 every_seconds = 20.0               # besides: one more after such a time on average, for as long as the run lasts
 replace_seconds = 30.0             # until a new machine takes the place of one killed by those; 0: never
 
@@ -149,6 +150,7 @@ class _Faults(_Table):
     longest_seconds: float = Field(8.0, ge=0.05)
     point_share: float = Field(0.4, ge=0, le=1)
     survivable: bool = True
+    whole_stages: bool = False
     every_seconds: float = Field(0.0, ge=0, le=1e6)
     replace_seconds: float = Field(0.0, ge=0, le=1e6)
 

@@ -429,7 +429,8 @@ class Stage:
         chance = random.Random(f"faults {self.config.run.seed}")
         plan = random_plan(chance, self.scenario.chances, roster, names, self.scenario.faults)
         self.run.injected = self.nemesis.injected
-        self.run.risk = survivable(plan, roster, names, stages)
+        whole_stages = self.scenario.chances.whole_stages
+        self.run.risk = survivable(plan, roster, names, stages, whole_stages)
         if self._churn is not None and not self.scenario.chances.survivable:
             self.run.risk = self.run.risk or "machines are taken whatever is left"
         self.nemesis.begin(plan, chance)

@@ -9,9 +9,8 @@ from collections.abc import Callable, Sequence
 
 from swarmtrain.compute.lane import Kind, Task
 from swarmtrain.core.errors import LinkError, WireError
-from swarmtrain.core.events import Noted, Replayed, StepCommitted
+from swarmtrain.core.events import Noted, Replayed
 from swarmtrain.core.faultpoints import hearing, reached
-from swarmtrain.core.layout import parameters_sha256
 from swarmtrain.core.messages import (
     Ask,
     Commit,
@@ -25,13 +24,14 @@ from swarmtrain.core.messages import (
     StageDigest,
     StepMessage,
 )
-from swarmtrain.core.schedule import gradient_norm
 from swarmtrain.core.tasks import Tasks
 from swarmtrain.core.types import PeerId, Roster
+from swarmtrain.peer.acknowledging import Acknowledging
 from swarmtrain.peer.conducting import Conducting
 from swarmtrain.peer.hops import StepMoved
 from swarmtrain.peer.parts import Parts
 from swarmtrain.peer.recovering import Recovering
+from swarmtrain.peer.restore import now_seconds
 from swarmtrain.steps.effects import (
     Acknowledged,
     Advance,
@@ -54,7 +54,6 @@ from swarmtrain.steps.effects import (
     StepDown,
     Unsurvivable,
 )
-from swarmtrain.steps.keys import unpack_keys
 from swarmtrain.transport.messages import encode_step
 
 
@@ -77,7 +76,7 @@ class Island:
         self._progress = 0
         self._is_over = False
         self._reducing: asyncio.Task[None] | None = None
-        self._last_commit_seconds = asyncio.get_running_loop().time()
+        self._acknowledging = Acknowledging(now_seconds())
         self._tasks.spawn(self._tick(), "tick")
 
     # ---- inputs -------------------------------------------------------------------------------------------------
@@ -188,6 +187,7 @@ class Island:
                 self.recovering.recollect(to, seal)
             case Load(restore):
                 self.conducting.first_roster(restore.roster)
+                self._acknowledging.restored()
                 self.recovering.restore(restore)
             case Resync():
                 self.recovering.resync(effect)
@@ -264,26 +264,15 @@ class Island:
         if parts.member.ledger.applying is not commit:
             return  # the island was restored to another state meanwhile, which is loaded behind this one
         parts.reducer.forget_before(commit.step + 1)
+        self._acknowledging.applied(commit, now_seconds())
         self.perform(parts.member.applied(commit, digests))
         self.recovering.keeping.keep_own(parts.member.step, parts.member.base)
         await parts.worker.moved()
         await parts.reducer.fence()
 
     def _acknowledge(self, commit: Commit, stages: tuple[StageDigest, ...]) -> None:
-        now = asyncio.get_running_loop().time()
-        seconds, self._last_commit_seconds = now - self._last_commit_seconds, now
-        self.parts.record(
-            StepCommitted(
-                step=commit.step,
-                loss=commit.loss,
-                tokens=commit.tokens,
-                seconds=seconds,
-                learning_rate=commit.scalars.learning_rate,
-                gradient_norm=gradient_norm(commit.stages),
-                void=unpack_keys(commit.void),
-                parameters_sha256=parameters_sha256([entry.digest for entry in stages]),
-            )
-        )
+        for event in self._acknowledging.acknowledged(commit, stages, now_seconds()):
+            self.parts.record(event)
         if commit.step + 1 == self.parts.config.run.steps:
             self.stop("the last step is committed", finished=True)
 
@@ -298,11 +287,17 @@ class Island:
         self._ended(False, reason)
 
     async def _tick(self) -> None:
-        """Ask again when nothing has come in for a while: a message may have been lost."""
-        pause_seconds = self.parts.config.links.silence_seconds / 2
-        seen = -1
+        """Ask again when nothing has come in for a while: a message may have been lost.
+
+        At first after a heartbeat, then ever more rarely: a long step is no reason to keep asking.
+        """
+        links = self.parts.config.links
+        pause_seconds, seen = links.heartbeat_seconds, -1
         while not self._is_over:
             await asyncio.sleep(pause_seconds)
             if seen == self._progress:
                 self.perform(self.conducting.repeat())
+                pause_seconds = min(2 * pause_seconds, links.silence_seconds)
+            else:
+                pause_seconds = links.heartbeat_seconds
             seen = self._progress

@@ -348,10 +348,14 @@ class Session:
             self._tasks.spawn(self._confirm_lost(peer, reason), f"confirm {peer}")
 
     async def _confirm_lost(self, peer: PeerId, reason: str) -> None:
-        """A broken link is dialled once more before the protocol hears of a loss."""
+        """A broken link is dialled once more before the protocol hears of a loss.
+
+        The system accepts a connection for a frozen process: two heartbeats without a greeting are enough.
+        """
         try:
-            await self.links.to(peer)
-        except LinkError:
+            async with asyncio.timeout(2 * self.config.links.heartbeat_seconds):
+                await self.links.to(peer)
+        except (LinkError, TimeoutError):
             runtime = self.runtime
             if runtime is None or self.outcome.done():
                 return

@@ -7,10 +7,8 @@ import numpy as np
 
 from swarmtrain.checkpoint.stage_file import StageState
 from swarmtrain.core.messages import StageAt
+from swarmtrain.core.sizes import SNAPSHOT_DEPTH
 from swarmtrain.core.types import Digest
-
-DEPTH = 2
-"""Snapshots kept of a stage: while the newest spreads to its holders, the one before is whole everywhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +25,7 @@ class Snapshot:
 
 @dataclass(slots=True)
 class Snapshots:
-    """The newest `DEPTH` snapshots of each stage."""
+    """The newest `SNAPSHOT_DEPTH` snapshots of each stage."""
 
     _kept: dict[int, dict[int, Snapshot]] = field(default_factory=dict)
 
@@ -42,7 +40,7 @@ class Snapshots:
         """Keep `state`, whose arrays the caller gives away, instead of the oldest of its stage."""
         mine = self._kept.setdefault(state.stage, {})
         mine[step] = Snapshot(StageAt(state.stage, step, base), state)
-        for old in sorted(mine)[:-DEPTH]:
+        for old in sorted(mine)[:-SNAPSHOT_DEPTH]:
             del mine[old]
         return mine[step]
 

@@ -62,7 +62,7 @@ def choose(
     now = max(answer.step for answer in kept.values())
     exact = _common(have, every)
     live = _live(kept, have, lost, every)
-    if live is not None and exact is not None and exact[0] == live[0]:
+    if live is not None and exact == live:
         return _from(have, every, *live, LIVE, "the lost stages have a snapshot of this very step")
     if live is not None and policy.stale_steps:
         stale = _stale(have, lost, every, live, policy.stale_steps)

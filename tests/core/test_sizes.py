@@ -63,6 +63,7 @@ def test_bytes_per_parameter(accumulation: str, per_parameter: int) -> None:
         - estimate.gradient_bytes
         - estimate.retained_bytes
         - estimate.graph_bytes
+        - estimate.snapshot_bytes
     )
     assert state == per_parameter * stage_parameters(config.model, 257, 1)
 
@@ -79,6 +80,21 @@ def test_retained_and_graphs_by_hand() -> None:
     edge = memory_estimate(config, 257, [0])
     head = tokens * (3 * 8 + 2 * 257)
     assert edge.graph_bytes == 4 * (tokens * 8 + (1 + 3) * head)
+
+
+@pytest.mark.parametrize(
+    ("settings_", "states"),
+    [
+        (("recovery.snapshot_steps=0",), 0),
+        (("recovery.snapshot_steps=0", "recovery.checkpoint_steps=5"), 2),
+        (("recovery.snapshot_steps=5", "recovery.snapshot_holders=0"), 2),
+        (("recovery.snapshot_steps=5", "recovery.snapshot_holders=2"), 6),
+    ],
+)
+def test_snapshots_count(settings_: tuple[str, ...], states: int) -> None:
+    config = load_config((), list(settings_))
+    estimate = memory_estimate(config, 257, [1])
+    assert estimate.snapshot_bytes == states * 12 * stage_parameters(config.model, 257, 1)
 
 
 def test_nothing_hosted_needs_nothing() -> None:
