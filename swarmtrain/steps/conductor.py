@@ -156,13 +156,14 @@ class StepConductor:
         waiting = self._acknowledging
         is_over = self.phase == "finished" and (waiting is None or waiting.done)
         if self._reviving is not None:
-            return self._reviving.lost(peer)
+            effects = self._reviving.lost(peer)
+            return effects if self._reviving.has_majority else self._resign() + effects
         if peer not in self.roster or is_over:
             return []
-        roster = self.roster.without(peer)
+        self.roster = roster = self.roster.without(peer)
         if not is_majority(roster.peers, self.base_roster):
-            return [Unsurvivable(f"without peer {peer} no majority of the last roster is left")]
-        self.roster = roster
+            reason = f"without peer {peer} no majority of the last roster is left"
+            return [*self._resign(), Unsurvivable(reason)]
         missing = roster.missing_stages(self.plan.stages)
         if missing:
             return self.revive(f"peer {peer} was the last replica of stage {missing[0]}")
@@ -196,6 +197,11 @@ class StepConductor:
             case "revive" if self._reviving is not None:
                 effects += self._reviving.tick()
         return effects
+
+    def _resign(self) -> list[Effect]:
+        """Too few are in reach of this peer. Those who are may be in reach of others, and go on without it."""
+        self.is_elected = False
+        return self._broadcast(Leave("the conductor lost its majority"))
 
     def _ask_again(self, peer: PeerId) -> list[Effect]:
         """What this phase waits to hear of `peer`, which may have come to the step after it was asked."""

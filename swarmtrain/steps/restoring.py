@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from swarmtrain.core.messages import Kept, Source, StageAt
 from swarmtrain.core.neighbours import neighbour_stages
+from swarmtrain.core.sizes import SNAPSHOT_DEPTH
 from swarmtrain.core.types import Digest, Member, PeerId, Roster
 
 LIVE, SNAPSHOT, CHECKPOINT, INITIAL = "live", "snapshot", "checkpoint", "initial"
@@ -83,11 +84,11 @@ def choose(
             for s in every
         )
         return Choice(checkpoint.step, checkpoint.base, CHECKPOINT, sources, reason)
-    if policy.snapshot_steps > 0 and now <= policy.snapshot_steps:
+    if policy.snapshot_steps > 0 and now <= SNAPSHOT_DEPTH * policy.snapshot_steps:
         sources = tuple(
             Source(s, INITIAL, (StageAt(s, 0, policy.initial_base),), ()) for s in every
         )
-        reason = "the run had not reached its first snapshot; it begins again"
+        reason = "no snapshot was spread yet, so early in the run; it begins again"
         return Choice(0, policy.initial_base, INITIAL, sources, reason)
     return _neighbours(have, lost, every, live, policy)
 

@@ -66,9 +66,13 @@ class Reviving:
         if peer not in self._living and peer not in self.roster:
             return []
         self._living = self._living.without(peer) if peer in self._living else self._living
-        if not is_majority(self._living.peers, self._base_roster):
+        if not self.has_majority:
             return [Unsurvivable(f"without peer {peer} no majority of the last roster is left")]
         return self._recall(f"peer {peer} was lost while the island was being restored")
+
+    @property
+    def has_majority(self) -> bool:
+        return is_majority(self._living.peers, self._base_roster)
 
     def joined(self) -> list[Effect]:
         """A newcomer may host what nobody had room for."""

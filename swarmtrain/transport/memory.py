@@ -18,6 +18,9 @@ from swarmtrain.transport.memory_pipe import Line, MemoryPipe, Tap, Way, pipe_pa
 Figure = float | Callable[[str, str], float]
 """A constant, or a function of (from name, to name)."""
 
+FIRST_RETRY_SECONDS = 1.0
+"""When a connection request that met a cut line is sent again; each time after twice the pause."""
+
 
 class MemoryNetwork:
     """Lines between named machines, and the faults that can be put on them.
@@ -139,12 +142,14 @@ class MemoryTransport:
         self._network.remove(self)
 
     async def _connect(self, address: str) -> MemoryPipe:
-        """A round trip, as TCP takes; a cut line or a dead sender never answers."""
+        """A round trip, as TCP takes; while a line is cut it asks again, ever more rarely, as TCP does (RFC 6298)."""
         name = address.rpartition(":")[0]
         there, back = self._network.line(self.name, name), self._network.line(name, self.name)
         await asyncio.sleep(there.latency_seconds() + back.latency_seconds())
-        if there.cut or back.cut or not self._network.alive(self):
-            await asyncio.get_running_loop().create_future()
+        pause_seconds = FIRST_RETRY_SECONDS
+        while there.cut or back.cut or not self._network.alive(self):
+            await asyncio.sleep(pause_seconds)
+            pause_seconds *= 2
         if address not in self._network.listeners:
             raise _unreachable(address, "connection refused")
         listener, handler = self._network.listeners[address]

@@ -18,7 +18,12 @@ FOUND = {
     (
         324,
         True,
-    ): "a stage lost again after a restore: its snapshot is of the same step, but another base",
+    ): "a stage lost again after a restore: its snapshot is of that step, but another base",
+    (
+        3506,
+        True,
+    ): "both replicas died before a snapshot had spread, so early that it can begin again",
+    (5612, True): "a conductor cut off from the majority ended the run for those it still reached",
 }
 
 
