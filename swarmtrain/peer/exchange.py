@@ -1,5 +1,6 @@
 """One exchange of a hop over a link: the request out, the answer in and checked; and the question where a key is."""
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -81,7 +82,10 @@ class Exchange:
             case Status.OK if reply.tensor is not None:
                 train, width = self._config.train, self._config.model.width
                 shape = (train.microbatch_size, train.sequence_length, width)
-                return Reply(peer, Answer(decode_tensor(reply.tensor, payload, expect_shape=shape)))
+                if not 0 <= reply.below_seconds < math.inf:
+                    raise WireError("an answer has no time", f"{reply.below_seconds} s")
+                gradient_BTD = decode_tensor(reply.tensor, payload, expect_shape=shape)
+                return Reply(peer, Answer(gradient_BTD, reply.below_seconds))
             case Status.VOID:
                 return Reply(peer, Answer(None))
             case Status.BUSY | Status.REFRESH | Status.FENCED:

@@ -20,14 +20,14 @@ from swarmtrain.compute.lane import Kind, Task
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.events import Banned, CallFailed, Hedged, Record, Rerouted
 from swarmtrain.core.messages import Hint, Open
-from swarmtrain.core.types import Item, PeerId, Route
+from swarmtrain.core.types import EDGE_STAGE, Item, PeerId, Route
 from swarmtrain.peer.exchange import Exchange, Hop, Reply
 from swarmtrain.peer.links import Links
 from swarmtrain.peer.slots import Busy
 from swarmtrain.peer.store import Answer
 from swarmtrain.peer.worker import Worker
 from swarmtrain.plan.deadlines import CLEAR_WIN, Deadlines
-from swarmtrain.plan.wiring import next_replica, route_of
+from swarmtrain.plan.wiring import Wiring, next_replica, route_of
 
 FIRST_PAUSE_SECONDS = 0.005
 LONGEST_PAUSE_SECONDS = 0.5
@@ -67,6 +67,7 @@ class Hops:
         self._worker, self._record = worker, record
         self._exchange = Exchange(config, links, record)
         self._deadlines = Deadlines()
+        self._wiring = Wiring()
         self._calling: dict[tuple[int, Item], PeerId] = {}
         self._loop = asyncio.get_running_loop()
 
@@ -110,19 +111,20 @@ class Hops:
             position += 1
         return False
 
-    def _preferred(self, opening: Open, item: Item, planned: PeerId) -> PeerId:
-        """The planned replica, unless it is avoided and another is not."""
+    def _preferred(self, opening: Open, item: Item, dealt: PeerId) -> PeerId:
+        """The replica that wiring chooses among those that are not avoided, or among all if all are."""
         now, is_avoided = self._loop.time(), self._deadlines.is_avoided
-        if not is_avoided(planned, now):
-            return planned
-        replicas = opening.roster.replicas(opening.stage_at(*item))
-        others = [peer for peer in replicas if not is_avoided(peer, now)]
-        if not others:
-            return planned
+        stage = opening.stage_at(*item)
+        replicas = opening.roster.replicas(stage)
+        if stage == EDGE_STAGE:
+            return dealt
+        others = [peer for peer in replicas if not is_avoided(peer, now)] or list(replicas)
+        if dealt in others:
+            return self._wiring.choose(opening.step, stage, others, dealt)
         other = next_replica(others, item[1], None, ())
         reason = "it was much slower than its replicas and is avoided for a while"
-        self._record(Rerouted(opening.step, item[1], item[0], planned, other, reason))
-        return other
+        self._record(Rerouted(opening.step, item[1], item[0], dealt, other, reason))
+        return self._wiring.choose(opening.step, stage, others, other)
 
     async def _try(self, hop: Hop, peer: PeerId) -> Reply:
         start_seconds = self._loop.time()
@@ -247,3 +249,5 @@ class Hops:
             seconds = self._loop.time() - start_seconds
             limit_seconds = late[0] if late is not None else seconds
             self._deadlines.answered(hop.item[0], reply.peer, seconds, limit_seconds)
+            own_seconds = max(seconds - reply.answer.below_seconds, 0.0)
+            self._wiring.answered(hop.stage, reply.peer, own_seconds)

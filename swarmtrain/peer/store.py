@@ -14,9 +14,10 @@ from swarmtrain.core.types import Digest, Item, PeerId
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The outcome of a position: its input gradient, or void."""
+    """The outcome of a position: its input gradient, or void; and how long other peers had it meanwhile."""
 
     gradient_BTD: Tensor | None
+    below_seconds: float = 0.0
 
     @property
     def is_void(self) -> bool:
@@ -38,6 +39,7 @@ class Entry:
     answer: asyncio.Future[Answer]
     dy_BTD: Tensor | None = None
     served_by: PeerId | None = None
+    below_seconds: float = 0.0
 
 
 @dataclass

@@ -49,6 +49,7 @@ class Worker:
         self.member = positions.member
         self.store = Store()
         self._record = record
+        self._loop = asyncio.get_running_loop()
         self._slots = Slots(config.limits.slots_shared, config.limits.queue)
         self._computing: set[tuple[int, Item]] = set()
         self._unsettled: set[tuple[int, Item]] = set()
@@ -103,7 +104,8 @@ class Worker:
         answer = await self._answer(opening, entry)
         if answer.gradient_BTD is None:
             return answer
-        return Answer(roundtrip(answer.gradient_BTD, self.config.wire.codec))
+        gradient_BTD = roundtrip(answer.gradient_BTD, self.config.wire.codec)
+        return Answer(gradient_BTD, answer.below_seconds)
 
     async def lead(self, opening: Open, key: int, hints: tuple[Hint, ...]) -> None:
         """Start `key` at its embedding and wait until its input gradient came back (position 0)."""
@@ -140,7 +142,11 @@ class Worker:
             reached("forward.done")
             below = (item[0] + 1, item[1])
             y_BTD = tape.y_BTD.detach()
+            begin_seconds = self._loop.time()
             answer, entry.served_by = await self.hops.call(opening, below, y_BTD, route, hints)
+            is_here = entry.served_by == self.member.peer
+            waited_seconds = self._loop.time() - begin_seconds
+            entry.below_seconds = answer.below_seconds if is_here else waited_seconds
             if answer.gradient_BTD is None:
                 return positions.void(opening, item, "a later position is void")
             if not is_finite(answer.gradient_BTD):
@@ -158,7 +164,7 @@ class Worker:
         def early(gradient_BTD: Tensor) -> None:
             if not entry.answer.done():
                 self._unsettled.add(step_item)
-                entry.answer.set_result(Answer(gradient_BTD))
+                entry.answer.set_result(Answer(gradient_BTD, entry.below_seconds))
 
         try:
             work = await self.positions.backward(opening, entry, tape, early)
@@ -305,7 +311,8 @@ class Worker:
             return self._reply(Status.VOID, "the key is void"), b""
         wire = self.config.wire
         header, payload = encode_tensor(answer.gradient_BTD, wire.codec, wire.zstd_level)
-        return ProcessReply(Status.OK, "", self.member.step, header), payload
+        reply = ProcessReply(Status.OK, "", self.member.step, header, answer.below_seconds)
+        return reply, payload
 
     def _reply(self, status: Status, reason: str) -> ProcessReply:
         return ProcessReply(status, reason, self.member.step, None)

@@ -55,12 +55,16 @@ class ProcessRequest(Encoded):
 
 @dataclass(frozen=True, slots=True)
 class ProcessReply(Encoded):
-    """The input gradient of a hop as the body, or why there is none; `step` is the answering peer's."""
+    """The input gradient of a hop as the body, or why there is none; `step` is the answering peer's.
+
+    `below_seconds` it waited for the peers further down: the rest of the caller's wait is its own and its link's.
+    """
 
     status: Status
     reason: str
     step: int
     tensor: TensorHeader | None
+    below_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

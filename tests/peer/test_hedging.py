@@ -43,8 +43,10 @@ def hedges_of(run: VirtualRun) -> list[Hedged]:
 
 
 def test_a_straggler_hardly_slows_the_run_and_changes_no_bit():
-    with_hedges, without = run_of(one_b=SLOW), run_of(hedge=False, one_b=SLOW)
-    assert with_hedges.commits[-1].seconds < 0.4 * without.commits[-1].seconds
+    """A machine becomes slow in the middle of a step: calls that already wait for it are the ones to hedge."""
+    fault = Fault("straggler", ("one_b",), at_seconds=5.0, duration_seconds=1e6, amount=SLOW)
+    with_hedges, without = run_of(faults=(fault,)), run_of(hedge=False, faults=(fault,))
+    assert seconds_of(with_hedges) < 0.75 * seconds_of(without)
     assert hedges_of(with_hedges) and events_of(with_hedges, Banned)
     assert not hedges_of(without)
     # What the straggler did all the same was taken out of the sums again.
@@ -52,6 +54,16 @@ def test_a_straggler_hardly_slows_the_run_and_changes_no_bit():
     assert "retract" in changes
     expected = known_reference(config_of(True)).parameters_sha256
     assert sha_of(with_hedges) == sha_of(without) == expected
+
+
+def test_a_machine_that_was_always_slow_needs_no_hedges():
+    """Wiring gives it what it can do, and without that it would hold up every step (plan.wiring)."""
+    run = run_of(hedge=False, one_b=SLOW)
+    assert run.commits[-1].seconds < 0.3 * run.commits[0].seconds
+
+
+def seconds_of(run: VirtualRun) -> float:
+    return sum(commit.seconds for commit in run.commits)
 
 
 def test_callers_further_up_leave_it_to_the_caller_of_the_straggler(
@@ -62,13 +74,18 @@ def test_callers_further_up_leave_it_to_the_caller_of_the_straggler(
         Fault("straggler", (name,), at_seconds=6.0, duration_seconds=1e6, amount=SLOW)
         for name in ("two_a", "two_b")
     )
-    assert {hedge.position for hedge in hedges_of(run_of(faults=faults))} == {2}
+    # A key may also wait for a slot at the callee, which is no reason to leave it there.
+    assert positions_hedged(faults).count(1) <= 1 < positions_hedged(faults).count(2)
 
     async def always_here(*_: object) -> bool:
         return False
 
     monkeypatch.setattr(Exchange, "is_below", always_here)
-    assert 1 in {hedge.position for hedge in hedges_of(run_of(faults=faults))}
+    assert positions_hedged(faults).count(1) >= 3
+
+
+def positions_hedged(faults: tuple[Fault, ...]) -> list[int]:
+    return [hedge.position for hedge in hedges_of(run_of(faults=faults))]
 
 
 def test_a_calm_swarm_hedges_nothing_and_pays_nothing():

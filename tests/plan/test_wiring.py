@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from swarmtrain.core.types import Member, PeerId, Roster
-from swarmtrain.plan.wiring import next_replica, route_of
+from swarmtrain.plan.wiring import Wiring, next_replica, route_of
 
 LEAD = PeerId("0-0")
 
@@ -53,3 +53,57 @@ def test_another_replica_is_one_that_was_not_tried():
     assert next_replica(replicas, 0, replicas[1], list(replicas)) == replicas[1]
     with pytest.raises(ValueError, match="without replicas"):
         next_replica((), 0, None, ())
+
+
+# ---- by measured times ------------------------------------------------------------------------------------------
+
+FAST, SLOW, NEW = PeerId("fast"), PeerId("slow"), PeerId("new")
+
+
+def shares(wiring: Wiring, replicas: list[PeerId], keys: int, step: int = 0) -> dict[PeerId, int]:
+    chosen = [
+        wiring.choose(step, 1, replicas, replicas[key % len(replicas)]) for key in range(keys)
+    ]
+    return {peer: chosen.count(peer) for peer in replicas}
+
+
+def measured(**seconds: float) -> Wiring:
+    wiring = Wiring()
+    for name, each_seconds in seconds.items():
+        for _ in range(3):
+            wiring.answered(1, PeerId(name), each_seconds)
+    return wiring
+
+
+def test_replicas_that_are_alike_are_dealt_keys_in_turn() -> None:
+    assert shares(measured(fast=1.0, slow=1.2), [FAST, SLOW], 8) == {FAST: 4, SLOW: 4}
+    assert shares(Wiring(), [FAST, SLOW], 8) == {FAST: 4, SLOW: 4}
+
+
+@pytest.mark.parametrize("factor", [2, 3, 10])
+def test_a_slower_replica_gets_less_in_proportion(factor: int) -> None:
+    keys = 6 * (factor + 1)
+    found = shares(measured(fast=1.0, slow=float(factor)), [FAST, SLOW], keys)
+    assert found[SLOW] == pytest.approx(keys / (factor + 1), abs=1)
+
+
+def test_few_keys_all_go_where_they_end_first() -> None:
+    assert shares(measured(fast=1.0, slow=10.0), [FAST, SLOW], 9) == {FAST: 9, SLOW: 0}
+
+
+def test_what_was_never_called_is_tried() -> None:
+    found = shares(measured(fast=1.0, slow=10.0), [FAST, SLOW, NEW], 4)
+    assert found == {FAST: 2, SLOW: 0, NEW: 2}
+
+
+def test_a_new_step_begins_with_empty_queues() -> None:
+    wiring = measured(fast=1.0, slow=3.0)
+    first = shares(wiring, [FAST, SLOW], 3, step=1)
+    assert shares(wiring, [FAST, SLOW], 3, step=2) == first
+
+
+def test_a_replica_that_became_slow_is_found_out() -> None:
+    wiring = measured(fast=1.0, slow=1.0)
+    for _ in range(20):
+        wiring.answered(1, SLOW, 10.0)
+    assert shares(wiring, [FAST, SLOW], 11)[SLOW] <= 2
