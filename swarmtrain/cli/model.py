@@ -2,9 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from swarmtrain.experiments.partial_depth import Depth
 
 CheckpointFolder = Annotated[
     Path, typer.Argument(help="A run folder, its checkpoint/ folder, or one step-... in it")
@@ -14,28 +17,73 @@ CheckpointFolder = Annotated[
 def evaluate(
     checkpoint: CheckpointFolder,
     batches: Annotated[int, typer.Option(min=1, help="Held-out batches to read")] = 32,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also measure with this share of the middle stages, the others left out, "
+            "as in 0.5 or 1,0.75,0.5"
+        ),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=1000, help="Choices of stages to leave out, for each share")
+    ] = 5,
     output: Annotated[str, typer.Option("-o", "--output", help="table or json")] = "table",
 ) -> None:
     """Measure a checkpoint on the held-out part of its corpus, in nats per token.
 
-    Example: swarmtrain eval runs/demo-1
+    Example: swarmtrain eval runs/demo-1 --keep 1,0.75,0.5
     """
     import math
 
+    from swarmtrain.experiments.partial_depth import measure, parse_shares
     from swarmtrain.experiments.trained import TrainedModel
 
+    shares = parse_shares(keep or ())
     model = TrainedModel.load(checkpoint_folder(checkpoint))
-    loss = model.held_out_loss(batches)
-    facts = {
+    whole = tuple(range(1, model.config.model.stages + 1))
+    measured: dict[tuple[int, ...], float] = {}
+
+    def loss_with(stages: tuple[int, ...]) -> float:
+        if stages not in measured:
+            measured[stages] = model.held_out_loss(batches, stages)
+            if shares and output != "json":
+                _show_choice(stages, measured[stages], len(whole))
+        return measured[stages]
+
+    depths = list(measure(model.config, shares, seeds, loss_with))
+    loss = loss_with(whole)
+    facts: dict[str, object] = {
         "step": model.step,
         "eval_loss": loss,
         "perplexity": math.exp(loss),
         "batches": batches,
     }
+    if shares:
+        facts["depths"] = [depth.as_json() for depth in depths]
     if output == "json":
         typer.echo(json.dumps(facts))
-    else:
-        typer.echo(f"step {model.step}: {loss:.4f} nats/token, perplexity {math.exp(loss):.2f}")
+        return
+    typer.echo(f"step {model.step}: {loss:.4f} nats/token, perplexity {math.exp(loss):.2f}")
+    for depth in depths:
+        typer.echo(_depth_line(depth, len(whole), loss))
+
+
+def _show_choice(kept: tuple[int, ...], loss: float, stages: int) -> None:
+    """Progress: one choice of stages is measured."""
+    left_out = [stage for stage in range(1, stages + 1) if stage not in kept]
+    what = f"without {', '.join(map(str, left_out))}" if left_out else "all stages"
+    typer.echo(f"  {what}: {loss:.4f} nats/token", err=True)
+
+
+def _depth_line(depth: "Depth", stages: int, whole_loss: float) -> str:
+    import math
+
+    spread = f" +- {depth.spread:.4f} over {len(depth.kept)} choices" if depth.kept[1:] else ""
+    change = math.expm1(depth.loss - whole_loss)
+    return (
+        f"  keep {depth.share:<5g} {depth.stages} of {stages} stages: {depth.loss:.4f} nats/token{spread}, "
+        f"perplexity {depth.perplexity:.2f} ({change:+.1%})"
+    )
 
 
 def generate(

@@ -8,6 +8,9 @@ import typer
 
 def status(
     address: Annotated[str, typer.Argument(help="The coordinator, host:port")],
+    links: Annotated[
+        bool, typer.Option("--links", help="Also what peers measured of their links")
+    ] = False,
     output: Annotated[str, typer.Option("-o", "--output", help="table or json")] = "table",
 ) -> None:
     """Show a run's step, loss, speed and peers.
@@ -21,7 +24,12 @@ def status(
 
     message = asyncio.run(ask(address, "status", 10.0))
     state = json.loads(StatusReply.decode(message.meta).json)
-    typer.echo(json.dumps(state, indent=2) if output == "json" else _table(state))
+    if output == "json":
+        typer.echo(json.dumps(state, indent=2))
+        return
+    typer.echo(_table(state))
+    if links:
+        typer.echo(_links(state["peers"]))
 
 
 def _table(state: dict[str, Any]) -> str:
@@ -38,3 +46,23 @@ def _table(state: dict[str, Any]) -> str:
             f"  {view['name']:<16} {view['state']:<8} stages {stages:<8} {view['address']}"
         )
     return "\n".join(lines)
+
+
+def _links(peers: list[dict[str, Any]]) -> str:
+    """A row a sender, a column a receiver: one-way milliseconds and Mbit/s; "-" where nothing was measured."""
+    names = [view["name"][:14] for view in peers]
+    lines = ["", "one-way ms / Mbit/s, measured by the sender (row) to the receiver (column)"]
+    lines.append(" " * 16 + "".join(f"{name:>15}" for name in names))
+    for name, view in zip(names, peers, strict=True):
+        figures = {to: (seconds, rate) for to, seconds, rate, _ in view["links"]}
+        cells = (_cell(figures, other["peer"]) for other in peers)
+        lines.append(f"  {name:<14}" + "".join(f"{cell:>15}" for cell in cells))
+    return "\n".join(lines)
+
+
+def _cell(figures: dict[str, tuple[float, float]], peer: str) -> str:
+    found = next((row for to, row in figures.items() if peer.startswith(to)), None)
+    if found is None:
+        return "-"
+    seconds, rate = found
+    return f"{1000 * seconds:.1f} / " + (f"{8e-6 * rate:,.0f}" if rate else "-")

@@ -21,6 +21,7 @@ class PeerView:
     reason: str = ""
     state: str = "joining"
     bytes_sent: int = 0
+    links: tuple[tuple[str, float, float, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,9 @@ def apply(state: RunState, entry: Mapping[str, Any]) -> RunState:
             return replace(state, conductor=event["peer"], peers=views)
         case "step_committed":
             return _committed(state, event)
+        case "links_measured":
+            links = tuple((str(to), float(s), float(r), int(n)) for to, s, r, n in event["links"])
+            return _with_peer(state, event["peer"], links=links)
         case "peer_left":
             return _with_peer(state, event["peer"], state="left")
         case "traffic":

@@ -69,6 +69,14 @@ class Placed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class LinksMeasured(Event):
+    """What a peer measured of the links it sends on: to whom, one-way seconds, bytes a second (0: not yet), bytes."""
+
+    peer: str
+    links: tuple[tuple[str, float, float, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PeerJoined(Event):
     peer: str
     name: str

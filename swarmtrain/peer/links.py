@@ -7,6 +7,7 @@ from dataclasses import replace
 from swarmtrain.core.errors import LinkClosed, LinkError
 from swarmtrain.core.tasks import Tasks
 from swarmtrain.core.types import PeerId
+from swarmtrain.swarm.records import LINK_PEER_DIGITS, MOST_LINKS, LinkRow
 from swarmtrain.transport.link import Handler, Hello, Link, LinkStats, Transport
 
 
@@ -41,6 +42,20 @@ class Links:
     @property
     def open_links(self) -> tuple[Link, ...]:
         return tuple(link for links in self._open.values() for link in links)
+
+    def rows(self) -> tuple[LinkRow, ...]:
+        """Of the open links with most traffic, what was measured on them (swarm.records)."""
+        measured = [link for link in self.open_links if link.stats.round_trip_seconds > 0]
+        measured.sort(key=lambda link: (-link.stats.bytes_sent, link.remote.peer))
+        return tuple(
+            (
+                link.remote.peer[:LINK_PEER_DIGITS],
+                float(f"{link.stats.round_trip_seconds / 2:.3g}"),
+                float(f"{link.stats.bytes_per_second:.3g}"),
+                link.stats.bytes_sent,
+            )
+            for link in measured[:MOST_LINKS]
+        )
 
     def is_open(self, link: Link) -> bool:
         return link in self._open.get(link.remote.peer, {})

@@ -4,18 +4,22 @@ The decision is `plan.assign`, a pure function of the records, so peers that see
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from swarmtrain.compute.meter import Meter
 from swarmtrain.core.config import RunConfig
-from swarmtrain.core.events import Measured, Record, Waiting
+from swarmtrain.core.events import LinksMeasured, Measured, Record, Waiting
 from swarmtrain.core.types import Member, PeerId, Roster
 from swarmtrain.core.version import VERSION
 from swarmtrain.plan.assign import Assignment, Candidate, assign, choose_stages
 from swarmtrain.swarm.directory import Directory
-from swarmtrain.swarm.records import PeerRecord, State
+from swarmtrain.swarm.records import LinkRow, PeerRecord, State
 
 FIRST_ROSTER_VERSION = 1
+
+NOTABLE = 1.5
+"""A link's figures are told again when one of them changed by this factor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,7 @@ class Machine:
     measured: Measured
     capacity_stages: int
     meter: Meter
+    links: Callable[[], tuple[LinkRow, ...]] = lambda: ()
 
 
 @dataclass(slots=True)
@@ -43,6 +48,7 @@ class Placing:
     _published: tuple[PeerRecord | None, float] = (None, 0.0)
     _avoided: dict[PeerId, int] = field(default_factory=dict)
     _obstacle: str = ""
+    _told_links: tuple[LinkRow, ...] = ()
 
     async def look(self, machine: Machine, address: str, state: State) -> None:
         """Publish what changed, read who is there, and choose. Raises DirectoryError."""
@@ -52,6 +58,9 @@ class Placing:
         if _without_load(own) != before or now > at + life_seconds / 3:
             await self.directory.publish(own, life_seconds)
             self._published = (_without_load(own), now)
+        if _differ(self._told_links, own.links):
+            self._told_links = own.links
+            self.record(LinksMeasured(self.me, own.links))
         previous, self.records = self.records, await self.directory.records()
         self.is_steady = _plain(previous) == _plain(self.records)
         if state == "joining":
@@ -139,7 +148,21 @@ class Placing:
             busy_share=load.busy_share,
             waiting_tasks=load.waiting_tasks,
             pass_seconds=load.pass_seconds or 0.0,
+            links=machine.links(),
         )
+
+
+def _differ(before: tuple[LinkRow, ...], after: tuple[LinkRow, ...]) -> bool:
+    """Whether a link is new, or a figure of one moved by more than `NOTABLE`."""
+    known = {to: (seconds, rate) for to, seconds, rate, _ in before}
+    return any(
+        to not in known or not _is_near(known[to][0], seconds) or not _is_near(known[to][1], rate)
+        for to, seconds, rate, _ in after
+    )
+
+
+def _is_near(before: float, after: float) -> bool:
+    return max(before, after) <= NOTABLE * min(before, after)
 
 
 def _candidate(entry: PeerRecord, pinned: tuple[int, ...] | None) -> Candidate:
@@ -165,4 +188,4 @@ def _plain(records: tuple[PeerRecord, ...]) -> list[tuple[object, ...]]:
 
 
 def _without_load(entry: PeerRecord) -> PeerRecord:
-    return replace(entry, busy_share=0.0, waiting_tasks=0.0, pass_seconds=0.0)
+    return replace(entry, busy_share=0.0, waiting_tasks=0.0, pass_seconds=0.0, links=())

@@ -136,7 +136,8 @@ class Session:
         self._record(measured)
         self._record(PeerJoined(options.me, options.name, self.address, options.stages or ()))
         placing = self._tasks.spawn(
-            self._place(Machine(measured, capacity, self.world.lane.meter)), "place"
+            self._place(Machine(measured, capacity, self.world.lane.meter, self.links.rows)),
+            "place",
         )
         try:
             return await asyncio.shield(self.outcome)

@@ -33,6 +33,13 @@ MAX_WAITING_TASKS = 1e6
 State = Literal["joining", "serving", "draining", "left"]
 """`left` is a withdrawn record: it hides the peer until its last record would have expired."""
 
+LinkRow = tuple[str, float, float, int]
+"""To whom (the first digits of the peer id), one-way seconds, bytes a second (0: not measured), bytes measured."""
+
+LINK_PEER_DIGITS = 12
+MOST_LINKS = 40
+"""Of a peer's links those with most traffic are published: a record stays under its 4096 bytes."""
+
 # Signing under a purpose of its own keeps a record from passing as any other signed message.
 _PURPOSE = b"swarmtrain peer record 1\n"
 _HEAD_BYTES = PUBLIC_KEY_BYTES + SIGNATURE_BYTES
@@ -53,7 +60,7 @@ class PeerRecord:
 
     The last three are what a serving peer measured lately (compute.meter): the share of time its lane computed,
     the mean number of tasks that waited for it, and seconds of one microbatch through one stage under this work;
-    0 where there is nothing yet.
+    0 where there is nothing yet. `links` are the links it sends on, as it measured them (`LinkRow`).
     """
 
     run: str
@@ -72,6 +79,7 @@ class PeerRecord:
     busy_share: float = 0.0
     waiting_tasks: float = 0.0
     pass_seconds: float = 0.0
+    links: tuple[LinkRow, ...] = ()
 
     def renewed(self, now: float, life_seconds: float) -> "PeerRecord":
         """The same record, newer than this one and than any an earlier process of this peer left behind."""
@@ -150,11 +158,30 @@ def _checked(values: dict[str, Any]) -> PeerRecord:
         "busy_share": _is_number(values["busy_share"], 1.0, least=0.0),
         "waiting_tasks": _is_number(values["waiting_tasks"], MAX_WAITING_TASKS, least=0.0),
         "pass_seconds": _is_number(values["pass_seconds"], MAX_SECONDS_PER_STAGE, least=0.0),
+        "links": _are_links(values["links"]),
     }
     for name, is_good in checks.items():
         if not is_good:
             _refuse(f"its {name} is {str(values[name])[:80]!r}, which is out of range")
-    return PeerRecord(**{**values, "stages": tuple(stages)})
+    links = tuple(tuple(row) for row in values["links"])
+    return PeerRecord(**{**values, "stages": tuple(stages), "links": links})
+
+
+def _are_links(rows: object) -> bool:
+    return (
+        isinstance(rows, list)
+        and len(rows) <= MOST_LINKS
+        and all(isinstance(row, list) and len(row) == 4 and _is_link(*row) for row in rows)
+    )
+
+
+def _is_link(to: object, one_way_seconds: object, rate: object, seen_bytes: object) -> bool:
+    return (
+        _matches(_RUN, to)
+        and _is_number(one_way_seconds, MAX_SECONDS_PER_STAGE, least=0.0)
+        and _is_number(rate, 2.0**53, least=0.0)
+        and _is_integer(seen_bytes, 0, 2**63 - 1)
+    )
 
 
 def _matches(pattern: re.Pattern[str], value: object) -> bool:

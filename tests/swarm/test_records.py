@@ -30,6 +30,7 @@ RECORD = PeerRecord(
     version="0.1.0",
     sequence=7,
     expires=NOW + 30,
+    links=(("ab12", 0.031, 1.25e7, 4096),),
 )
 
 
@@ -63,7 +64,14 @@ def test_any_valid_record_survives(
 
 
 def test_the_largest_record_fits() -> None:
-    record = replace(RECORD, stages=tuple(range(513)), name="n" * 64, address="a" * 255)
+    row = ("f" * records.LINK_PEER_DIGITS, 0.000123, 123000000.0, 10**12)
+    record = replace(
+        RECORD,
+        stages=tuple(range(256)),
+        name="n" * 64,
+        address="a" * 255,
+        links=(row,) * records.MOST_LINKS,
+    )
     assert len(seal(record, ME)) < 4096
 
 
@@ -104,6 +112,13 @@ def test_the_largest_record_fits() -> None:
         {"waiting_tasks": 1e7},
         {"pass_seconds": 3601},
         {"pass_seconds": "1"},
+        {"links": 5},
+        {"links": [["ab", 0.1, 1.0]]},
+        {"links": [["not hex", 0.1, 1.0, 1]]},
+        {"links": [["ab", -0.1, 1.0, 1]]},
+        {"links": [["ab", 0.1, float("nan"), 1]]},
+        {"links": [["ab", 0.1, 1.0, -1]]},
+        {"links": [["ab", 0.1, 1.0, 1]] * 41},
         {"edge_capable": "yes"},
         {"version": "1 2"},
         {"sequence": -1},
