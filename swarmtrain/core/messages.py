@@ -85,12 +85,21 @@ class Hint:
     peer: PeerId
 
 
+def pack_paths(paths: tuple[tuple[PeerId, ...], ...]) -> tuple[tuple[PeerId, ...], bytes]:
+    """`(path_peers, paths)` of an OPEN: by key, the replicas of its middle positions, as many for each key."""
+    peers = tuple(sorted({peer for path in paths for peer in path}))
+    index = {peer: number.to_bytes(2, "little") for number, peer in enumerate(peers)}
+    return peers, b"".join(index[peer] for path in paths for peer in path)
+
+
 @dataclass(frozen=True, slots=True)
 class Open:
     """Freezes a step: keys 0..microbatches-1, their stage sequences, and the divisor in tokens (R14).
 
     `sequences` has one entry that serves all keys, or one per key; an entry lists the middle stages visited.
-    `leads` says which edge starts which keys (items of position 0).
+    `leads` says which edge starts which keys (items of position 0). With a plan, `path_peers` and `paths` name the
+    replica of every middle position of every key (`pack_paths`); both are empty without one, and a replica that is
+    gone by then is replaced by the caller (plan.wiring).
     """
 
     term: int
@@ -101,6 +110,17 @@ class Open:
     microbatches: int
     sequences: tuple[tuple[int, ...], ...]
     tokens: int
+    path_peers: tuple[PeerId, ...] = ()
+    paths: bytes = b""
+
+    def planned(self, position: int, key: int) -> PeerId | None:
+        """The replica that the plan names for a middle position; None without a plan, or one that makes sense."""
+        visits = len(self.sequence(key))
+        place = 2 * (key * visits + position - 1)
+        if not 1 <= position <= visits or len(self.paths) != 2 * visits * self.microbatches:
+            return None
+        index = int.from_bytes(self.paths[place : place + 2], "little")
+        return self.path_peers[index] if index < len(self.path_peers) else None
 
     def sequence(self, key: int) -> tuple[int, ...]:
         return self.sequences[key if len(self.sequences) > 1 else 0]

@@ -20,7 +20,7 @@ from swarmtrain.compute.lane import Kind, Task
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.events import Banned, CallFailed, Hedged, Record, Rerouted
 from swarmtrain.core.messages import Hint, Open
-from swarmtrain.core.types import EDGE_STAGE, Item, PeerId, Route
+from swarmtrain.core.types import EDGE_STAGE, Item, PeerId, Route, Visit
 from swarmtrain.peer.exchange import Exchange, Hop, Reply
 from swarmtrain.peer.links import Links
 from swarmtrain.peer.slots import Busy
@@ -76,7 +76,7 @@ class Hops:
     ) -> tuple[Answer, PeerId]:
         """The answer for `item` and who gave it. `route` may be empty: then it starts here."""
         position, key = item
-        route = route or route_of(opening.roster, opening.sequence(key), key, self._me)
+        route = route or self._route(opening, key)
         hinted = next((hint.peer for hint in hints if hint.position == position), None)
         wanted = hinted or self._preferred(opening, item, route[position].peer)
         hop = Hop(opening, item, x_BTD, route, hints)
@@ -111,13 +111,25 @@ class Hops:
             position += 1
         return False
 
+    def _route(self, opening: Open, key: int) -> Route:
+        """The way of a key that this peer leads or drives again: dealt, and as planned where there is a plan."""
+        dealt = route_of(opening.roster, opening.sequence(key), key, self._me)
+        return tuple(
+            Visit(visit.stage, opening.planned(position, key) or visit.peer)
+            for position, visit in enumerate(dealt)
+        )
+
     def _preferred(self, opening: Open, item: Item, dealt: PeerId) -> PeerId:
-        """The replica that wiring chooses among those that are not avoided, or among all if all are."""
+        """The planned replica while it is there and not avoided; else what wiring chooses among those that are not
+        avoided, or among all if all are."""
         now, is_avoided = self._loop.time(), self._deadlines.is_avoided
         stage = opening.stage_at(*item)
         replicas = opening.roster.replicas(stage)
         if stage == EDGE_STAGE:
             return dealt
+        planned = opening.planned(*item)
+        if planned is not None and planned in replicas and not is_avoided(planned, now):
+            return planned
         others = [peer for peer in replicas if not is_avoided(peer, now)] or list(replicas)
         if dealt in others:
             return self._wiring.choose(opening.step, stage, others, dealt)

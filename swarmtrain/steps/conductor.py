@@ -49,7 +49,7 @@ from swarmtrain.steps.effects import (
 )
 from swarmtrain.steps.gathering import Acknowledging, Gathering, agree, mean_loss
 from swarmtrain.steps.holdings import Audit, driver_of, hints_for, missing_runs, ownerships
-from swarmtrain.steps.keys import next_base, pack_keys, share_leads, unpack_keys
+from swarmtrain.steps.keys import keep_leads, next_base, pack_keys, unpack_keys
 from swarmtrain.steps.membership import Membership
 from swarmtrain.steps.plan import Plan
 from swarmtrain.steps.reviving import Reviving
@@ -238,17 +238,12 @@ class StepConductor:
     # ---- one phase after the other ------------------------------------------------------------------------------
 
     def _opening(self) -> Open:
-        plan = self.plan
-        return Open(
-            term=self.term,
-            step=self.step,
-            base=self.base,
-            roster=self.roster,
-            leads=share_leads(plan.microbatches, self.roster.edges),
-            microbatches=plan.microbatches,
-            sequences=plan.sequences(self.step),
-            tokens=plan.tokens,
-        )
+        """The step's first opening, or the same with another roster: what runs goes on where it runs."""
+        before = self.open
+        if before is None or (before.step, before.base) != (self.step, self.base):
+            return self.plan.opening(self.term, self.step, self.base, self.roster)
+        leads = keep_leads(before.leads, self.plan.microbatches, self.roster.edges)
+        return replace(before, term=self.term, roster=self.roster, leads=leads)
 
     def _opening_now(self) -> Open:
         """The step's opening with the roster as it is by now."""

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 
-from swarmtrain.core.messages import Commit, Ownership, pack_items
+from swarmtrain.core.messages import Commit, Ownership, pack_items, unpack_items
 from swarmtrain.core.types import Digest, PeerId
 
 
@@ -48,3 +48,16 @@ def share_leads(microbatches: int, edges: Sequence[PeerId]) -> tuple[Ownership, 
         Ownership(edge, pack_items((0, key) for key in range(rank, microbatches, len(edges))))
         for rank, edge in enumerate(edges)
     )
+
+
+def keep_leads(
+    leads: Sequence[Ownership], microbatches: int, edges: Sequence[PeerId]
+) -> tuple[Ownership, ...]:
+    """`leads` with the keys of edges that are gone dealt to those that are left; what runs goes on where it runs."""
+    kept = {share.peer: unpack_items(share.items) for share in leads if share.peer in edges}
+    led = {key for items in kept.values() for _, key in items}
+    orphans = [key for key in range(microbatches) if key not in led]
+    shares = {edge: list(kept.get(edge, ())) for edge in edges}
+    for number, key in enumerate(orphans):
+        shares[edges[number % len(edges)]].append((0, key))
+    return tuple(Ownership(edge, pack_items(shares[edge])) for edge in edges)

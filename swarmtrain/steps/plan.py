@@ -3,14 +3,33 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from swarmtrain.core.messages import Commit, Prepared, Scalars
-from swarmtrain.core.types import Digest
+from swarmtrain.core.messages import Commit, Open, Ownership, Prepared, Scalars
+from swarmtrain.core.types import Digest, PeerId, Roster
+from swarmtrain.steps.keys import share_leads
 from swarmtrain.steps.restoring import RecoveryPolicy
 
 
 @dataclass(frozen=True, slots=True)
+class Paths:
+    """A step's planned routes: who leads which keys, which middle stages each key visits, and which replicas."""
+
+    leads: tuple[Ownership, ...]
+    sequences: tuple[tuple[int, ...], ...]
+    path_peers: tuple[PeerId, ...]
+    paths: bytes
+
+
+def no_paths(step: int, roster: Roster) -> Paths | None:
+    """Callers choose for themselves (plan.wiring)."""
+    return None
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """What a conductor must know of the run. `tokens` is the divisor of a whole step."""
+    """What a conductor must know of the run. `tokens` is the divisor of a whole step.
+
+    `paths` gives the routes of a step that is about to open with a roster, if there is a plan for it.
+    """
 
     steps: int
     stages: int
@@ -19,6 +38,26 @@ class Plan:
     sequences: Callable[[int], tuple[tuple[int, ...], ...]]
     scalars: Callable[[int], Scalars]
     recovery: RecoveryPolicy
+    paths: Callable[[int, Roster], Paths | None] = no_paths
+
+    def opening(self, term: int, step: int, base: Digest, roster: Roster) -> Open:
+        """What opens a step: by its plan, or with keys dealt to the edges in turn."""
+        paths = self.paths(step, roster)
+        if paths is None:
+            leads = share_leads(self.microbatches, roster.edges)
+            paths = Paths(leads, self.sequences(step), (), b"")
+        return Open(
+            term=term,
+            step=step,
+            base=base,
+            roster=roster,
+            leads=paths.leads,
+            microbatches=self.microbatches,
+            sequences=paths.sequences,
+            tokens=self.tokens,
+            path_peers=paths.path_peers,
+            paths=paths.paths,
+        )
 
     def commit(self, prepared: Prepared, step: int, base: Digest) -> Commit:
         """The decision that the conductor of the prepared seal would have sent."""

@@ -1,10 +1,13 @@
 """Key bitmaps and what an Open says about its items."""
 
+from dataclasses import replace
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarmtrain.core.messages import Open, PositionKeys, pack_items, unpack_items
-from swarmtrain.core.types import Item, Roster
+from swarmtrain.core.messages import Open, PositionKeys, pack_items, pack_paths, unpack_items
+from swarmtrain.core.types import Item, PeerId, Roster
 
 items_strategy = st.sets(st.tuples(st.integers(0, 600), st.integers(0, 4095)), max_size=60)
 sequences_strategy = st.lists(
@@ -70,3 +73,24 @@ def test_every_position_of_every_key_is_one_item(sequences: tuple[tuple[int, ...
         assert positions == list(range(len(sequence) + 2))
         stages = [opened.stage_at(position, key) for position in positions]
         assert stages == [0, *sequence, 0]
+
+
+# ---- planned paths ----------------------------------------------------------------------------------------------
+
+
+def planned_open(paths: bytes, path_peers: tuple[PeerId, ...]) -> Open:
+    return replace(_open(2, ((1, 2),)), path_peers=path_peers, paths=paths)
+
+
+def test_a_plan_names_the_replica_of_every_middle_position() -> None:
+    a, b, c = PeerId("a"), PeerId("b"), PeerId("c")
+    peers, packed = pack_paths(((c, a), (b, c)))
+    planned = planned_open(packed, peers)
+    named = [[planned.planned(position, key) for position in range(4)] for key in (0, 1)]
+    assert named == [[None, c, a, None], [None, b, c, None]]
+
+
+@pytest.mark.parametrize("paths", [b"", b"\0", b"\0" * 6, b"\0" * 9, b"\xff" * 8])
+def test_a_plan_that_makes_no_sense_names_nobody(paths: bytes) -> None:
+    planned = planned_open(paths, (PeerId("a"),))
+    assert [planned.planned(1, key) for key in (0, 1)] == [None, None]

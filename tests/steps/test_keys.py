@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 
 from swarmtrain.core.messages import Commit, Scalars, StageSum, unpack_items
 from swarmtrain.core.types import PeerId, Roster
-from swarmtrain.steps.keys import first_base, next_base, pack_keys, share_leads, unpack_keys
+from swarmtrain.steps.keys import (
+    first_base,
+    keep_leads,
+    next_base,
+    pack_keys,
+    share_leads,
+    unpack_keys,
+)
 
 COMMIT = Commit(
     term=3,
@@ -97,3 +104,24 @@ def test_every_key_has_one_lead_and_the_load_is_even(microbatches: int, edges: i
     assert led == [(0, key) for key in range(microbatches)]
     sizes = [len(items) for items in shares.values()]
     assert max(sizes) - min(sizes) <= 1
+
+
+EDGES = tuple(map(PeerId, "abcd"))
+
+
+@given(
+    st.integers(1, 40),
+    st.sets(st.sampled_from(EDGES), min_size=1),
+    st.sets(st.sampled_from(EDGES), min_size=1),
+)
+def test_what_an_edge_leads_stays_with_it_while_it_is_there(
+    microbatches: int, before: set[PeerId], after: set[PeerId]
+) -> None:
+    first = share_leads(microbatches, sorted(before))
+    kept = keep_leads(first, microbatches, sorted(after))
+    led = {share.peer: {key for _, key in unpack_items(share.items)} for share in kept}
+    assert sorted(key for keys in led.values() for key in keys) == list(range(microbatches))
+    assert set(led) == after
+    for share in first:
+        if share.peer in after:
+            assert {key for _, key in unpack_items(share.items)} <= led[share.peer]
