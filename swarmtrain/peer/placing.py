@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 
 from swarmtrain.compute.meter import Meter
 from swarmtrain.core.config import RunConfig
-from swarmtrain.core.events import LinksMeasured, Measured, Record, Waiting
+from swarmtrain.core.errors import DirectoryError
+from swarmtrain.core.events import LinksMeasured, Measured, Noted, Record, Waiting
 from swarmtrain.core.types import Member, PeerId, Roster
 from swarmtrain.core.version import VERSION
 from swarmtrain.plan.assign import Assignment, Candidate, assign, choose_stages
@@ -17,6 +18,9 @@ from swarmtrain.swarm.directory import Directory
 from swarmtrain.swarm.records import LinkRow, PeerRecord, State
 
 FIRST_ROSTER_VERSION = 1
+
+MOST_SILENT_LOOKS = 3
+"""A newcomer that found the directory silent so often in a row ends with its error."""
 
 NOTABLE = 1.5
 """A link's figures are told again when one of them changed by this factor."""
@@ -48,10 +52,25 @@ class Placing:
     _published: tuple[PeerRecord | None, float] = (None, 0.0)
     _avoided: dict[PeerId, int] = field(default_factory=dict)
     _obstacle: str = ""
+    _silent_looks: int = 0
     _told_links: tuple[LinkRow, ...] = ()
 
-    async def look(self, machine: Machine, address: str, state: State) -> None:
-        """Publish what changed, read who is there, and choose. Raises DirectoryError."""
+    async def look(self, machine: Machine, address: str, state: State, is_in: bool) -> None:
+        """Publish what changed, read who is there, and choose; what is known serves while the directory is silent.
+
+        A machine that slept, or had no network for a while, finds all its calls timed out when it wakes. Raises
+        DirectoryError when a peer that is not in yet has found it silent several times in a row.
+        """
+        try:
+            await self._look(machine, address, state)
+            self._silent_looks = 0
+        except DirectoryError as error:
+            self._silent_looks += 1
+            if not is_in and self._silent_looks >= MOST_SILENT_LOOKS:
+                raise
+            self.record(Noted("the directory does not answer", f"{error.what} ({error.why})"))
+
+    async def _look(self, machine: Machine, address: str, state: State) -> None:
         life_seconds = self.config.swarm.announce_seconds
         own, now = self._own_record(machine, address, state), self.directory.now()
         before, at = self._published

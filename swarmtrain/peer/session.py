@@ -205,7 +205,8 @@ class Session:
         placing, life_seconds = self.placing, self.config.swarm.announce_seconds
         while True:
             self._note_stages()
-            await placing.look(machine, self.address, self._state())
+            is_in = self.runtime is not None
+            await placing.look(machine, self.address, self._state(), is_in)
             for entry in placing.records:
                 self.links.learn(entry.peer, entry.address)
             if self.runtime is None and self._locking is None:
