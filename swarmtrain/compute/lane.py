@@ -31,17 +31,18 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """How the lane ranks and charges a task. `remaining` counts the visits still ahead of it on its way down or
-    back, `key` is the microbatch it belongs to, `name` says more in a trace."""
+    """How the lane ranks and charges a task. `remaining` is what is left of the round trip: seconds by the step's
+    plan, or without one the visits still ahead on the way down or back. `key` is the microbatch it belongs to,
+    `name` says more in a trace."""
 
     kind: Kind
     stage: int
-    remaining: int = 0
+    remaining: float = 0
     key: int = 0
     name: str = ""
 
     @property
-    def rank(self) -> tuple[int, int, int]:
+    def rank(self) -> tuple[int, float, int]:
         if self.kind is Kind.STATE:
             return (0, 0, 0)
         urgent = 1 if self.kind in (Kind.BACKWARD, Kind.LOSS) else 2
@@ -63,7 +64,7 @@ Observer = Callable[[Span], None]
 class _Queued(NamedTuple):
     """A task that waits; the heap compares rank and arrival only, since no two arrivals are equal."""
 
-    rank: tuple[int, int, int]
+    rank: tuple[int, float, int]
     arrival: int
     task: Task
     work: Callable[[], Any]

@@ -5,6 +5,8 @@ seal number n of a step, `base` the digest of the decisions that led to the step
 as bitmaps, little-endian by key index, one per position.
 """
 
+import math
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -92,13 +94,19 @@ def pack_paths(paths: tuple[tuple[PeerId, ...], ...]) -> tuple[tuple[PeerId, ...
     return peers, b"".join(index[peer] for path in paths for peer in path)
 
 
+def pack_remaining(seconds: Iterable[float]) -> bytes:
+    """`remaining` of an OPEN: by key, then by task along its round trip."""
+    return b"".join(struct.pack("<f", value) for value in seconds)
+
+
 @dataclass(frozen=True, slots=True)
 class Open:
     """Freezes a step: keys 0..microbatches-1, their stage sequences, and the divisor in tokens (R14).
 
     `sequences` has one entry that serves all keys, or one per key; an entry lists the middle stages visited.
     `leads` says which edge starts which keys (items of position 0). With a plan, `path_peers` and `paths` name the
-    replica of every middle position of every key (`pack_paths`); both are empty without one, and a replica that is
+    replica of every middle position of every key (`pack_paths`), and `remaining` how long the round trip takes from
+    each of its tasks on (`pack_remaining`), which is what lanes go by. All are empty without one; a replica that is
     gone by then is replaced by the caller (plan.wiring).
     """
 
@@ -112,6 +120,19 @@ class Open:
     tokens: int
     path_peers: tuple[PeerId, ...] = ()
     paths: bytes = b""
+    remaining: bytes = b""
+
+    def remaining_seconds(self, task: int, key: int) -> float | None:
+        """The planned seconds from the begin of a key's task to the end of its round trip, waiting aside.
+
+        Tasks count along the round trip: 0 is the embedding, `visits + 1` the loss, `2 visits + 2` the backward of
+        the embedding. None without a plan, or with one that makes no sense.
+        """
+        tasks = 2 * len(self.sequence(key)) + 3
+        if len(self.remaining) != 4 * tasks * self.microbatches or not 0 <= task < tasks:
+            return None
+        (seconds,) = struct.unpack_from("<f", self.remaining, 4 * (key * tasks + task))
+        return seconds if 0 <= seconds < math.inf else None
 
     def planned(self, position: int, key: int) -> PeerId | None:
         """The replica that the plan names for a middle position; None without a plan, or one that makes sense."""

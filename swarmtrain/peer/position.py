@@ -169,13 +169,17 @@ class Positions:
         return is_summable(contribution, contribution_limit(self.microbatches))
 
     def _task(self, kind: Kind, opening: Open, entry: Entry) -> Task:
-        """The task's rank: what remains of the round trip, counted in runs of positions on this peer.
+        """The task's rank: what remains of the round trip by the step's plan, or counted in runs of positions here.
 
         Positions of one run are equal, so that the older key comes first: with the first position ahead of the
         second, every key would pass the first before any left this peer.
         """
         position, key = entry.item
         last = len(opening.sequence(key)) + 1
+        place = position if kind in (Kind.FORWARD, Kind.LOSS) else 2 * last - position
+        planned_seconds = opening.remaining_seconds(place, key)
+        if planned_seconds is not None:
+            return Task(kind, entry.stage, planned_seconds, key)
         if kind is Kind.LOSS:
             return Task(kind, entry.stage, last, key)
         step, end = (1, last) if kind is Kind.FORWARD else (-1, 0)

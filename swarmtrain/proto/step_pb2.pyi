@@ -103,7 +103,7 @@ class Sequence(_message.Message):
     def __init__(self, values: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("term", "step", "base", "roster", "leads", "microbatches", "sequences", "tokens", "path_peers", "paths")
+    __slots__ = ("term", "step", "base", "roster", "leads", "microbatches", "sequences", "tokens", "path_peers", "paths", "remaining")
     TERM_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     BASE_FIELD_NUMBER: _ClassVar[int]
@@ -114,6 +114,7 @@ class Open(_message.Message):
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     PATH_PEERS_FIELD_NUMBER: _ClassVar[int]
     PATHS_FIELD_NUMBER: _ClassVar[int]
+    REMAINING_FIELD_NUMBER: _ClassVar[int]
     term: int
     step: int
     base: bytes
@@ -124,7 +125,8 @@ class Open(_message.Message):
     tokens: int
     path_peers: _containers.RepeatedScalarFieldContainer[str]
     paths: bytes
-    def __init__(self, term: _Optional[int] = ..., step: _Optional[int] = ..., base: _Optional[bytes] = ..., roster: _Optional[_Union[Roster, _Mapping]] = ..., leads: _Optional[_Iterable[_Union[Ownership, _Mapping]]] = ..., microbatches: _Optional[int] = ..., sequences: _Optional[_Iterable[_Union[Sequence, _Mapping]]] = ..., tokens: _Optional[int] = ..., path_peers: _Optional[_Iterable[str]] = ..., paths: _Optional[bytes] = ...) -> None: ...
+    remaining: bytes
+    def __init__(self, term: _Optional[int] = ..., step: _Optional[int] = ..., base: _Optional[bytes] = ..., roster: _Optional[_Union[Roster, _Mapping]] = ..., leads: _Optional[_Iterable[_Union[Ownership, _Mapping]]] = ..., microbatches: _Optional[int] = ..., sequences: _Optional[_Iterable[_Union[Sequence, _Mapping]]] = ..., tokens: _Optional[int] = ..., path_peers: _Optional[_Iterable[str]] = ..., paths: _Optional[bytes] = ..., remaining: _Optional[bytes] = ...) -> None: ...
 
 class Done(_message.Message):
     __slots__ = ("step", "base", "keys")

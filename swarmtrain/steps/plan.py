@@ -17,6 +17,7 @@ class Paths:
     sequences: tuple[tuple[int, ...], ...]
     path_peers: tuple[PeerId, ...]
     paths: bytes
+    remaining: bytes = b""
 
 
 def no_paths(step: int, roster: Roster) -> Paths | None:
@@ -57,6 +58,7 @@ class Plan:
             tokens=self.tokens,
             path_peers=paths.path_peers,
             paths=paths.paths,
+            remaining=paths.remaining,
         )
 
     def commit(self, prepared: Prepared, step: int, base: Digest) -> Commit:

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarmtrain.core.messages import Open, PositionKeys, pack_items, pack_paths, unpack_items
+from swarmtrain.core.messages import (
+    Open,
+    PositionKeys,
+    pack_items,
+    pack_paths,
+    pack_remaining,
+    unpack_items,
+)
 from swarmtrain.core.types import Item, PeerId, Roster
 
 items_strategy = st.sets(st.tuples(st.integers(0, 600), st.integers(0, 4095)), max_size=60)
@@ -94,3 +101,14 @@ def test_a_plan_names_the_replica_of_every_middle_position() -> None:
 def test_a_plan_that_makes_no_sense_names_nobody(paths: bytes) -> None:
     planned = planned_open(paths, (PeerId("a"),))
     assert [planned.planned(1, key) for key in (0, 1)] == [None, None]
+
+
+def test_what_remains_of_a_round_trip_is_by_key_and_task() -> None:
+    planned = replace(planned_open(b"", ()), remaining=pack_remaining(range(14)))
+    assert [planned.remaining_seconds(task, 0) for task in range(-1, 8)] == [None, *range(7), None]
+    assert planned.remaining_seconds(0, 1) == 7
+
+
+@pytest.mark.parametrize("remaining", [b"", b"\0" * 52, b"\xff" * 56])
+def test_a_remainder_that_makes_no_sense_is_none(remaining: bytes) -> None:
+    assert replace(planned_open(b"", ()), remaining=remaining).remaining_seconds(0, 0) is None
