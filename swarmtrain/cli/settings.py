@@ -55,11 +55,10 @@ def read_config(
 
 
 def run_folder(out: Path | None, config: "RunConfig", resume: ResumeChoice) -> tuple[Path, bool]:
-    """The folder to write, and whether the run goes on from a checkpoint in it. Raises ConfigError."""
+    """The folder to write, and whether the run goes on from what is in it. Raises ConfigError."""
     if resume == "never" or out is None or not (out / "config.toml").exists():
         return new_run_folder(out, config), False
-    has_checkpoint = any((out / "checkpoint").glob("step-*"))
-    return _write_config(out, config), has_checkpoint
+    return _write_config(out, config), True
 
 
 def new_run_folder(out: Path | None, config: "RunConfig") -> Path:

@@ -25,6 +25,10 @@ class Checkpoints:
         self._saving = asyncio.Lock()
         self._reading: tuple[int, StageState] | None = None
 
+    @property
+    def has_any(self) -> bool:
+        return any(self.folder.glob("step-*"))
+
     def resume(self) -> tuple[str, ...]:
         """Start from the newest whole checkpoint in the folder; says which damaged ones were passed over.
 

@@ -1,8 +1,10 @@
 """The coordinator: one address to join by, the run's journal, its state as JSON, and the final checkpoint."""
 
 import asyncio
+import fcntl
 import json
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -11,7 +13,14 @@ from typing import Any
 from swarmtrain.coordinator.checkpoints import Checkpoints
 from swarmtrain.coordinator.state import RunState, apply
 from swarmtrain.core.config import RunConfig
-from swarmtrain.core.errors import Incompatible, LinkError, Refused, StateError, WireError
+from swarmtrain.core.errors import (
+    ConfigError,
+    Incompatible,
+    LinkError,
+    Refused,
+    StateError,
+    WireError,
+)
 from swarmtrain.core.events import CheckpointSaved, Event, Noted, PeerRefused
 from swarmtrain.core.messages import CheckpointAt
 from swarmtrain.core.tasks import Tasks
@@ -43,14 +52,32 @@ class RunFolder:
     path: Path
     journal: Journal = field(init=False)
     metrics: MetricsFile = field(init=False)
+    _lock: int = field(init=False)
 
     def __post_init__(self) -> None:
+        self._lock = _locked(self.path)
         self.journal = Journal(self.path / "journal.jsonl")
         self.metrics = MetricsFile(self.path / "metrics.jsonl")
 
     def close(self) -> None:
         self.journal.close()
         self.metrics.close()
+        os.close(self._lock)
+
+
+def _locked(folder: Path) -> int:
+    """A lock on `folder` until it is closed, or its process ends. Raises ConfigError when another process has it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise ConfigError(
+            f"another process writes the run folder {folder}",
+            "two runs would mix their journals and checkpoints",
+            "stop that process first, or choose another --out",
+        ) from None
+    return handle
 
 
 class Coordinator:
@@ -77,7 +104,11 @@ class Coordinator:
         self.checkpoints = Checkpoints(config, folder.path / "checkpoint")
 
     def resume(self) -> None:
-        """Start the run from the newest whole checkpoint in its folder. Raises StateError."""
+        """Start the run from the newest whole checkpoint in its folder, if there is any yet. Raises StateError."""
+        if not self.checkpoints.has_any:
+            self.folder.metrics.rewind(0)
+            self.record(Noted("resumed", "from the beginning: no checkpoint was saved yet"))
+            return
         for damage in self.checkpoints.resume():
             self.record(Noted("a damaged checkpoint was passed over", damage))
         newest = self.checkpoints.newest

@@ -183,12 +183,15 @@ def _digests(evidence: Evidence) -> list[Violation]:
 
 
 def _one_seal(evidence: Evidence) -> list[Violation]:
-    """A step of one epoch is applied from one seal: two may hold equal sums, but somebody decided without the rest."""
+    """A step of one epoch is applied from one seal: two may hold equal sums, but somebody decided without the rest.
+
+    A run that was started again from disk counts its terms anew.
+    """
     found: list[Violation] = []
-    first: dict[tuple[int, int], Line] = {}
+    first: dict[tuple[int, int, int], Line] = {}
     for line in _decided(evidence):
         step, term, _ = tag_of(line.event)
-        known = first.setdefault((term >> _EPOCH_BITS, step), line)
+        known = first.setdefault((line.session, term >> _EPOCH_BITS, step), line)
         if tag_of(known.event) != tag_of(line.event):
             what = f"step {step} was applied from two seals, {tag_of(known.event)} and "
             what += f"{tag_of(line.event)}"

@@ -25,13 +25,17 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One journal entry: its number and file, who recorded it, when, and the event's fields."""
+    """One journal entry: its number and file, who recorded it, when, and the event's fields.
+
+    `session` counts how often the run had been started again from disk by then, as far as this file says.
+    """
 
     number: int
     peer: str
     seconds: float
     event: Mapping[str, Any]
     file: str = ""
+    session: int = 0
 
 
 @dataclass
@@ -58,13 +62,19 @@ class Evidence:
     def read(self, lines: Iterable[str], file: str = "") -> list[Violation]:
         """Take up a journal. Lines that are no entries are violations, but for the torn end of a killed peer's."""
         found = list[Violation]()
-        known = self.files.setdefault(file, [])
+        known, session = self.files.setdefault(file, []), 0
         for number, text in enumerate(lines, start=1):
             try:
                 entry = json.loads(text)
                 line = Line(
-                    number, entry["peer"], float(entry["time_seconds"]), entry["event"], file
+                    number,
+                    entry["peer"],
+                    float(entry["time_seconds"]),
+                    entry["event"],
+                    file,
+                    session,
                 )
+                session += line.event["kind"] == "noted" and line.event["what"] == "resumed"
                 self.by_kind.setdefault(line.event["kind"], []).append(line)
                 known.append(line)
             except (ValueError, KeyError, TypeError) as error:

@@ -10,7 +10,7 @@ import pytest
 
 from swarmtrain.coordinator.service import Coordinator, RunFolder
 from swarmtrain.core.clock import run_virtual
-from swarmtrain.core.errors import LinkError, Refused, StateError
+from swarmtrain.core.errors import ConfigError, LinkError, Refused, StateError
 from swarmtrain.core.events import PeerJoined, StepCommitted, TermStarted
 from swarmtrain.core.types import PeerId
 from swarmtrain.core.version import VERSION
@@ -195,3 +195,34 @@ def test_no_checkpoint_is_written_when_nobody_has_the_state(tmp_path: Path):
 
     play(tmp_path, act)
     assert not (tmp_path / "checkpoint").exists()
+
+
+def test_a_run_folder_is_written_by_one_process(tmp_path: Path):
+    folder = RunFolder(tmp_path)
+    with pytest.raises(ConfigError, match="another process writes"):
+        RunFolder(tmp_path)
+    folder.close()
+    RunFolder(tmp_path).close()
+
+
+def test_a_run_without_a_checkpoint_resumes_from_its_beginning(tmp_path: Path):
+    """What its first session trained is trained again, so its metrics go."""
+    before = RunFolder(tmp_path)
+    before.metrics.write(0, 1.0, 8, 0.1)
+    before.close()
+
+    async def main() -> int:
+        service = Coordinator(
+            small_config(),
+            Identity.from_seed(b"c" * 32),
+            None,
+            RunFolder(tmp_path),
+            lambda *_: None,  # type: ignore[arg-type]
+        )
+        service.resume()
+        service.folder.close()
+        return service.state.step
+
+    assert asyncio.run(main()) == 0
+    assert (tmp_path / "metrics.jsonl").read_text() == ""
+    assert "no checkpoint was saved yet" in (tmp_path / "journal.jsonl").read_text()

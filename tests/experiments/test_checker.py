@@ -280,6 +280,22 @@ class Written:
         self.write("e", "restored", step=step, flagged=flagged)
 
 
+@pytest.mark.parametrize("is_told", [True, False])
+def test_a_run_started_again_from_disk_counts_its_terms_anew(is_told: bool, tmp_path: Path):
+    """One coordinator's journal: peers' applied steps of both sessions, and the note between them."""
+    run = Written()
+    for term in (7, 5):
+        run.term = term
+        for step in (0, 1):
+            tag = {"step": step, "term": term, "seal": 1}
+            run.write("a", "state_applied", **tag, stages=[[1, "aa"]])
+        if is_told and term == 7:
+            run.write("coordinator", "noted", what="resumed", detail="from the beginning")
+    (tmp_path / "journal.jsonl").write_text("".join(run.lines))
+    expected = [] if is_told else ["C2", "C2"]
+    assert [violation.check for violation in check_folder(tmp_path)] == expected
+
+
 @pytest.mark.parametrize(
     ("flagged", "digest", "first", "checks"),
     [
