@@ -8,12 +8,12 @@ import asyncio
 import heapq
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from swarmtrain.compute.meter import Meter
+from swarmtrain.compute.meter import Meter, Part
 
 T = TypeVar("T")
 
@@ -27,6 +27,14 @@ class Kind(IntEnum):
     FORWARD = 3
     HOP = 4
     REDUCE = 5
+
+
+PARTS: Mapping[Kind, Part] = {
+    Kind.FORWARD: "forward",
+    Kind.BACKWARD: "backward",
+    Kind.LOSS: "loss",
+}
+"""The tasks of microbatches, as the meter calls them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,11 +255,11 @@ class VirtualLane:
 
 def _count(meter: Meter, span: Span, queued: _Queued) -> None:
     """Changes of state are left out: their number does not depend on how many microbatches come here."""
-    kind = span.task.kind
-    if kind is not Kind.STATE:
+    part = PARTS.get(span.task.kind)
+    if part is not None:
         busy_seconds = span.end_seconds - span.start_seconds
         waited_seconds = span.start_seconds - queued.since_seconds
-        meter.add(busy_seconds, waited_seconds, kind is Kind.BACKWARD, span.end_seconds)
+        meter.add(busy_seconds, waited_seconds, part, span.end_seconds)
 
 
 def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:

@@ -1,7 +1,11 @@
-"""How busy a lane was lately: what a peer publishes of itself, and what rebalancing goes by."""
+"""How busy a lane was lately: what a peer publishes of itself, and what rebalancing and planning go by."""
 
 import math
 from dataclasses import dataclass
+from typing import Literal
+
+Part = Literal["forward", "backward", "loss"]
+"""What a task does for its microbatch. Every pass through a stage has one backward, at the head the loss is both."""
 
 MEMORY_SECONDS = 30.0
 """What happened so long ago counts 1/e of what happens now."""
@@ -13,11 +17,15 @@ LEAST_PASSES = 3.0
 @dataclass(frozen=True, slots=True)
 class LaneLoad:
     """`busy_share` of the time went into microbatches, `waiting_tasks` waited for the lane on average, and one
-    microbatch took `pass_seconds` through one stage, forward and backward (None before enough of them)."""
+    microbatch took `pass_seconds` through one stage, forward and backward, and each of its tasks the seconds below
+    (None and 0 before enough of them)."""
 
     busy_share: float
     waiting_tasks: float
     pass_seconds: float | None
+    forward_seconds: float = 0.0
+    backward_seconds: float = 0.0
+    loss_seconds: float = 0.0
 
 
 class Meter:
@@ -25,28 +33,36 @@ class Meter:
 
     def __init__(self, now_seconds: float) -> None:
         self._at_seconds = now_seconds
-        self._span_seconds = self._busy_seconds = self._waited_seconds = self._passes = 0.0
+        self._span_seconds = self._busy_seconds = self._waited_seconds = 0.0
+        self._counts: dict[Part, float] = {"forward": 0.0, "backward": 0.0, "loss": 0.0}
+        self._seconds: dict[Part, float] = dict(self._counts)
 
     def add(
-        self, busy_seconds: float, waited_seconds: float, is_pass_end: bool, now_seconds: float
+        self, busy_seconds: float, waited_seconds: float, part: Part, now_seconds: float
     ) -> None:
-        """A task of a microbatch ended. Every pass through a stage ends with one task, its backward."""
+        """A task of a microbatch ended."""
         self._decay(now_seconds)
         self._busy_seconds += busy_seconds
         self._waited_seconds += waited_seconds
-        self._passes += is_pass_end
+        self._counts[part] += 1
+        self._seconds[part] += busy_seconds
 
     def load(self, now_seconds: float) -> LaneLoad:
         """The mean number of waiting tasks is the sum of their waits over the time (Little's law)."""
         self._decay(now_seconds)
         if not self._span_seconds:
             return LaneLoad(0.0, 0.0, None)
-        has_passes = self._passes >= LEAST_PASSES
+        passes = self._counts["backward"]
         return LaneLoad(
             min(self._busy_seconds / self._span_seconds, 1.0),
             self._waited_seconds / self._span_seconds,
-            self._busy_seconds / self._passes if has_passes else None,
+            self._busy_seconds / passes if passes >= LEAST_PASSES else None,
+            *(self._mean_seconds(part) for part in self._counts),
         )
+
+    def _mean_seconds(self, part: Part) -> float:
+        count = self._counts[part]
+        return self._seconds[part] / count if count >= LEAST_PASSES else 0.0
 
     def _decay(self, now_seconds: float) -> None:
         left = math.exp((self._at_seconds - now_seconds) / MEMORY_SECONDS)
@@ -54,4 +70,6 @@ class Meter:
         self._span_seconds = left * self._span_seconds + MEMORY_SECONDS * (1 - left)
         self._busy_seconds *= left
         self._waited_seconds *= left
-        self._passes *= left
+        for part in self._counts:
+            self._counts[part] *= left
+            self._seconds[part] *= left

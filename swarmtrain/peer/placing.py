@@ -167,6 +167,7 @@ class Placing:
             busy_share=load.busy_share,
             waiting_tasks=load.waiting_tasks,
             pass_seconds=load.pass_seconds or 0.0,
+            task_seconds=(load.forward_seconds, load.backward_seconds, load.loss_seconds),
             links=machine.links(),
         )
 
@@ -207,4 +208,5 @@ def _plain(records: tuple[PeerRecord, ...]) -> list[tuple[object, ...]]:
 
 
 def _without_load(entry: PeerRecord) -> PeerRecord:
-    return replace(entry, busy_share=0.0, waiting_tasks=0.0, pass_seconds=0.0, links=())
+    idle = replace(entry, busy_share=0.0, waiting_tasks=0.0, pass_seconds=0.0)
+    return replace(idle, task_seconds=(0.0, 0.0, 0.0), links=())

@@ -18,7 +18,7 @@ UNKNOWN_BYTES_PER_SECOND = 12.5e6
 """Two peers on different continents, 100 Mbit/s: only while nobody has measured anything."""
 
 FORWARD_SHARE = 1 / 3
-"""Of a microbatch's pass through a stage: backward computes two gradients, forward one product."""
+"""Of a microbatch's pass through a stage: backward computes two gradients, forward one product; until measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +33,30 @@ class LinkFigure:
 
 @dataclass(frozen=True, slots=True)
 class PeerFigures:
-    """Seconds of one microbatch through one stage, forward and backward, and the links that this peer sends on."""
+    """Seconds of one microbatch through one stage, and the links that this peer sends on.
+
+    `pass_seconds` is forward and backward by the self-test; the others were measured under work, 0 before that.
+    """
 
     peer: PeerId
-    stages: tuple[int, ...]
     pass_seconds: float
+    measured_forward_seconds: float = 0.0
+    measured_backward_seconds: float = 0.0
+    measured_loss_seconds: float = 0.0
     links: tuple[LinkFigure, ...] = ()
 
     @property
     def forward_seconds(self) -> float:
-        return FORWARD_SHARE * self.pass_seconds
+        return self.measured_forward_seconds or FORWARD_SHARE * self.pass_seconds
 
     @property
     def backward_seconds(self) -> float:
-        return (1 - FORWARD_SHARE) * self.pass_seconds
+        return self.measured_backward_seconds or (1 - FORWARD_SHARE) * self.pass_seconds
+
+    @property
+    def loss_seconds(self) -> float:
+        """Of an edge peer; before it is measured, a guess that it is as much as a stage."""
+        return self.measured_loss_seconds or self.pass_seconds
 
 
 @dataclass(frozen=True, slots=True)

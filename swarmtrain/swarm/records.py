@@ -58,9 +58,10 @@ class PeerRecord:
     `expires` is directory time in seconds. `sequence` and `expires` both grow with every record of a peer, and
     the newest record wins.
 
-    The last three are what a serving peer measured lately (compute.meter): the share of time its lane computed,
-    the mean number of tasks that waited for it, and seconds of one microbatch through one stage under this work;
-    0 where there is nothing yet. `links` are the links it sends on, as it measured them (`LinkRow`).
+    The last are what a serving peer measured lately (compute.meter): the share of time its lane computed, the mean
+    number of tasks that waited for it, and seconds of one microbatch through one stage under this work, in all and for
+    a forward, a backward and a loss; 0 where there is nothing yet. `links` are the links it sends on, as it
+    measured them (`LinkRow`).
     """
 
     run: str
@@ -79,6 +80,7 @@ class PeerRecord:
     busy_share: float = 0.0
     waiting_tasks: float = 0.0
     pass_seconds: float = 0.0
+    task_seconds: tuple[float, ...] = (0.0, 0.0, 0.0)
     links: tuple[LinkRow, ...] = ()
 
     def renewed(self, now: float, life_seconds: float) -> "PeerRecord":
@@ -158,13 +160,23 @@ def _checked(values: dict[str, Any]) -> PeerRecord:
         "busy_share": _is_number(values["busy_share"], 1.0, least=0.0),
         "waiting_tasks": _is_number(values["waiting_tasks"], MAX_WAITING_TASKS, least=0.0),
         "pass_seconds": _is_number(values["pass_seconds"], MAX_SECONDS_PER_STAGE, least=0.0),
+        "task_seconds": _are_seconds(values["task_seconds"]),
         "links": _are_links(values["links"]),
     }
     for name, is_good in checks.items():
         if not is_good:
             _refuse(f"its {name} is {str(values[name])[:80]!r}, which is out of range")
     links = tuple(tuple(row) for row in values["links"])
-    return PeerRecord(**{**values, "stages": tuple(stages), "links": links})
+    more = {"stages": tuple(stages), "task_seconds": tuple(values["task_seconds"]), "links": links}
+    return PeerRecord(**{**values, **more})
+
+
+def _are_seconds(values: object) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) == 3
+        and all(_is_number(value, MAX_SECONDS_PER_STAGE, least=0.0) for value in values)
+    )
 
 
 def _are_links(rows: object) -> bool:

@@ -19,7 +19,7 @@ def test_an_unused_lane_has_no_load():
 def test_half_the_time_busy_and_two_waiting():
     meter = Meter(0.0)
     for number in range(1, 101):
-        meter.add(0.5, 2.0, number % 2 == 0, float(number))
+        meter.add(0.5, 2.0, "forward" if number % 2 else "backward", float(number))
     load = meter.load(100.0)
     assert load.busy_share == pytest.approx(0.5, rel=0.03)
     assert load.waiting_tasks == pytest.approx(2.0, rel=0.03)
@@ -29,7 +29,7 @@ def test_half_the_time_busy_and_two_waiting():
 def test_it_forgets():
     meter = Meter(0.0)
     for number in range(1, 31):
-        meter.add(1.0, 1.0, True, float(number))
+        meter.add(1.0, 1.0, "backward", float(number))
     assert meter.load(30.0 + 10 * MEMORY_SECONDS).busy_share < 0.001
     assert meter.load(30.0 + 10 * MEMORY_SECONDS).pass_seconds is None
 
@@ -41,6 +41,8 @@ def test_the_lane_counts_microbatches_and_leaves_changes_of_state_out():
         await asyncio.gather(*(lane.submit(Task(kind, 1), lambda: None) for kind in kinds))
         load = lane.meter.load(asyncio.get_running_loop().time())
         assert load.pass_seconds == pytest.approx(3.0, rel=0.2)
+        assert (load.forward_seconds, load.backward_seconds) == pytest.approx((1.0, 2.0))
+        assert load.loss_seconds == 0
         # 12 of 17 seconds were spent on microbatches, and 8 tasks waited, ever fewer.
         assert load.busy_share == pytest.approx(12 / 17, rel=0.2)
         assert 3.0 < load.waiting_tasks < 8.0

@@ -17,7 +17,7 @@ MIB = 1 << 20
 
 
 def peer(name: PeerId, *links: LinkFigure) -> PeerFigures:
-    return PeerFigures(name, (1,), 0.3, links)
+    return PeerFigures(name, 0.3, links=links)
 
 
 def test_uplink_and_downlink_differ() -> None:
@@ -65,3 +65,12 @@ def test_a_link_without_a_rate_is_of_median_rate() -> None:
 def test_a_matrix_is_by_sender() -> None:
     costs = costs_of([peer(A, LinkFigure(B, 0.01, 1e6, SURE_BYTES))])
     assert costs.matrix([A, B], 0) == [[0.0, 0.01], [0.01, 0.0]]
+
+
+def test_what_was_measured_under_work_counts_more_than_the_self_test() -> None:
+    tested = PeerFigures(A, 0.3)
+    assert (tested.forward_seconds, tested.backward_seconds) == pytest.approx((0.1, 0.2))
+    assert tested.loss_seconds == 0.3
+    working = PeerFigures(A, 0.3, 0.5, 0.7, 0.9)
+    assert working.forward_seconds == 0.5 and working.backward_seconds == 0.7
+    assert working.loss_seconds == 0.9
