@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from swarmtrain.cli import bench, config, model, run, status
+from swarmtrain.cli import bench, config, model, plan, run, status
 from swarmtrain.core.errors import SwarmError
 from swarmtrain.core.version import VERSION
 
@@ -22,6 +22,7 @@ app.add_typer(config.app, name="config")
 for command in (run.up, run.coordinator, run.peer, run.reference, run.simulate, run.check):
     app.command(rich_help_panel="Run")(command)
 app.command(rich_help_panel="Look")(status.status)
+app.command(rich_help_panel="Look")(plan.plan)
 app.command(rich_help_panel="Look")(bench.bench)
 app.command("eval", rich_help_panel="Use the model")(model.evaluate)
 app.command(rich_help_panel="Use the model")(model.generate)

@@ -24,6 +24,7 @@ from swarmtrain.core.sections import (
     LinksSection,
     ModelSection,
     OptimizerSection,
+    PathsSection,
     RunConfig,
     RunSection,
     Section,
@@ -40,6 +41,7 @@ __all__ = [
     "LinksSection",
     "ModelSection",
     "OptimizerSection",
+    "PathsSection",
     "RunConfig",
     "RunSection",
     "SwarmSection",
@@ -104,10 +106,12 @@ def to_toml(config: RunConfig) -> str:
     return "\n".join(lines) + "\n"
 
 
-def toml_value(key: str, value: TomlValue) -> str:
+def toml_value(key: str, value: TomlValue | tuple[int, ...]) -> str:
     """`value` as TOML text; whole numbers of bytes get their unit."""
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, tuple):
+        return str(list(value))
     if key.endswith("_bytes") and isinstance(value, int):
         text = format_bytes(value)
         is_exact = "." not in text and parse_bytes(text) == value

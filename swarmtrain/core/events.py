@@ -43,6 +43,17 @@ Record = Callable[[Event], None]
 
 
 @dataclass(frozen=True, slots=True)
+class PathsPlanned(Event):
+    """The conductor planned a step's routes: what they should take, and what no plan can beat. `seconds` it took."""
+
+    step: int
+    makespan_seconds: float
+    lower_bound_seconds: float
+    evaluations: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Measured(Event):
     """A machine's own figures, as the self-test found them."""
 
@@ -70,7 +81,7 @@ class Placed(Event):
 
 @dataclass(frozen=True, slots=True)
 class LinksMeasured(Event):
-    """What a peer measured of the links it sends on: to whom, one-way seconds, bytes a second (0: not yet), bytes."""
+    """What a peer measured of the links it sends on: to whom, one-way seconds, bytes a second (0: not yet), calls."""
 
     peer: str
     links: tuple[tuple[str, float, float, int], ...]

@@ -37,6 +37,15 @@ ByteCount = Annotated[int, BeforeValidator(_whole_bytes)]
 """Bytes, as a number or as text with a unit such as "256MiB"."""
 
 
+def _as_tuple(value: object) -> object:
+    """TOML has lists only, and a section keeps nothing that could change."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+StageNumbers = Annotated[tuple[int, ...], BeforeValidator(_as_tuple)]
+"""Stages, as a list of numbers."""
+
+
 class Section(BaseModel):
     """Base of all sections: frozen, no unknown keys, no silent conversions, no infinities."""
 
@@ -162,6 +171,35 @@ class TrainSection(Section):
         return self.microbatch_size * self.sequence_length
 
 
+class PathsSection(Section):
+    """Which middle stages a microbatch visits, and in which order (SkipPipe, arXiv 2502.19913; rule R14)."""
+
+    visits: Literal["seeded", "planned"] = Field(
+        "seeded",
+        description="Who visits what; seeded: follows from run.seed, step and microbatch; planned: as planner.use "
+        "finds fastest, which no other run repeats bit for bit",
+    )
+    skip: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the middle stages that each microbatch leaves out, to the nearest stage",
+    )
+    protected: StageNumbers = Field(
+        (), max_length=512, description="Middle stages that are never left out, as in [1, 2]"
+    )
+    swaps: int = Field(
+        0,
+        ge=0,
+        le=2,
+        description="Each microbatch visits up to so many pairs of adjacent stages in swapped order",
+    )
+
+    def visited(self, stages: int) -> int:
+        """Of `stages` middle stages, how many each microbatch visits: at least one, halves rounded up."""
+        return max(1, int((1.0 - self.skip) * stages + 0.5))
+
+
 class OptimizerSection(Section):
     """AdamW and its learning rate: linear warm-up, then a cosine down to the last step."""
 
@@ -214,6 +252,18 @@ class LinksSection(Section):
     chunk_bytes: ByteCount = Field(MIB, ge=4096, le=MIB, description="Largest piece of a message")
 
 
+class PlannerSection(Section):
+    """How replicas are chosen. The conductor's settings count; they change no number of the run."""
+
+    use: bool = Field(
+        False,
+        description="Plan every step's routes beside the step before; false: callers choose by measured times",
+    )
+    seconds: float = Field(
+        1.0, gt=0, le=600, description="What a plan may take; it is dropped if the step opens before"
+    )
+
+
 class RecoverySection(Section):
     """What is kept for the loss of every replica of a stage, and how such a stage may come back (design.md 9).
 
@@ -256,19 +306,22 @@ class RunConfig(Section):
     model: ModelSection = Field(default_factory=ModelSection)
     data: DataSection = Field(default_factory=DataSection)
     train: TrainSection = Field(default_factory=TrainSection)
+    paths: PathsSection = Field(default_factory=PathsSection)
     optimizer: OptimizerSection = Field(default_factory=OptimizerSection)
     wire: WireSection = Field(default_factory=WireSection)
     limits: LimitsSection = Field(default_factory=LimitsSection)
     links: LinksSection = Field(default_factory=LinksSection)
     swarm: SwarmSection = Field(default_factory=SwarmSection)
     recovery: RecoverySection = Field(default_factory=RecoverySection)
+    planner: PlannerSection = Field(default_factory=PlannerSection)
 
     @property
     def hash(self) -> str:
         """Hex SHA-256 of what peers must agree on for equal arithmetic.
 
         Taken over canonical JSON (keys sorted, no spaces, floats by repr) of every section but `limits`, `links`,
-        `swarm` and `recovery`, and without `run.name` and `model.preset`, which name things and change no number.
+        `swarm`, `recovery` and `planner`, and without `run.name` and `model.preset`, which name things and change no
+        number.
         """
         return _hash_of(self)
 
@@ -279,6 +332,7 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _sections_fit(self) -> "RunConfig":
         self._steps_fit()
+        self._paths_fit()
         self._limits_fit()
         if self.data.tokenizer == "bytes" and 0 < self.model.vocab_size < BYTE_TOKENS:
             raise ConfigError(
@@ -295,6 +349,30 @@ class RunConfig(Section):
                 f"optimizer.warmup_steps = {warmup_steps} is more than run.steps = {steps}",
                 "the learning rate would never reach its value",
                 f"set optimizer.warmup_steps to at most {steps}, or train longer",
+            )
+
+    def _paths_fit(self) -> None:
+        paths, stages = self.paths, self.model.stages
+        wrong = [stage for stage in paths.protected if not 1 <= stage <= stages]
+        if wrong or list(paths.protected) != sorted(set(paths.protected)):
+            raise ConfigError(
+                f"paths.protected = {list(paths.protected)} cannot be used",
+                f"it must name middle stages from 1 to {stages} (model.stages), ascending, each once",
+                "correct it; the edge, stage 0, is never left out",
+            )
+        if paths.visited(stages) < min(stages, len(paths.protected) + 1):
+            raise ConfigError(
+                f"paths.skip = {paths.skip} lets a microbatch visit {paths.visited(stages)} of "
+                f"{stages} middle stages, of which paths.protected takes {len(paths.protected)}",
+                "the other stages would never be visited, and so never learn",
+                "lower paths.skip, or protect fewer stages",
+            )
+        if self.train.swap_ends and (paths.visited(stages) < stages or paths.swaps):
+            raise ConfigError(
+                f"train.swap_ends does not go with paths.skip = {paths.skip} and "
+                f"paths.swaps = {paths.swaps}",
+                "each of them says in which order a microbatch visits its stages",
+                "set train.swap_ends = false, or both paths.skip and paths.swaps to 0",
             )
 
     def _limits_fit(self) -> None:
@@ -333,6 +411,7 @@ def _hash_of(config: RunConfig) -> str:
             "links": True,
             "swarm": True,
             "recovery": True,
+            "planner": True,
             "run": {"name"},
             "model": {"preset"},
         }

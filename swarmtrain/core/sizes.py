@@ -113,6 +113,9 @@ def snapshots_at_most(recovery: RecoverySection) -> int:
 def _slot_floats(config: RunConfig, vocab_size: int, stages: Sequence[int]) -> list[int]:
     """Floats that a slot may hold, per position where it may be entered: consecutive positions on one peer share
     the slot, so it holds the graphs from that position to the end of the run of positions."""
+    paths = config.paths
+    if paths.swaps or paths.visited(config.model.stages) < config.model.stages:
+        return _varied_slot_floats(config, vocab_size, stages)
     head = config.model.stages + 1
     graphs = dict(_graph_floats(config, stage) for stage in stages if stage)
     if EDGE_STAGE in stages:
@@ -121,6 +124,26 @@ def _slot_floats(config: RunConfig, vocab_size: int, stages: Sequence[int]) -> l
     for position in sorted(graphs, reverse=True):
         slots[position] = graphs[position] + slots.get(position + 1, 0)
     return list(slots.values())
+
+
+def _varied_slot_floats(config: RunConfig, vocab_size: int, stages: Sequence[int]) -> list[int]:
+    """The same where microbatches leave stages out or swap them: a stage is then visited at several positions, and
+    one run may hold the graphs of all stages here that a microbatch visits, also of those that are not adjacent."""
+    visited = config.paths.visited(config.model.stages)
+    left_out, moved = config.model.stages - visited, 1 if config.paths.swaps else 0
+    middle = [stage for stage in stages if stage]
+    run = sum(_graph_floats(config, stage)[1] for stage in middle[:visited])
+    places = {
+        place
+        for stage in middle
+        for place in range(stage - left_out - moved, stage + moved + 1)
+        if 1 <= place <= visited
+    }
+    if EDGE_STAGE not in stages:
+        return [run] * len(places)
+    (_, embed), (_, head) = _edge_graph_floats(config, vocab_size, visited + 1)
+    through = embed + run + head if middle else embed
+    return [*[run + head] * len(places), through, head]
 
 
 def _edge_graph_floats(

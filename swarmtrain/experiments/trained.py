@@ -1,5 +1,6 @@
 """A checkpoint as a model to use: held-out loss and text."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -52,11 +53,18 @@ class TrainedModel:
             stages.append(module)
         return TrainedModel(config, corpus, stages, checkpoint.manifest.step)
 
-    def held_out_loss(self, batches: int = EVAL_BATCHES) -> float:
-        """Mean nats per token over the first `batches` held-out batches."""
+    def held_out_loss(
+        self, batches: int = EVAL_BATCHES, middle: Sequence[int] | None = None
+    ) -> float:
+        """Mean nats per token over the first `batches` held-out batches.
+
+        `middle` are the middle stages to go through, in this order; None is all of them.
+        """
         train = self.config.train
         held_out = held_out_batches(self.corpus, train.microbatch_size, train.sequence_length)
-        return evaluate(self.stages, islice(held_out, batches))
+        route = range(1, len(self.stages)) if middle is None else middle
+        stages = [self.stages[0], *(self.stages[stage] for stage in route)]
+        return evaluate(stages, islice(held_out, batches))
 
     def sample(
         self,

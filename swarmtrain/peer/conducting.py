@@ -5,7 +5,7 @@ two peers see this differently.
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from swarmtrain.core.config import RunConfig
@@ -15,6 +15,7 @@ from swarmtrain.core.schedule import scalars_of
 from swarmtrain.core.sequences import stage_sequences
 from swarmtrain.core.types import PeerId, Roster, is_majority
 from swarmtrain.peer.parts import Parts
+from swarmtrain.peer.pathing import Pathing
 from swarmtrain.steps.ballot import (
     Candidate,
     Complete,
@@ -28,7 +29,7 @@ from swarmtrain.steps.ballot import (
 from swarmtrain.steps.conductor import StepConductor
 from swarmtrain.steps.effects import Effect, Send, Unsurvivable
 from swarmtrain.steps.keys import first_base
-from swarmtrain.steps.plan import Plan
+from swarmtrain.steps.plan import Paths, Plan, no_paths
 from swarmtrain.steps.restoring import RecoveryPolicy
 
 
@@ -38,7 +39,8 @@ class Conducting:
     def __init__(self, parts: Parts) -> None:
         self._parts, self._me = parts, parts.me
         self._member, self._record = parts.member, parts.record
-        self._plan = plan_of(parts.config)
+        self.pathing = Pathing(parts.config, parts.lane.is_modelled, parts.record)
+        self._plan = plan_of(parts.config, self.pathing.paths)
         self.conductor: StepConductor | None = None
         self.candidate: Candidate | None = None
         self._first_roster: Roster | None = None
@@ -137,7 +139,8 @@ class Conducting:
         last = self._member.last
         roster = last.roster if last is not None else self._first_roster
         if roster is None:
-            return []
+            # A newcomer knows no decision, and who conducts next goes by one that does not know the newcomer.
+            return self.ask_in()
         gone = (*self._lost, self._resigned)
         edges = [edge for edge in roster.edges if edge not in gone]
         # Without an edge any peer can stand: what it brings back first is an edge.
@@ -214,7 +217,7 @@ def _rank(peer: PeerId) -> int:
     return zlib.crc32(peer.encode()) & 0xFFFF
 
 
-def plan_of(config: RunConfig) -> Plan:
+def plan_of(config: RunConfig, paths: Callable[[int, Roster], Paths | None] = no_paths) -> Plan:
     """What the conductor must know of the run."""
     return Plan(
         steps=config.run.steps,
@@ -230,4 +233,5 @@ def plan_of(config: RunConfig) -> Plan:
             neighbours=config.recovery.neighbours,
             swap_ends=config.train.swap_ends,
         ),
+        paths=paths,
     )

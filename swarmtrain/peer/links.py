@@ -52,7 +52,7 @@ class Links:
                 link.remote.peer[:LINK_PEER_DIGITS],
                 float(f"{link.stats.round_trip_seconds / 2:.3g}"),
                 float(f"{link.stats.bytes_per_second:.3g}"),
-                link.stats.bytes_sent,
+                link.stats.calls,
             )
             for link in measured[:MOST_LINKS]
         )

@@ -219,11 +219,12 @@ class Session:
             await asyncio.sleep(LOOK_SECONDS if self._state() == "joining" else life_seconds / 3)
 
     def _rebalance(self) -> None:
-        """As conductor, move a peer to where it helps most, if that pays."""
+        """As conductor, plan with what is published by now, and move a peer to where it helps most, if that pays."""
         runtime = self.runtime
         opening = runtime.member.ledger.open if runtime is not None else None
         if runtime is None or opening is None or runtime.island.conducting.conductor is None:
             return
+        runtime.island.conducting.pathing.look(self.placing.records)
         rates = [link.stats.bytes_per_second for link in self.links.open_links]
         records = self.placing.records
         decision = self._balancing.decide(opening.roster, opening.step, records, rates)

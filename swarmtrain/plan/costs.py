@@ -1,6 +1,6 @@
 """What peers measured of themselves and of their links, as one view for planning; pure.
 
-A peer measures what it sends: its own uplink on the way to each neighbour. Figures that rest on few bytes are drawn
+A peer measures what it sends: its own uplink on the way to each neighbour. Figures that rest on few calls are drawn
 towards the median of all links, and pairs that never spoke are taken to be like the way back, or else like the median.
 """
 
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from swarmtrain.core.types import PeerId
 
-SURE_BYTES = 4 << 20
-"""A rate measured over as many bytes counts in full; one over fewer counts in proportion."""
+SURE_CALLS = 8
+"""A rate measured over as many calls counts in full; one over fewer counts in proportion."""
 
 UNKNOWN_ONE_WAY_SECONDS = 0.05
 UNKNOWN_BYTES_PER_SECOND = 12.5e6
@@ -23,12 +23,12 @@ FORWARD_SHARE = 1 / 3
 
 @dataclass(frozen=True, slots=True)
 class LinkFigure:
-    """One direction of a link as its sender measured it; `seen_bytes` is what the rate rests on."""
+    """One direction of a link as its sender measured it; `calls` is what the rate rests on."""
 
     to: PeerId
     one_way_seconds: float
     bytes_per_second: float
-    seen_bytes: int
+    calls: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Costs:
         figure = self.links.get((sender, receiver)) or self.links.get((receiver, sender))
         if figure is None:
             return self.one_way_seconds + sent_bytes / self.bytes_per_second
-        confidence = min(figure.seen_bytes / SURE_BYTES, 1.0) if figure.bytes_per_second else 0.0
+        confidence = min(figure.calls / SURE_CALLS, 1.0) if figure.bytes_per_second else 0.0
         # Seconds per byte are what adds up along a route, so those are averaged.
         per_byte = (1 - confidence) / self.bytes_per_second
         if confidence:

@@ -34,7 +34,7 @@ State = Literal["joining", "serving", "draining", "left"]
 """`left` is a withdrawn record: it hides the peer until its last record would have expired."""
 
 LinkRow = tuple[str, float, float, int]
-"""To whom (the first digits of the peer id), one-way seconds, bytes a second (0: not measured), bytes measured."""
+"""To whom (the first digits of the peer id), one-way seconds, bytes a second (0: not measured), calls made."""
 
 LINK_PEER_DIGITS = 12
 MOST_LINKS = 40
@@ -187,12 +187,12 @@ def _are_links(rows: object) -> bool:
     )
 
 
-def _is_link(to: object, one_way_seconds: object, rate: object, seen_bytes: object) -> bool:
+def _is_link(to: object, one_way_seconds: object, rate: object, calls: object) -> bool:
     return (
         _matches(_RUN, to)
         and _is_number(one_way_seconds, MAX_SECONDS_PER_STAGE, least=0.0)
         and _is_number(rate, 2.0**53, least=0.0)
-        and _is_integer(seen_bytes, 0, 2**63 - 1)
+        and _is_integer(calls, 0, 2**63 - 1)
     )
 
 

@@ -37,8 +37,13 @@ _INTEGER = (0, 1 << 62)
 _TEXT_BYTES = {"reason": 4096, "config_json": 512 << 10, "lines": 64 << 10, "json": 1 << 20}
 _TEXT = 512
 
-_BITMAPS = frozenset(("keys", "void"))
-_BITMAP_BYTES = MAX_MICROBATCHES // 8
+_BYTES_OF = {
+    "keys": MAX_MICROBATCHES // 8,
+    "void": MAX_MICROBATCHES // 8,
+    # Two bytes a visit, and four for each of its two tasks; the loss is one task more.
+    "paths": 2 * MAX_ITEMS,
+    "remaining": 12 * MAX_ITEMS,
+}
 _BYTES = 64
 
 _COUNTS = {"shape": 8, "sequences": MAX_MICROBATCHES, "losses": MAX_MICROBATCHES}
@@ -74,7 +79,7 @@ def check_text(name: str, value: str) -> str:
 
 
 def check_bytes(name: str, value: bytes) -> bytes:
-    limit_bytes = _BITMAP_BYTES if name in _BITMAPS else _BYTES
+    limit_bytes = _BYTES_OF.get(name, _BYTES)
     if len(value) > limit_bytes:
         raise _absurd(name, f"{len(value)} bytes, {limit_bytes} allowed")
     return value

@@ -50,6 +50,7 @@ def configs(draw: st.DrawFn) -> RunConfig:
         },
         "data": {"tokenizer": draw(text), "source": "text:" + draw(text)},
         "train": {"accumulation": draw(st.sampled_from(["exact", "fast"]))},
+        "paths": {"skip": draw(st.floats(0, 0.2)), "protected": draw(st.sampled_from([(), (1,)]))},
         "optimizer": {"learning_rate": draw(st.floats(1e-12, 1.0)), "epsilon": draw(st.floats(1e-20, 1))},
         "limits": {"message_bytes": draw(st.integers(128 << 20, 1 << 32))},
     }  # fmt: skip
@@ -132,6 +133,7 @@ def test_origins_name_the_layer(tmp_path: Path) -> None:
         ("limits.message_bytes=67108864", "limits", "message_bytes", 64 << 20),
         ("data.source=text:/a=b/c.txt", "data", "source", "text:/a=b/c.txt"),
         ("run.name=2024-01-01", "run", "name", "2024-01-01"),
+        ("paths.protected=[1, 2]", "paths", "protected", (1, 2)),
     ],
 )
 def test_overrides_are_toml_or_bare_words(

@@ -35,13 +35,18 @@ def test_hash_covers_every_other_setting() -> None:
         "train.accumulation": "fast",
         "wire.codec": "int8",
         "wire.zstd_level": 3,
+        "paths.skip": 0.5,
+        "paths.protected": (1,),
+        "paths.swaps": 1,
     }
+    one_choice_yet = "paths.visits"
     seen = {RunConfig().hash}
     for section, key, entry in fields():
         name = f"{section}.{key}"
-        if section in ("limits", "links", "swarm", "recovery") or name in (
+        if section in ("limits", "links", "swarm", "recovery", "planner") or name in (
             "run.name",
             "model.preset",
+            one_choice_yet,
         ):
             continue
         value = by_name.get(name) or changed[type(entry.default)](entry.default)
@@ -60,7 +65,7 @@ def test_hash_does_not_depend_on_how_values_were_given() -> None:
 
 def test_hash_is_pinned() -> None:
     # Peers of one version must agree across machines; a change here refuses every older peer and checkpoint.
-    assert RunConfig().hash == "79f3ade638baa8829fcc23078f747710493f7a8b09ef9b244004e19bb7b6f8ec"
+    assert RunConfig().hash == "9a0a30050e40845377668fffced6798fabc85fbde0c12f6f464f1c910847fb64"
 
 
 def test_configuration_is_frozen() -> None:
@@ -95,6 +100,17 @@ def _error(*overrides: str) -> ConfigError:
             ["limits.message_bytes", "activation of 4MiB"],
         ),
         (["links.silence_seconds=1.5"], ["links.silence_seconds", "links.heartbeat_seconds"]),
+        (["paths.protected=[3]"], ["paths.protected"]),
+        (["paths.protected=[0]"], ["paths.protected"]),
+        (["paths.protected=[2, 1]"], ["paths.protected"]),
+        (["paths.protected=[1, 1]"], ["paths.protected"]),
+        (["paths.skip=0.5", "paths.protected=[1]"], ["paths.skip", "paths.protected"]),
+        (
+            ["model.stages=6", "paths.skip=0.5", "paths.protected=[1, 2, 5, 6]"],
+            ["paths.skip", "paths.protected"],
+        ),
+        (["paths.skip=0.5", "train.swap_ends=true"], ["paths.skip", "train.swap_ends"]),
+        (["paths.swaps=1", "train.swap_ends=true"], ["paths.swaps", "train.swap_ends"]),
     ],
 )
 def test_impossible_combinations_name_both_sides(overrides: list[str], keys: list[str]) -> None:
@@ -119,6 +135,9 @@ def test_impossible_combinations_name_both_sides(overrides: list[str], keys: lis
         ],
         ["links.silence_seconds=2.0"],
         ["model.vocab_size=257"],
+        ["paths.protected=[1, 2]"],
+        ["model.stages=6", "paths.skip=0.5", "paths.protected=[1, 6]"],
+        ["paths.skip=0.1", "train.swap_ends=true"],
         ["model.vocab_size=100", "data.tokenizer=my.json"],
     ],
 )

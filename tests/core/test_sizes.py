@@ -124,3 +124,22 @@ def test_a_slot_holds_the_graphs_of_the_run_of_positions_it_covers() -> None:
     # Entered at 1 a slot holds both stages, entered at 2 only the second; three shared slots may hold both.
     assert graphs(1, 2) == (2 + 1 + 3 * 2) * block
     assert graphs(1, 3) == (1 + 1 + 3 * 1) * block
+
+
+def test_slots_when_stages_are_left_out_or_swapped() -> None:
+    """One stage is then visited at several positions, each with a slot of its own; runs may close over gaps."""
+    shape = ["model.stages=6", "limits.slots_shared=3"]
+
+    def graphs(stages: tuple[int, ...], *paths: str) -> int:
+        return memory_estimate(load_config((), [*shape, *paths]), 257, stages).graph_bytes
+
+    block = graphs((1,)) // (1 + 3)
+    half = "paths.skip=0.5"
+    assert graphs((1,), half) == (1 + 3) * block
+    assert graphs((3,), half) == (3 + 3) * block
+    assert graphs((6,), half) == (1 + 3) * block
+    assert graphs((6,), half, "paths.swaps=1") == (2 + 3) * block
+    assert graphs((1, 6), half) == (2 + 3) * 2 * block
+    assert graphs((1, 2, 3, 4, 5, 6), half) == (3 + 3) * 3 * block
+    assert graphs((0, 1), half) >= graphs((0,), half) + graphs((1,), half)
+    assert graphs((0,), half) == graphs((0,))

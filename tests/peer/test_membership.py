@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from swarmtrain.core.clock import run_virtual
 from swarmtrain.core.events import MembershipChanged, Recovered, Replayed, TermStarted
+from swarmtrain.experiments.machines import MachineLoop
 from swarmtrain.experiments.virtual import Scenario, Stage, VirtualPeer, VirtualRun, play
 from tests.experiments.runs import corpus, reference, small_config
 
@@ -41,7 +41,8 @@ def run_with(script: Script) -> VirtualRun:
         async with asyncio.timeout(PATIENCE_SECONDS):
             return await play(CONFIG, Scenario(FLEET), corpus(), begin)
 
-    return run_virtual(main())
+    with asyncio.Runner(loop_factory=MachineLoop) as runner:
+        return runner.run(main())
 
 
 def conductor_of(stage: Stage) -> str:
@@ -142,3 +143,18 @@ def test_a_killed_peer_comes_back_under_its_identity(who: str) -> None:
     assert run.outcomes[killed[0]].finished
     assert any(isinstance(event, Replayed) for _, _, event in run.events)
     assert len(changes(run, "joins")) == 1
+
+
+def test_a_newcomer_whose_conductor_dies_before_its_first_decision_is_let_in_by_the_next() -> None:
+    """The next conductor goes by the last decision, which does not know the newcomer (found by the soak)."""
+
+    async def join(stage: Stage) -> None:
+        stage.add(VirtualPeer("new"))
+        while not any(isinstance(e, Recovered) for _, _, e in stage.run.events):  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        stage.nemesis.kill(conductor_of(stage))
+
+    run = run_with(join)
+    expect_same_curve(run)
+    assert sum(isinstance(event, TermStarted) for _, _, event in run.events) >= 2
+    assert run.outcomes["new"].finished and run.outcomes["new"].step == 8

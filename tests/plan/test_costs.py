@@ -4,7 +4,7 @@ import pytest
 
 from swarmtrain.core.types import PeerId
 from swarmtrain.plan.costs import (
-    SURE_BYTES,
+    SURE_CALLS,
     UNKNOWN_BYTES_PER_SECOND,
     UNKNOWN_ONE_WAY_SECONDS,
     LinkFigure,
@@ -23,8 +23,8 @@ def peer(name: PeerId, *links: LinkFigure) -> PeerFigures:
 def test_uplink_and_downlink_differ() -> None:
     costs = costs_of(
         [
-            peer(A, LinkFigure(B, 0.01, 1e6, SURE_BYTES)),
-            peer(B, LinkFigure(A, 0.02, 1e7, SURE_BYTES)),
+            peer(A, LinkFigure(B, 0.01, 1e6, SURE_CALLS)),
+            peer(B, LinkFigure(A, 0.02, 1e7, SURE_CALLS)),
         ]
     )
     assert costs.send_seconds(A, B, MIB) == pytest.approx(0.01 + MIB / 1e6)
@@ -35,8 +35,8 @@ def test_uplink_and_downlink_differ() -> None:
 def test_a_pair_nobody_measured_is_like_the_way_back_or_like_the_median() -> None:
     costs = costs_of(
         [
-            peer(A, LinkFigure(B, 0.01, 1e6, SURE_BYTES), LinkFigure(C, 0.03, 3e6, SURE_BYTES)),
-            peer(D, LinkFigure(C, 0.02, 2e6, SURE_BYTES)),
+            peer(A, LinkFigure(B, 0.01, 1e6, SURE_CALLS), LinkFigure(C, 0.03, 3e6, SURE_CALLS)),
+            peer(D, LinkFigure(C, 0.02, 2e6, SURE_CALLS)),
         ]
     )
     assert costs.send_seconds(B, A, MIB) == costs.send_seconds(A, B, MIB)
@@ -46,24 +46,24 @@ def test_a_pair_nobody_measured_is_like_the_way_back_or_like_the_median() -> Non
     )
 
 
-def test_a_figure_from_few_bytes_is_drawn_to_the_median() -> None:
-    def seconds(seen_bytes: int) -> float:
-        sure = (LinkFigure(PeerId(f"x{n}"), 0.01, 1e7, SURE_BYTES) for n in range(2))
-        costs = costs_of([peer(A, *sure, LinkFigure(B, 0.01, 1e5, seen_bytes))])
+def test_a_figure_from_few_calls_is_drawn_to_the_median() -> None:
+    def seconds(calls: int) -> float:
+        sure = (LinkFigure(PeerId(f"x{n}"), 0.01, 1e7, SURE_CALLS) for n in range(2))
+        costs = costs_of([peer(A, *sure, LinkFigure(B, 0.01, 1e5, calls))])
         return costs.send_seconds(A, B, MIB)
 
-    few, more, sure = (seconds(seen) for seen in (0, SURE_BYTES // 2, SURE_BYTES))
+    few, more, sure = (seconds(calls) for calls in (0, SURE_CALLS // 2, SURE_CALLS))
     assert few == pytest.approx(0.01 + MIB / 1e7)
     assert few < more < sure == pytest.approx(0.01 + MIB / 1e5)
 
 
 def test_a_link_without_a_rate_is_of_median_rate() -> None:
-    costs = costs_of([peer(A, LinkFigure(B, 0.01, 0.0, MIB), LinkFigure(C, 0.5, 1e6, SURE_BYTES))])
+    costs = costs_of([peer(A, LinkFigure(B, 0.01, 0.0, SURE_CALLS), LinkFigure(C, 0.5, 1e6, SURE_CALLS))])
     assert costs.send_seconds(A, B, MIB) == pytest.approx(0.01 + MIB / 1e6)
 
 
 def test_a_matrix_is_by_sender() -> None:
-    costs = costs_of([peer(A, LinkFigure(B, 0.01, 1e6, SURE_BYTES))])
+    costs = costs_of([peer(A, LinkFigure(B, 0.01, 1e6, SURE_CALLS))])
     assert costs.matrix([A, B], 0) == [[0.0, 0.01], [0.01, 0.0]]
 
 

@@ -1,0 +1,141 @@
+"""The planner's entrance: `plan` a step from nothing, `replan` one whose network changed."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from swarmtrain.core.errors import ConfigError
+from swarmtrain.plan.paths.bounds import lower_bound_seconds
+from swarmtrain.plan.paths.construct import first_routes
+from swarmtrain.plan.paths.draft import Change, Draft
+from swarmtrain.plan.paths.instance import Chance, Instance
+from swarmtrain.plan.paths.moves import Moves
+from swarmtrain.plan.paths.placement import PlacementMoves, coarse_placement
+from swarmtrain.plan.paths.routes import Plan, PlannedRoute
+from swarmtrain.plan.paths.search import Annealer, Report, Spent
+
+PLACING = 0.15
+"""Share of the budget for choosing places coarsely, where there are places to choose."""
+
+MOVED = 0.06
+"""Share of proposals that move peers, where peers may be moved."""
+
+DRIFTED = 0.1
+"""Costs that changed by less than this share are the same: they are measured, and measurements stray."""
+
+
+def plan(instance: Instance, spent: Spent, chance: Chance, report: Report | None = None) -> Plan:
+    """The best plan found within the budget: routes, releases, and places for peers that have none.
+
+    `spent` maps evaluations to the share of the budget used; the first plan is made whatever it says. The same
+    instance, budget in evaluations and seed give the same plan.
+
+    Raises:
+        ConfigError: the instance has no plan.
+    """
+    bound = lower_bound_seconds(instance)
+    placed, before = instance, 0
+    if instance.unplaced:
+        placed, before = coarse_placement(instance, chance, lambda done: spent(done) / PLACING)
+    draft = Draft(placed, first_routes(placed))
+    moves = Moves(draft, chance, range(instance.microbatches))
+    places = PlacementMoves(draft, chance, instance.unplaced)
+
+    def propose() -> Change | None:
+        if instance.unplaced and chance.random() < MOVED:
+            return places.propose()
+        return moves.propose()
+
+    annealer = Annealer(draft, propose, chance, report or _nobody)
+    moves.horizon_seconds = annealer.best_seconds
+    annealer.search(lambda done: spent(before + done))
+    return draft.plan(annealer.best_seconds, bound, before + annealer.evaluations)
+
+
+def replan(
+    instance: Instance, previous: Plan, spent: Spent, chance: Chance, report: Report | None = None
+) -> Plan:
+    """`previous` repaired for the network as it is now: routes that the change does not touch stay as they are.
+
+    `instance` has a place for everybody; peers are matched by name, so one without the lost peers tells of a loss, one
+    with other costs of a drift. Touched are routes with a lost peer, a peer that left the stage, or a cost that rose by
+    more than a tenth. They keep their stages and their order (rule R14) and get other peers: first the cheapest ones,
+    then what the search finds.
+
+    Raises:
+        ConfigError: a stage of some route is hosted by nobody any more.
+    """
+    index_of = {peer.name: index for index, peer in enumerate(instance.peers)}
+    routes: list[PlannedRoute] = []
+    touched: list[int] = []
+    for index, route in enumerate(previous.routes):
+        names = [previous.instance.peers[peer].name for peer in route.peers]
+        kept = [index_of.get(name) for name in names]
+        if _is_touched(instance, previous, route, kept):
+            touched.append(index)
+        routes.append(_mended(instance, route, kept, routes))
+    draft = Draft(instance, routes)
+    bound = lower_bound_seconds(instance)
+    if not touched:
+        return draft.plan(draft.run().makespan_seconds, bound, 1)
+    moves = Moves(draft, chance, touched, keep_stages=True)
+    annealer = Annealer(draft, moves.propose, chance, report or _nobody)
+    moves.horizon_seconds = annealer.best_seconds
+    annealer.search(spent)
+    return draft.plan(annealer.best_seconds, bound, annealer.evaluations)
+
+
+def _is_touched(
+    instance: Instance, previous: Plan, route: PlannedRoute, kept: Sequence[int | None]
+) -> bool:
+    now = [index for index in kept if index is not None]
+    if len(now) < len(kept):
+        return True
+    if any(
+        peer not in instance.hosts[stage] for stage, peer in zip(route.stages, now, strict=True)
+    ):
+        return True
+    return _costs_seconds(instance, now) > (1 + DRIFTED) * _costs_seconds(
+        previous.instance, route.peers
+    )
+
+
+def _costs_seconds(instance: Instance, peers: Sequence[int]) -> float:
+    """Of one way round: sends and forwards and backwards, without waiting."""
+    hops = zip(peers, (*peers[1:], peers[0]), strict=True)
+    sends = sum(instance.send_seconds[a][b] + instance.send_seconds[b][a] for a, b in hops)
+    work = (instance.peers[peer] for peer in peers)
+    return sends + sum(peer.forward_seconds + peer.backward_seconds for peer in work)
+
+
+def _mended(
+    instance: Instance,
+    route: PlannedRoute,
+    kept: Sequence[int | None],
+    earlier: Sequence[PlannedRoute],
+) -> PlannedRoute:
+    """The route with a host for every stage: those it had, else a near one that is little used so far."""
+    used = Counter(peer for other in earlier for peer in other.peers)
+    peers: list[int] = []
+    for stage, peer in zip(route.stages, kept, strict=True):
+        hosts = instance.hosts[stage]
+        if not hosts:
+            raise ConfigError(
+                f"nobody hosts stage {stage} any more",
+                "its last peer was lost",
+                "let a peer take the stage before planning again",
+            )
+        if peer is None or peer not in hosts:
+            before = peers[-1] if peers else None
+            peer = min(
+                hosts, key=lambda host: (used[host] // 3, _hop(instance, before, host), host)
+            )
+        peers.append(peer)
+    return PlannedRoute(route.stages, tuple(peers), route.release_seconds)
+
+
+def _hop(instance: Instance, before: int | None, peer: int) -> float:
+    return 0.0 if before is None else instance.send_seconds[before][peer]
+
+
+def _nobody(evaluations: int, makespan_seconds: float) -> None:
+    """Reports to nobody."""

@@ -1,0 +1,40 @@
+"""One step of a running swarm, planned: with the stages of every microbatch given (rule R14), or chosen too."""
+
+from collections.abc import Sequence
+
+from swarmtrain.plan.paths.bounds import lower_bound_seconds
+from swarmtrain.plan.paths.construct import _Builder
+from swarmtrain.plan.paths.draft import Draft
+from swarmtrain.plan.paths.instance import Chance, Instance
+from swarmtrain.plan.paths.moves import Moves
+from swarmtrain.plan.paths.planner import plan
+from swarmtrain.plan.paths.routes import Plan, PlannedRoute
+from swarmtrain.plan.paths.search import Annealer, Spent
+
+
+def plan_step(
+    instance: Instance, sequences: Sequence[tuple[int, ...]] | None, spent: Spent, chance: Chance
+) -> Plan:
+    """The best routes found within the budget; `sequences` are the middle stages of each microbatch in order, or None.
+
+    Raises:
+        ConfigError: no legal routes were found.
+    """
+    if sequences is None:
+        return plan(instance, spent, chance)
+    draft = Draft(instance, _along(instance, sequences))
+    moves = Moves(draft, chance, range(instance.microbatches), keep_stages=True)
+    annealer = Annealer(draft, moves.propose, chance, lambda evaluations, makespan_seconds: None)
+    moves.horizon_seconds = annealer.best_seconds
+    annealer.search(spent)
+    bound = lower_bound_seconds(instance)
+    return draft.plan(annealer.best_seconds, bound, annealer.evaluations)
+
+
+def _along(instance: Instance, sequences: Sequence[tuple[int, ...]]) -> list[PlannedRoute]:
+    builder = _Builder(instance)
+    routes = []
+    for edge, order in zip(builder.edges(), sequences, strict=True):
+        _, _, peers = builder._walk(edge, order)
+        routes.append(PlannedRoute((0, *order), (edge, *peers)))
+    return routes

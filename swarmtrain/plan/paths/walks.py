@@ -1,0 +1,156 @@
+"""The cheapest legal walks of an instance, by dynamic programming over the frontier rule: what bounds are made of.
+
+Nothing waits on these walks. Where peers have no place yet, anybody may serve any stage: walks only get cheaper.
+Array suffixes: P and Q peers, E edge peers; entries of peers that do not host the stage in question are infinite.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from swarmtrain.plan.paths.instance import Instance
+
+Floats = npt.NDArray[np.float64]
+
+State = tuple[int, int, bool, int]
+"""Frontier, stage of the last visit, whether the stage below the frontier is left out so far, swaps made."""
+
+START: State = (0, 0, False, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Walks:
+    """Seconds without waiting, the least over all legal routes; infinite where there is none.
+
+    `round_trip` per edge peer: from the embedding's start to the end of its backward. Per peer, as a middle visit:
+    `residence` from the forward's start to the backward's end, `head` before it and `tail` after it.
+    """
+
+    round_trip: dict[int, float]
+    residence: dict[int, float]
+    head: dict[int, float]
+    tail: dict[int, float]
+
+
+def cheapest_walks(instance: Instance) -> Walks:
+    return _Search(instance).walks()
+
+
+class _Search:
+    def __init__(self, instance: Instance) -> None:
+        self._instance = instance
+        peers, everyone = instance.peers, range(len(instance.peers))
+        self._anywhere = bool(instance.unplaced)
+        self._edges = [p for p in everyone if 0 in (peers[p].stages or (0,))]
+        self._send_PQ = np.array(instance.send_seconds)
+        if self._anywhere:  # nobody without a place will have two stages, so a route never stays
+            lone = list(instance.unplaced)
+            self._send_PQ[lone, lone] = np.inf
+        self._forward_P = np.array([peer.forward_seconds for peer in peers])
+        self._backward_P = np.array([peer.backward_seconds for peer in peers])
+        self._both_P = self._forward_P + self._backward_P
+        self._layers = self._completable()
+
+    def walks(self) -> Walks:
+        rest = self._rests()
+        first_PE = self._both_P[:, None] + np.minimum.reduce([rest[1][s] for s in self._layers[1]])
+        there_PE = (self._send_PQ + self._send_PQ.T)[:, self._edges]
+        trips_E = self._both_P[self._edges] + (there_PE + first_PE).min(axis=0)
+        stay_P = np.full(len(self._both_P), np.inf)
+        for layer in rest[1:]:
+            for rest_PE in layer.values():
+                stay_P = np.minimum(stay_P, self._both_P + rest_PE.min(axis=1))
+        return Walks(
+            {edge: float(trip) for edge, trip in zip(self._edges, trips_E, strict=True)},
+            dict(enumerate(stay_P.tolist())),
+            self._reach(self._send_PQ, self._forward_P),
+            self._reach(self._send_PQ.T, self._backward_P),
+        )
+
+    def _rests(self) -> list[dict[State, Floats]]:
+        """For every layer and state: from a forward's end at P to the start of its backward, for edge E."""
+        instance, edges = self._instance, self._edges
+        both_ways_PQ = self._send_PQ + self._send_PQ.T
+        loss_E = np.array([instance.peers[edge].loss_seconds for edge in edges])
+        rest: list[dict[State, Floats]] = [{} for _ in self._layers]
+        for state in self._layers[-1]:
+            rest[-1][state] = self._only_hosts(both_ways_PQ[:, edges] + loss_E, state)
+        for at in range(len(self._layers) - 2, 0, -1):
+            for state in self._layers[at]:
+                after = [s for s in self._successors(state) if s in rest[at + 1]]
+                next_QE = self._both_P[:, None] + np.minimum.reduce(
+                    [rest[at + 1][s] for s in after]
+                )
+                rest_PE = np.stack(
+                    [(both_ways_PQ + next_QE[:, e]).min(axis=1) for e in range(len(edges))], axis=1
+                )
+                rest[at][state] = self._only_hosts(rest_PE, state)
+        return rest
+
+    def _reach(self, send_PQ: Floats, seconds_P: Floats) -> dict[int, float]:
+        """The least seconds of sends and tasks between an edge and a middle visit, by peer."""
+        start_P = np.full(len(seconds_P), np.inf)
+        start_P[self._edges] = 0.0
+        reached = {START: start_P}
+        best_P = np.full(len(seconds_P), np.inf)
+        for layer in self._layers[1:]:
+            following: dict[State, Floats] = {}
+            for state, at_P in reached.items():
+                arrival_Q = ((at_P + seconds_P)[:, None] + send_PQ).min(axis=0)
+                for after in self._successors(state):
+                    if after in layer:
+                        arrival = self._only_hosts(arrival_Q, after)
+                        known = following.get(after)
+                        following[after] = arrival if known is None else np.minimum(known, arrival)
+            reached = following
+            best_P = np.minimum.reduce([best_P, *reached.values()])
+        return dict(enumerate(best_P.tolist()))
+
+    def _only_hosts(self, value_P: Floats, state: State) -> Floats:
+        if self._anywhere:
+            return value_P
+        hosts = list(self._instance.hosts[state[1]])
+        kept = np.full(value_P.shape, np.inf)
+        kept[hosts] = value_P[hosts]
+        return kept
+
+    def _completable(self) -> list[set[State]]:
+        """States after 0, 1 .. visits of middle stages from which a legal route can still be finished."""
+        layers = [{START}]
+        for _ in range(self._instance.middle_visits):
+            layers.append({after for state in layers[-1] for after in self._successors(state)})
+        layers[-1] = {state for state in layers[-1] if self._is_complete(state)}
+        for at in range(len(layers) - 2, -1, -1):
+            layers[at] = {
+                state
+                for state in layers[at]
+                if any(after in layers[at + 1] for after in self._successors(state))
+            }
+        return layers
+
+    def _successors(self, state: State) -> Iterator[State]:
+        if self._anywhere:
+            yield START  # which stage is served does not matter
+            return
+        frontier, _, is_open, swaps = state
+        instance = self._instance
+        protected = instance.protected_stages
+        if is_open and swaps < instance.max_swaps:
+            yield (frontier, frontier - 1, False, swaps + 1)
+        if is_open and frontier - 1 in protected:
+            return
+        for stage in range(
+            frontier + 1, min(frontier + instance.max_jump, instance.stages - 1) + 1
+        ):
+            yield (stage, stage, stage - 1 > frontier, swaps)
+            if stage - 1 > frontier and stage - 1 in protected:
+                return
+
+    def _is_complete(self, state: State) -> bool:
+        frontier, _, is_open, _ = state
+        protected = self._instance.protected_stages
+        return self._anywhere or (
+            max(protected, default=0) <= frontier and not (is_open and frontier - 1 in protected)
+        )

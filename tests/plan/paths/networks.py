@@ -1,0 +1,63 @@
+"""Random small networks for the planner's tests; seconds are eighths, so that all sums are exact."""
+
+import random
+from dataclasses import replace
+
+from swarmtrain.core.errors import ConfigError
+from swarmtrain.plan.paths.construct import deal_stages
+from swarmtrain.plan.paths.instance import Instance, PeerCosts
+from swarmtrain.plan.paths.reading import check
+
+
+def peer(name: str, stages: tuple[int, ...] | None, slots: int = 2, **seconds: float) -> PeerCosts:
+    costs = {"forward": 1.0, "backward": 2.0, "loss": 0.5, **seconds}
+    return PeerCosts(name, stages, costs["forward"], costs["backward"], costs["loss"], slots)
+
+
+def eighths(chance: random.Random, most: float) -> float:
+    return chance.randint(1, int(most * 8)) / 8
+
+
+def random_instance(seed: int, exact: bool = True) -> Instance:
+    """A legal instance of 2 to 4 stages; every tenth peer serves two of them. Not `exact`: any float may come."""
+    chance = random.Random(seed)
+    draw = (
+        (lambda most: eighths(chance, most)) if exact else (lambda most: chance.uniform(0.01, most))
+    )
+    while True:
+        stages = chance.randint(2, 4)
+        hosted = [(stage,) for stage in range(stages) for _ in range(chance.randint(1, 3))]
+        hosted = [
+            tuple(sorted({*own, chance.randrange(stages)})) if chance.random() < 0.1 else own
+            for own in hosted
+        ]
+        count = len(hosted)
+        instance = Instance(
+            peers=tuple(
+                PeerCosts(f"p{i}", own, draw(2), draw(4), draw(1), chance.randint(len(own), 3))
+                for i, own in enumerate(hosted)
+            ),
+            send_seconds=tuple(
+                tuple(0.0 if a == b else draw(3) for b in range(count)) for a in range(count)
+            ),
+            stages=stages,
+            microbatches=chance.randint(1, 8),
+            visits=chance.randint(2, stages),
+            max_swaps=chance.randint(0, 2),
+            max_jump=chance.randint(1, 4),
+            task_gap_seconds=chance.choice((0.0, 0.125)),
+            quotas=chance.choice(("equal", "free")),
+            visit_shares=chance.choice(("equal", "free")),
+        )
+        try:
+            check(instance)
+            deal_stages(instance)
+        except ConfigError:
+            continue
+        return instance
+
+
+def unplaced(instance: Instance) -> Instance:
+    """The same with nobody placed, and sizes free."""
+    peers = tuple(replace(own, stages=None) for own in instance.peers)
+    return replace(instance, peers=peers, stage_sizes=None)

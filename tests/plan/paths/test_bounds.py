@@ -1,0 +1,82 @@
+"""The bound against exhaustive optima, and against plans by hand."""
+
+import math
+from itertools import product
+
+import pytest
+
+from swarmtrain.plan.paths.bounds import lower_bound_seconds
+from swarmtrain.plan.paths.execution import Executor
+from swarmtrain.plan.paths.instance import Instance
+from swarmtrain.plan.paths.routes import Plan, PlannedRoute, violations
+from swarmtrain.plan.paths.sequences import orders, stage_sets
+from tests.plan.paths.networks import peer, random_instance, unplaced
+
+MOST_PLANS = 1500
+
+
+def all_routes(instance: Instance) -> list[PlannedRoute]:
+    found = []
+    for stages in stage_sets(
+        instance.stages - 1, instance.middle_visits, instance.protected_stages, instance.max_jump
+    ):
+        for order in orders(stages, instance.max_swaps, instance.max_jump):
+            hosts = [instance.hosts[stage] for stage in (0, *order)]
+            found += [PlannedRoute((0, *order), peers) for peers in product(*hosts)]
+    return found
+
+
+def optimum_seconds(instance: Instance) -> float:
+    """The best makespan of all legal plans that release everything at once; infinite where none ever ends."""
+    executor, best = Executor(instance), math.inf
+    known = {route: executor.chain(route.peers) for route in all_routes(instance)}
+    for routes in product(known, repeat=instance.microbatches):
+        execution = executor.run([known[route] for route in routes], [0.0] * len(routes))
+        is_better = execution.makespan_seconds < best
+        if is_better and not any(violations(Plan(instance, routes, 1.0, 1.0))):
+            best = execution.makespan_seconds
+    return best
+
+
+def small_instances(seeds: range) -> list[tuple[int, Instance]]:
+    found = []
+    for seed in seeds:
+        instance = random_instance(seed)
+        if len(all_routes(instance)) ** instance.microbatches <= MOST_PLANS:
+            found.append((seed, instance))
+    return found
+
+
+def test_the_bound_is_never_above_an_exhaustive_optimum():
+    tight = 0
+    for seed, instance in small_instances(range(1000, 1150)):
+        optimum, bound = optimum_seconds(instance), lower_bound_seconds(instance)
+        assert bound <= optimum, seed
+        if all(len(own.stages or ()) == 1 for own in instance.peers):
+            assert lower_bound_seconds(unplaced(instance)) <= optimum, seed
+        tight += bound > 0.9 * optimum
+    assert tight > 20
+
+
+def chain(microbatches: int, slots: int) -> Instance:
+    return Instance(
+        peers=(peer("edge", (0,), slots), peer("middle", (1,), slots)),
+        send_seconds=((0.0, 4.0), (4.0, 0.0)),
+        stages=2,
+        microbatches=microbatches,
+        visits=2,
+        task_gap_seconds=0.125,
+    )
+
+
+@pytest.mark.parametrize(
+    ("microbatches", "slots", "seconds"),
+    [
+        (1, 1, 22.5),  # the critical path: 16 of sends, 6.5 of tasks
+        (3, 1, 3 * 22.5 + 2 * 0.125),  # residence: one after the other
+        (2, 2, 22.5 + (3.25 / 2)),  # and the second begins and ends apart from the first
+        (40, 40, 40 * 3.875 - 0.125),  # node load at the edge
+    ],
+)
+def test_each_reason_by_hand(microbatches: int, slots: int, seconds: float):
+    assert lower_bound_seconds(chain(microbatches, slots)) == pytest.approx(seconds, rel=1e-9)

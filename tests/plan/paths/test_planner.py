@@ -1,0 +1,248 @@
+"""Plans: legal, near the exhaustive optimum, the same from the same seed, kept where nothing changed."""
+
+import math
+import random
+from dataclasses import replace
+
+import pytest
+
+from swarmtrain.core.errors import ConfigError
+from swarmtrain.plan.paths.bounds import lower_bound_seconds
+from swarmtrain.plan.paths.construct import first_routes
+from swarmtrain.plan.paths.draft import Draft
+from swarmtrain.plan.paths.execution import Executor
+from swarmtrain.plan.paths.instance import Instance
+from swarmtrain.plan.paths.moves import Moves
+from swarmtrain.plan.paths.placement import PlacementMoves
+from swarmtrain.plan.paths.planner import plan, replan
+from swarmtrain.plan.paths.routes import Plan, violations
+from swarmtrain.plan.paths.search import Annealer, by_evaluations
+from tests.plan.paths import naive
+from tests.plan.paths.networks import peer, random_instance, unplaced
+from tests.plan.paths.test_bounds import optimum_seconds, small_instances
+
+SEEDS = range(40)
+
+
+def planned(instance: Instance, evaluations: int = 300, seed: int = 0) -> Plan:
+    return plan(instance, by_evaluations(evaluations), random.Random(seed))
+
+
+def ring(peers: int = 12, microbatches: int = 12) -> Instance:
+    """Peers on a ring, four stages in turn, distant ones slow to reach."""
+    return Instance(
+        peers=tuple(peer(f"p{i}", (i % 4,), 3) for i in range(peers)),
+        send_seconds=tuple(
+            tuple(0.25 * min((a - b) % peers, (b - a) % peers) for b in range(peers))
+            for a in range(peers)
+        ),
+        stages=4,
+        microbatches=microbatches,
+        visits=3,
+        task_gap_seconds=0.125,
+    )
+
+
+def assert_whole(found: Plan) -> None:
+    """Legal, complete, and as long as it says, also in the eyes of another simulation."""
+    assert not list(violations(found))
+    jobs = naive.simulate(found.instance, list(found.routes))
+    assert max(job.end for job in jobs) == found.makespan_seconds < math.inf
+    assert found.lower_bound_seconds <= found.makespan_seconds
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_first_plans_and_searched_plans_are_legal_and_complete(seed: int):
+    instance = random_instance(seed)
+    assert_whole(planned(instance, 1, seed))
+    assert_whole(planned(instance, 300, seed))
+
+
+@pytest.mark.parametrize("seed", SEEDS[:20])
+def test_placed_plans_are_legal_and_complete(seed: int):
+    instance = random_instance(seed)
+    found = planned(unplaced(instance), 300, seed)
+    assert_whole(found)
+    sized = replace(unplaced(instance), stage_sizes=tuple(map(len, found.instance.hosts)))
+    assert_whole(planned(sized, 300, seed))
+
+
+def test_memory_is_never_over_its_slots():
+    found = planned(ring(), 500)
+    executor = Executor(found.instance)
+    starts = found.execution().starts
+    for index, own in enumerate(found.instance.peers):
+        held = []
+        for route, begins in zip(found.routes, starts, strict=True):
+            chain = executor.chain(route.peers)
+            for at, visited in enumerate(route.peers):
+                if visited == index:
+                    back = len(chain) - 1 - at
+                    held.append((begins[at], begins[back] + chain[back][2]))
+        assert all(sum(a <= begin < b for a, b in held) <= own.memory_slots for begin, _ in held)
+
+
+def test_plans_are_near_the_exhaustive_optimum():
+    """Equal or better (a release may beat every plan without) nearly always, and never far."""
+    missed = 0
+    instances = small_instances(range(1000, 1060))
+    for seed, instance in instances:
+        optimum, found = optimum_seconds(instance), planned(instance, 600, seed)
+        assert found.makespan_seconds <= 1.1 * optimum, seed
+        missed += found.makespan_seconds > optimum + 1e-9
+    assert len(instances) > 10 and missed <= 1
+
+
+def test_searching_longer_is_better_than_the_first_plan():
+    first, last = planned(ring(), 1), planned(ring(), 2500)
+    assert last.makespan_seconds < 0.95 * first.makespan_seconds
+
+
+def test_the_same_seed_and_budget_give_the_same_plan():
+    assert planned(ring(), 400, 7) == planned(ring(), 400, 7)
+    assert planned(ring(), 400, 7).routes != planned(ring(), 400, 8).routes
+
+
+def test_reports_fall_and_end_at_the_makespan():
+    told: list[tuple[int, float]] = []
+    found = plan(ring(), by_evaluations(1500), random.Random(1), lambda *entry: told.append(entry))
+    assert told == sorted(told, key=lambda entry: -entry[1])
+    assert told[-1][1] == found.makespan_seconds
+
+
+def test_a_plan_whose_length_hangs_on_how_equals_are_told_apart_is_not_kept(monkeypatch):
+    """Switch the check off and such plans are kept."""
+    draft = Draft(ring(), first_routes(ring()))
+    chance = random.Random(1)
+    monkeypatch.setattr(Draft, "run_rechained", lambda self, _: Executor(ring()).run([], []))
+    annealer = Annealer(draft, Moves(draft, chance, range(12)).propose, chance, lambda *_: None)
+    before = annealer.best_seconds
+    annealer.search(by_evaluations(300))
+    assert annealer.best_seconds == before
+
+
+def test_moves_keep_every_count_and_can_be_taken_back():
+    for seed in range(40):
+        instance = random_instance(seed)
+        draft, chance = Draft(instance, first_routes(instance)), random.Random(seed)
+        moves = Moves(draft, chance, range(instance.microbatches))
+        moves.horizon_seconds = 10.0
+        for _ in range(60):
+            change = moves.propose()
+            if change is not None:
+                before = (draft.routes.copy(), draft.visits.copy(), draft.quotas.copy())
+                back = draft.apply(change)
+                assert not list(violations(draft.plan(1.0, 1.0, 0)))
+                if chance.random() < 0.5:
+                    draft.apply(back)
+                    assert (draft.routes, draft.visits, draft.quotas) == before
+
+
+def test_moves_of_peers_keep_the_plan_legal_and_can_be_taken_back():
+    instance = replace(ring(), quotas="free")
+    draft, chance = Draft(instance, first_routes(instance)), random.Random(3)
+    moves = PlacementMoves(draft, chance, range(12))
+    sizes = set()
+    for _ in range(300):
+        change = moves.propose()
+        if change is not None:
+            before = (draft.routes.copy(), [set(hosts) for hosts in draft.hosts])
+            back = draft.apply(change)
+            assert not list(violations(draft.plan(1.0, 1.0, 0)))
+            sizes.add(tuple(map(len, draft.hosts)))
+            if chance.random() < 0.5:
+                draft.apply(back)
+                assert (draft.routes, [set(hosts) for hosts in draft.hosts]) == before
+    assert len(sizes) > 3
+
+
+def test_placing_finds_what_was_scrambled():
+    """Peers in two far camps: stages have to lie so that no route crosses."""
+    camps = Instance(
+        peers=tuple(peer(f"p{i}", None, 4) for i in range(8)),
+        send_seconds=tuple(
+            tuple(0.1 if a % 2 == b % 2 else 9.0 for b in range(8)) for a in range(8)
+        ),
+        stages=4,
+        microbatches=8,
+        visits=4,
+        stage_sizes=(2, 2, 2, 2),
+    )
+    found = planned(camps, 2500)
+    assert_whole(found)
+    assert all(len({p % 2 for p in route.peers}) == 1 for route in found.routes)
+
+
+# ---- replanning -----------------------------------------------------------------------------------------------------
+
+
+def test_a_lost_peer_moves_its_routes_and_no_others():
+    before = planned(ring(), 1000)
+    lost = before.routes[0].peers[1]
+    changed = before.instance.without([before.instance.peers[lost].name])
+    after = replan(changed, before, by_evaluations(500), random.Random(2))
+    names = [own.name for own in changed.peers]
+    old = [own.name for own in before.instance.peers]
+    moved = 0
+    for was, now in zip(before.routes, after.routes, strict=True):
+        assert was.stages == now.stages
+        if lost in was.peers:
+            moved += 1
+            assert all(p in changed.hosts[s] for s, p in zip(now.stages, now.peers, strict=True))
+        else:
+            assert [old[p] for p in was.peers] == [names[p] for p in now.peers]
+            assert was.release_seconds == now.release_seconds
+    assert 0 < moved < len(before.routes)
+    assert after.makespan_seconds == after.execution().makespan_seconds < math.inf
+    assert after.lower_bound_seconds == lower_bound_seconds(changed)
+
+
+def test_a_lost_edge_gives_its_microbatches_to_the_others():
+    before = planned(ring(), 500)
+    after = replan(before.instance.without(["p0"]), before, by_evaluations(200), random.Random(2))
+    quotas = [
+        sum(route.peers[0] == edge for route in after.routes) for edge in after.instance.hosts[0]
+    ]
+    assert len(quotas) == 2 and sum(quotas) == 12 and min(quotas) >= 4
+
+
+def test_a_drifted_link_moves_the_routes_that_use_it():
+    before = planned(ring(), 1000)
+    a, b = before.routes[3].peers[:2]
+    sends = [list(row) for row in before.instance.send_seconds]
+    sends[a][b] = sends[b][a] = 30.0
+    drifted = replace(before.instance, send_seconds=tuple(map(tuple, sends)))
+    after = replan(drifted, before, by_evaluations(500), random.Random(2))
+    stale = drifted, [route for route in before.routes]
+    draft = Draft(*stale)
+    assert after.makespan_seconds < draft.run().makespan_seconds
+    for was, now in zip(before.routes, after.routes, strict=True):
+        hops = set(zip(was.peers, (*was.peers[1:], was.peers[0]), strict=True))
+        if not {(a, b), (b, a)} & hops:
+            assert was == now
+
+
+def test_nothing_changed_keeps_the_plan():
+    before = planned(ring(), 500)
+    after = replan(before.instance, before, by_evaluations(500), random.Random(2))
+    assert after.routes == before.routes and after.makespan_seconds == before.makespan_seconds
+
+
+def test_a_stage_without_hosts_cannot_be_replanned():
+    before = planned(ring(), 10)
+    with pytest.raises(ConfigError, match="stage 1"):
+        replan(
+            before.instance.without(["p1", "p5", "p9"]),
+            before,
+            by_evaluations(10),
+            random.Random(2),
+        )
+
+
+def test_an_instance_without_any_plan_says_so():
+    alone = Instance((peer("only", (0, 1), 1),), ((0.0,),), stages=2, microbatches=1, visits=2)
+    with pytest.raises(ConfigError, match="memory slots"):
+        planned(alone)
+    near = replace(ring(), visits=2, max_jump=1)
+    with pytest.raises(ConfigError, match="equally often"):
+        planned(near)
