@@ -13,12 +13,15 @@ MEMORY_SECONDS = 30.0
 LEAST_PASSES = 3.0
 """Passes through a stage (decayed) before their mean says something."""
 
+SMOOTHING = 0.125
+"""Weight of the newest task in the mean of its kind, which lasts however long the steps are."""
+
 
 @dataclass(frozen=True, slots=True)
 class LaneLoad:
     """`busy_share` of the time went into microbatches, `waiting_tasks` waited for the lane on average, and one
-    microbatch took `pass_seconds` through one stage, forward and backward, and each of its tasks the seconds below
-    (None and 0 before enough of them)."""
+    microbatch took `pass_seconds` through one stage, forward and backward (None before enough of them). The means of
+    the tasks by kind are 0 before the first one."""
 
     busy_share: float
     waiting_tasks: float
@@ -33,9 +36,9 @@ class Meter:
 
     def __init__(self, now_seconds: float) -> None:
         self._at_seconds = now_seconds
-        self._span_seconds = self._busy_seconds = self._waited_seconds = 0.0
-        self._counts: dict[Part, float] = {"forward": 0.0, "backward": 0.0, "loss": 0.0}
-        self._seconds: dict[Part, float] = dict(self._counts)
+        self._span_seconds = self._busy_seconds = self._waited_seconds = self._passes = 0.0
+        self._counts: dict[Part, int] = {"forward": 0, "backward": 0, "loss": 0}
+        self._means: dict[Part, float] = {"forward": 0.0, "backward": 0.0, "loss": 0.0}
 
     def add(
         self, busy_seconds: float, waited_seconds: float, part: Part, now_seconds: float
@@ -44,25 +47,23 @@ class Meter:
         self._decay(now_seconds)
         self._busy_seconds += busy_seconds
         self._waited_seconds += waited_seconds
+        self._passes += part == "backward"
         self._counts[part] += 1
-        self._seconds[part] += busy_seconds
+        weight = max(SMOOTHING, 1 / self._counts[part])
+        self._means[part] += weight * (busy_seconds - self._means[part])
 
     def load(self, now_seconds: float) -> LaneLoad:
         """The mean number of waiting tasks is the sum of their waits over the time (Little's law)."""
         self._decay(now_seconds)
         if not self._span_seconds:
             return LaneLoad(0.0, 0.0, None)
-        passes = self._counts["backward"]
+        passes = self._passes
         return LaneLoad(
             min(self._busy_seconds / self._span_seconds, 1.0),
             self._waited_seconds / self._span_seconds,
             self._busy_seconds / passes if passes >= LEAST_PASSES else None,
-            *(self._mean_seconds(part) for part in self._counts),
+            *self._means.values(),
         )
-
-    def _mean_seconds(self, part: Part) -> float:
-        count = self._counts[part]
-        return self._seconds[part] / count if count >= LEAST_PASSES else 0.0
 
     def _decay(self, now_seconds: float) -> None:
         left = math.exp((self._at_seconds - now_seconds) / MEMORY_SECONDS)
@@ -70,6 +71,4 @@ class Meter:
         self._span_seconds = left * self._span_seconds + MEMORY_SECONDS * (1 - left)
         self._busy_seconds *= left
         self._waited_seconds *= left
-        for part in self._counts:
-            self._counts[part] *= left
-            self._seconds[part] *= left
+        self._passes *= left

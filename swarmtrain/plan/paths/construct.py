@@ -1,7 +1,7 @@
 """The first plan, within milliseconds: stages dealt by need, then each microbatch the cheapest walk past busy peers."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from swarmtrain.core.errors import ConfigError
@@ -10,8 +10,15 @@ from swarmtrain.plan.paths.instance import Instance
 from swarmtrain.plan.paths.routes import PlannedRoute
 from swarmtrain.plan.paths.sequences import Order, orders, stage_sets
 
-CROWDING = 0.5
-"""Seconds of detour that are worth one second of work which a peer has been given already."""
+CROWDINGS = (0.1, 0.35, 0.75, 2.0)
+"""Seconds of detour that are worth one second of work which a peer has been given already: which weight suits an
+instance shows when it is executed."""
+
+SPREAD = 2.0
+"""Weight of the mean end beside the makespan, where plans are compared."""
+
+MOST_TRIED_VISITS = 1000
+"""In larger instances only the last of `CROWDINGS` is tried: the first plan is to be there at once."""
 
 LOCKED_SECONDS = 1e12
 """The price of a visit that could never begin."""
@@ -20,22 +27,32 @@ MOST_SETS = 1000
 """Stage sets that are looked at: beyond that the choice is good enough (I8)."""
 
 
-def first_routes(instance: Instance) -> list[PlannedRoute]:
-    """Legal routes for all microbatches, released at once, or one after the other where slots could lock up.
+def first_routes(instance: Instance, crowdings: Sequence[float] = CROWDINGS) -> list[PlannedRoute]:
+    """Legal routes for all microbatches, released at once, or one after the other where slots could lock up: the best
+    of one try for each of `crowdings`.
 
     Raises:
         ConfigError: visits cannot be shared as asked for, or slots hold no whole route.
     """
-    builder = _Builder(instance)
-    sets = deal_stages(instance)
-    routes = [
-        builder.route(edge, stages) for edge, stages in zip(builder.edges(), sets, strict=True)
-    ]
-    executor = Executor(instance)
-    chains = [executor.chain(route.peers) for route in routes]
-    if math.isfinite(executor.run(chains, [0.0] * len(routes)).makespan_seconds):
-        return routes
-    return _one_by_one(executor, routes)
+    sets, executor = deal_stages(instance), Executor(instance)
+    if instance.microbatches * instance.visits > MOST_TRIED_VISITS:
+        crowdings = crowdings[-1:]
+    best_energy, best = math.inf, list[PlannedRoute]()
+    for crowding in crowdings:
+        builder = Builder(instance, crowding)
+        routes = [
+            builder.route(edge, stages) for edge, stages in zip(builder.edges(), sets, strict=True)
+        ]
+        found = energy(executor, routes)
+        if found < best_energy or not best:
+            best_energy, best = found, routes
+    return best if math.isfinite(best_energy) else _one_by_one(executor, best)
+
+
+def energy(executor: Executor, routes: Sequence[PlannedRoute]) -> float:
+    """How good routes are that are released at once, the less the better; infinite where they lock up."""
+    execution = executor.run([executor.chain(route.peers) for route in routes], [0.0] * len(routes))
+    return execution.makespan_seconds + SPREAD * sum(execution.ends) / len(routes)
 
 
 def _one_by_one(executor: Executor, routes: list[PlannedRoute]) -> list[PlannedRoute]:
@@ -139,11 +156,11 @@ def _exchange(
     return None
 
 
-class _Builder:
+class Builder:
     """Gives microbatches edges and peers one by one, and remembers how much work everybody has."""
 
-    def __init__(self, instance: Instance) -> None:
-        self._instance = instance
+    def __init__(self, instance: Instance, crowding: float = CROWDINGS[-1]) -> None:
+        self._instance, self._crowding = instance, crowding
         self._work_seconds = [0.0] * len(instance.peers)
         send = instance.send_seconds
         size = range(len(send))
@@ -166,7 +183,12 @@ class _Builder:
         """The cheapest walk from `edge` through `stages` in a legal order, counting work that waits at its peers."""
         instance = self._instance
         options = orders(stages, instance.max_swaps, instance.max_jump)
-        _, order, peers = min(self._walk(edge, order) for order in options[:MOST_SETS])
+        return self.along(edge, options[:MOST_SETS])
+
+    def along(self, edge: int, options: Sequence[Order]) -> PlannedRoute:
+        """The cheapest walk from `edge` in one of these orders."""
+        instance = self._instance
+        _, order, peers = min(self._walk(edge, order) for order in options)
         for peer in peers:
             costs = instance.peers[peer]
             self._work_seconds[peer] += (
@@ -200,7 +222,7 @@ class _Builder:
     def _price(self, peer: int) -> float:
         costs = self._instance.peers[peer]
         own = costs.forward_seconds + costs.backward_seconds
-        return own + CROWDING * self._work_seconds[peer]
+        return own + self._crowding * self._work_seconds[peer]
 
     def _away_seconds(self, edge: int) -> float:
         """How long one slot of an edge is taken by a typical microbatch, over its slots."""

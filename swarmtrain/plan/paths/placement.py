@@ -7,7 +7,7 @@ moves below join those of routes, so that places and routes fit each other. Only
 import math
 from collections.abc import Callable, Sequence
 
-from swarmtrain.plan.paths.construct import first_routes
+from swarmtrain.plan.paths.construct import energy, first_routes
 from swarmtrain.plan.paths.draft import Change, Draft, Entry
 from swarmtrain.plan.paths.execution import Executor
 from swarmtrain.plan.paths.instance import Chance, Instance
@@ -19,8 +19,12 @@ COARSE_COST = 8
 HOT, COLD = 0.03, 0.003
 """Temperatures of the coarse search, as shares of the first energy."""
 
-SPREAD = 2.0
-"""Weight of the mean end beside the makespan."""
+CROWDING = (0.75,)
+"""One try of first routes is enough to compare places."""
+
+TRIP = 4.0
+"""Weight of the mean round trip beside the energy of the first routes. Collisions can still be searched away, long ways
+cannot."""
 
 MORE_EDGES = 0.25
 """Share of all peers that starts as edges where sizes are free."""
@@ -31,9 +35,9 @@ def coarse_placement(
 ) -> tuple[Instance, int]:
     """The instance with everybody placed, and the evaluations it took; ends when `share_spent` reaches 1."""
     stages = _first_stages(instance)
-    energy, evaluations = _energy(instance, stages), COARSE_COST
-    best, best_energy = stages, energy
-    scale = energy if math.isfinite(energy) else 1.0
+    current, evaluations = _energy(instance, stages), COARSE_COST
+    best, least = stages, current
+    scale = current if math.isfinite(current) else 1.0
     while (share := share_spent(evaluations)) < 1.0:
         changed = _changed(instance, stages, chance)
         evaluations += COARSE_COST
@@ -41,10 +45,10 @@ def coarse_placement(
             continue
         found = _energy(instance, changed)
         heat = scale * HOT * (COLD / HOT) ** share
-        if found <= energy or chance.random() < math.exp((energy - found) / heat):
-            stages, energy = changed, found
-        if found < best_energy:
-            best, best_energy = changed, found
+        if found <= current or chance.random() < math.exp((current - found) / heat):
+            stages, current = changed, found
+        if found < least:
+            best, least = changed, found
     return _placed(instance, best), evaluations
 
 
@@ -155,7 +159,7 @@ def _placed(instance: Instance, stages: dict[int, int]) -> Instance:
 
 def _energy(instance: Instance, stages: dict[int, int]) -> float:
     placed = _placed(instance, stages)
-    routes, executor = first_routes(placed), Executor(placed)
-    chains = [executor.chain(route.peers) for route in routes]
-    execution = executor.run(chains, [route.release_seconds for route in routes])
-    return execution.makespan_seconds + SPREAD * sum(execution.ends) / len(routes)
+    executor = Executor(placed)
+    routes = first_routes(placed, CROWDING)
+    mean = sum(executor.round_trip_seconds(route.peers) for route in routes) / len(routes)
+    return energy(executor, routes) + TRIP * mean

@@ -8,6 +8,7 @@ least makespan. Nothing here knows the time: `spent` maps evaluations done to th
 import math
 from collections.abc import Callable
 
+from swarmtrain.plan.paths.construct import SPREAD
 from swarmtrain.plan.paths.draft import Change, Draft, Rechained
 from swarmtrain.plan.paths.execution import Execution
 from swarmtrain.plan.paths.instance import Chance
@@ -19,10 +20,7 @@ Spent = Callable[[int], float]
 Report = Callable[[int, float], None]
 """Told of evaluations done and the makespan in seconds, whenever a better plan was found."""
 
-SPREAD = 2.0
-"""Weight of the mean end beside the makespan."""
-
-ROUNDS = ((0.03, 0.12), (0.2, 0.18), (1.0, 0.30))
+ROUNDS = ((0.03, 0.05), (0.2, 0.18), (1.0, 0.30))
 """Each round of annealing ends at this share of the budget and begins at this heat: a good plan early, a better one
 later."""
 

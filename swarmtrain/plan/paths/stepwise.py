@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from swarmtrain.plan.paths.bounds import lower_bound_seconds
-from swarmtrain.plan.paths.construct import _Builder
+from swarmtrain.plan.paths.construct import Builder
 from swarmtrain.plan.paths.draft import Draft
 from swarmtrain.plan.paths.instance import Chance, Instance
 from swarmtrain.plan.paths.moves import Moves
@@ -32,9 +32,6 @@ def plan_step(
 
 
 def _along(instance: Instance, sequences: Sequence[tuple[int, ...]]) -> list[PlannedRoute]:
-    builder = _Builder(instance)
-    routes = []
-    for edge, order in zip(builder.edges(), sequences, strict=True):
-        _, _, peers = builder._walk(edge, order)
-        routes.append(PlannedRoute((0, *order), (edge, *peers)))
-    return routes
+    builder = Builder(instance)
+    pairs = zip(builder.edges(), sequences, strict=True)
+    return [builder.along(edge, (order,)) for edge, order in pairs]
