@@ -260,7 +260,10 @@ class PlannerSection(Section):
         description="Plan every step's routes beside the step before; false: callers choose by measured times",
     )
     seconds: float = Field(
-        1.0, gt=0, le=600, description="What a plan may take; it is dropped if the step opens before"
+        1.0,
+        gt=0,
+        le=600,
+        description="What a plan may take; it is dropped if the step opens before",
     )
 
 
@@ -366,6 +369,12 @@ class RunConfig(Section):
                 f"{stages} middle stages, of which paths.protected takes {len(paths.protected)}",
                 "the other stages would never be visited, and so never learn",
                 "lower paths.skip, or protect fewer stages",
+            )
+        if paths.visits == "planned" and not self.planner.use:
+            raise ConfigError(
+                "paths.visits = planned needs a planner",
+                "planner.use is false, so nobody would choose who visits what",
+                "set planner.use = true, or paths.visits = seeded",
             )
         if self.train.swap_ends and (paths.visited(stages) < stages or paths.swaps):
             raise ConfigError(

@@ -222,3 +222,9 @@ def test_shipped_equality_runs_are_exact() -> None:
             assert config.train.accumulation == "exact"
             assert config.wire.codec == "none"
             assert config.limits.threads == 1
+
+
+def test_planned_visits_need_a_planner() -> None:
+    load_config((), ["paths.visits=planned", "planner.use=true"])
+    with pytest.raises(ConfigError, match="needs a planner"):
+        load_config((), ["paths.visits=planned"])

@@ -7,13 +7,14 @@ moves below join those of routes, so that places and routes fit each other. Only
 import math
 from collections.abc import Callable, Sequence
 
+from swarmtrain.plan.paths.bounds import lower_bound_seconds
 from swarmtrain.plan.paths.construct import energy, first_routes
 from swarmtrain.plan.paths.draft import Change, Draft, Entry
 from swarmtrain.plan.paths.execution import Executor
 from swarmtrain.plan.paths.instance import Chance, Instance
 from swarmtrain.plan.paths.routes import PlannedRoute
 
-COARSE_COST = 8
+COARSE_COST = 12
 """Evaluations that building and executing one set of first routes counts for."""
 
 HOT, COLD = 0.03, 0.003
@@ -22,9 +23,9 @@ HOT, COLD = 0.03, 0.003
 CROWDING = (0.75,)
 """One try of first routes is enough to compare places."""
 
-TRIP = 4.0
-"""Weight of the mean round trip beside the energy of the first routes. Collisions can still be searched away, long ways
-cannot."""
+BOUND, TRIP, ROUTED = 2.0, 2.0, 0.2
+"""Weights of the places' lower bound, the first routes' mean round trip, and their energy when executed. Collisions can
+still be searched away, long ways and full slots cannot."""
 
 MORE_EDGES = 0.25
 """Share of all peers that starts as edges where sizes are free."""
@@ -162,4 +163,5 @@ def _energy(instance: Instance, stages: dict[int, int]) -> float:
     executor = Executor(placed)
     routes = first_routes(placed, CROWDING)
     mean = sum(executor.round_trip_seconds(route.peers) for route in routes) / len(routes)
-    return energy(executor, routes) + TRIP * mean
+    bound = lower_bound_seconds(placed)
+    return BOUND * bound + TRIP * mean + ROUTED * energy(executor, routes)

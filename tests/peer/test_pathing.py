@@ -1,0 +1,76 @@
+"""Planned routes in the running peer: followed, faster than choosing blindly, and the same bits whatever fails."""
+
+import functools
+
+import pytest
+import torch
+
+from swarmtrain.core.events import PathsPlanned, SealAssigned, StepOpened, SumChanged
+from swarmtrain.experiments.faults import Fault
+from swarmtrain.experiments.virtual import Scenario, VirtualPeer, VirtualRun, simulate
+from tests.experiments.runs import corpus, events_of, known_reference, sha_of, small_config
+
+STEPS = 6
+NAMES = {"edge-a": 0, "edge-b": 0, "one-a": 1, "one-b": 1, "one-c": 1, "two-a": 2, "two-b": 2}
+SLOW = {"one-b": 3.0, "two-a": 2.0}
+ROOM = ("limits.in_flight=12", "limits.slots_shared=12", "swarm.announce_seconds=3")
+
+
+@functools.cache
+def config_of(*more: str):
+    return small_config(*ROOM, "train.microbatches=12", *more, steps=STEPS)
+
+
+def run_of(*more: str, faults: tuple[Fault, ...] = ()) -> VirtualRun:
+    torch.set_num_threads(1)
+    fleet = tuple(VirtualPeer(n, (s,), slowness=SLOW.get(n, 1.0)) for n, s in NAMES.items())
+    run = simulate(config_of(*more), Scenario(fleet, faults=faults), corpus())
+    assert [commit.step for commit in run.commits] == list(range(STEPS)), run.errors
+    return run
+
+
+def planned_of(run: VirtualRun) -> dict[int, PathsPlanned]:
+    return {e.step: e for e in events_of(run, PathsPlanned) if isinstance(e, PathsPlanned)}
+
+
+def makespans(run: VirtualRun) -> dict[int, float]:
+    """From the opening of each step to the last contribution that entered a sum."""
+    opened = {e.step: at for at, _, e in reversed(run.events) if isinstance(e, StepOpened)}
+    last = {e.step: at for at, _, e in run.events if isinstance(e, SumChanged)}
+    return {step: last[step] - opened[step] for step in opened}
+
+
+def test_planned_steps_take_what_was_predicted_and_change_no_bit():
+    run = run_of("planner.use=true")
+    planned, took = planned_of(run), makespans(run)
+    assert set(planned) >= set(range(2, STEPS)), "the first steps have nothing measured yet"
+    for step in range(3, STEPS):
+        assert took[step] == pytest.approx(planned[step].makespan_seconds, rel=0.1)
+        assert planned[step].lower_bound_seconds <= planned[step].makespan_seconds
+    assert sha_of(run) == known_reference(config_of()).parameters_sha256
+
+
+def test_without_the_planner_nothing_is_planned():
+    assert not planned_of(run_of())
+
+
+def test_a_planned_replica_that_dies_is_replaced_and_the_next_step_is_planned_without_it():
+    fault = Fault("kill", ("one-a",), at_seconds=6.0)
+    run = run_of("planner.use=true", faults=(fault,))
+    assert run.injected
+    assert sha_of(run) == known_reference(config_of()).parameters_sha256
+    assert planned_of(run)[STEPS - 1].makespan_seconds > planned_of(run)[2].makespan_seconds
+
+
+def test_seeded_skipping_is_planned_within_its_sequences():
+    more = ("paths.skip=0.5", "planner.use=true")
+    run = run_of(*more)
+    assert set(planned_of(run)) >= set(range(2, STEPS))
+    assert sha_of(run) == known_reference(config_of("paths.skip=0.5")).parameters_sha256
+
+
+def test_planned_visits_are_recorded_and_equal_in_number():
+    run = run_of("paths.skip=0.5", "paths.visits=planned", "planner.use=true")
+    last = [e for e in events_of(run, SealAssigned) if isinstance(e, SealAssigned)][-1]
+    visited = [stage for sequence in last.sequences for stage in sequence]
+    assert len(last.sequences) == 12 and visited.count(1) == visited.count(2) == 6
