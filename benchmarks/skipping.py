@@ -222,11 +222,17 @@ def benchmark(
                 done.append(Trained(setting, variant, corpus, base))
                 train(done[-1], setting.steps, "equal tokens")
 
+    def go_on(those: Sequence[Trained]) -> None:
+        for trained in those:
+            longer = setting.steps * table[FULL] / table[trained.variant.name]
+            steps = int(longer / setting.judge_steps + 1) * setting.judge_steps
+            train(trained, steps, "equal time")
+
     start([variant for variant in VARIANTS if not variant.keeps_ends])
-    for trained in done[1:]:
-        longer = setting.steps * table[FULL] / table[trained.variant.name]
-        train(trained, int(longer / setting.judge_steps + 1) * setting.judge_steps, "equal time")
+    go_on(done[1:])
+    known = len(done)
     start([variant for variant in VARIANTS if variant.keeps_ends])
+    go_on(done[known:])
 
 
 def figures_of(

@@ -6,6 +6,7 @@ made for another roster, is opened without: then callers choose for themselves (
 
 import asyncio
 import functools
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -86,6 +87,11 @@ class Pathing:
         self._take(step, roster, plan, loop.time() - begin)
 
     def _take(self, step: int, roster: Roster, plan: Plan, seconds: float) -> None:
+        if not math.isfinite(plan.makespan_seconds):
+            self._record(
+                Noted("a step could not be planned", "its microbatches lock each other up")
+            )
+            return
         self._prepared = _Prepared(step, _places(roster), paths_of(plan, roster))
         self._record(
             PathsPlanned(

@@ -1,6 +1,7 @@
 """A peer's life: join, measure, choose stages, serve, leave. The only place that joins discovery and the island."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import torch
 from swarmtrain.compute.bench import capacity_stages, measure
 from swarmtrain.compute.lane import Lane
 from swarmtrain.core.config import RunConfig
-from swarmtrain.core.errors import DirectoryError, LinkError
+from swarmtrain.core.errors import DirectoryError, LinkClosed, LinkError
 from swarmtrain.core.events import (
     Lost,
     Noted,
@@ -107,6 +108,8 @@ class Session:
         self._capacity_stages = 0
         self.coordinator: Callable[[], Link | None] = lambda: None
         self._locking: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._dialled_seconds: dict[PeerId, float] = {}
         self._tasks = Tasks(self._failed)
         calls = Calls(
             self._hello,
@@ -353,10 +356,16 @@ class Session:
     async def _confirm_lost(self, peer: PeerId, reason: str) -> None:
         """A broken link is dialled once more before the protocol hears of a loss.
 
-        The system accepts a connection for a frozen process: two heartbeats without a greeting are enough.
+        The system accepts a connection for a frozen process: two heartbeats without a greeting are enough. A peer
+        that shuts down still greets and hangs up at once: whose link broke again within a heartbeat is lost.
         """
+        heartbeat_seconds, now = self.config.links.heartbeat_seconds, self._loop.time()
+        is_again = now < self._dialled_seconds.get(peer, -math.inf) + heartbeat_seconds
         try:
-            async with asyncio.timeout(2 * self.config.links.heartbeat_seconds):
+            if is_again:
+                raise LinkClosed("the link broke again", reason, "")
+            self._dialled_seconds[peer] = now
+            async with asyncio.timeout(2 * heartbeat_seconds):
                 await self.links.to(peer)
         except (LinkError, TimeoutError):
             runtime = self.runtime

@@ -58,7 +58,9 @@ def test_a_figure_from_few_calls_is_drawn_to_the_median() -> None:
 
 
 def test_a_link_without_a_rate_is_of_median_rate() -> None:
-    costs = costs_of([peer(A, LinkFigure(B, 0.01, 0.0, SURE_CALLS), LinkFigure(C, 0.5, 1e6, SURE_CALLS))])
+    costs = costs_of(
+        [peer(A, LinkFigure(B, 0.01, 0.0, SURE_CALLS), LinkFigure(C, 0.5, 1e6, SURE_CALLS))]
+    )
     assert costs.send_seconds(A, B, MIB) == pytest.approx(0.01 + MIB / 1e6)
 
 

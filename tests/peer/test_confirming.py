@@ -1,0 +1,62 @@
+"""A broken link is dialled once more, not again and again (the soak saw 60 links to a peer that shut down)."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from swarmtrain.core.clock import run_virtual
+from swarmtrain.core.types import PeerId
+from swarmtrain.peer.session import Session
+from tests.experiments.runs import small_config
+
+PEER = PeerId("p")
+HEARTBEAT_SECONDS = small_config().links.heartbeat_seconds
+
+
+def confirmed(pauses_seconds: list[float], dial_seconds: float = 0.0) -> tuple[int, int]:
+    """(dials, losses) when a link breaks after each of these pauses and every dial succeeds in `dial_seconds`."""
+    dials, losses = [], []
+
+    async def dial(peer: PeerId) -> None:
+        dials.append(peer)
+        await asyncio.sleep(dial_seconds)
+
+    async def main() -> None:
+        member = SimpleNamespace(roster=None, step=1, ledger=SimpleNamespace(open=None))
+        island = SimpleNamespace(lost=losses.append, conducting=SimpleNamespace(candidate=None))
+        session: Any = SimpleNamespace(
+            config=small_config(),
+            links=SimpleNamespace(to=dial),
+            runtime=SimpleNamespace(member=member, island=island),
+            outcome=asyncio.get_running_loop().create_future(),
+            _is_founding=False,
+            _has_begun=lambda member: True,
+            _record=lambda event: None,
+            _loop=asyncio.get_running_loop(),
+            _dialled_seconds={},
+        )
+        for pause_seconds in pauses_seconds:
+            await asyncio.sleep(pause_seconds)
+            await Session._confirm_lost(session, PEER, "the other side hung up")
+
+    run_virtual(main())
+    return len(dials), len(losses)
+
+
+def test_a_link_that_broke_once_is_dialled_again():
+    assert confirmed([1.0]) == (1, 0)
+
+
+def test_one_that_breaks_again_at_once_is_lost():
+    assert confirmed([1.0, 0.01, 0.01]) == (1, 2)
+
+
+def test_one_that_breaks_again_later_has_another_chance():
+    assert confirmed([1.0, 2 * HEARTBEAT_SECONDS]) == (2, 0)
+
+
+@pytest.mark.parametrize(("heartbeats", "losses"), [(1.5, 0), (2.5, 1)])
+def test_a_greeting_must_come_within_two_heartbeats(heartbeats: float, losses: int):
+    assert confirmed([1.0], heartbeats * HEARTBEAT_SECONDS) == (1, losses)
