@@ -1,6 +1,7 @@
 """A peer's open links by peer: dials when needed, keeps one per pair, tells who could not be reached."""
 
 import asyncio
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -44,8 +45,15 @@ class Links:
         return tuple(link for links in self._open.values() for link in links)
 
     def rows(self) -> tuple[LinkRow, ...]:
-        """Of the open links with most traffic, what was measured on them (swarm.records)."""
-        measured = [link for link in self.open_links if link.stats.round_trip_seconds > 0]
+        """Of the open links with most traffic, what was measured on them (swarm.records).
+
+        Names in greetings are not proven: one that is no peer id would spoil this peer's own record (I5).
+        """
+        measured = [
+            link
+            for link in self.open_links
+            if link.stats.round_trip_seconds > 0 and _PEER_ID.fullmatch(link.remote.peer)
+        ]
         measured.sort(key=lambda link: (-link.stats.bytes_sent, link.remote.peer))
         return tuple(
             (
@@ -116,6 +124,9 @@ class Links:
             return
         for method, meta in self._waiting.pop(peer, []):
             link.tell(method, meta)
+
+
+_PEER_ID = re.compile("[0-9a-f]{32}")
 
 
 def _add(totals: LinkStats, stats: LinkStats) -> None:

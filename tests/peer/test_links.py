@@ -1,0 +1,50 @@
+"""What a peer publishes of its links: the busiest, rounded, and nothing that a stranger's name could spoil."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from swarmtrain.peer.links import Links
+from swarmtrain.swarm.records import LINK_PEER_DIGITS, MOST_LINKS
+from swarmtrain.transport.link import LinkStats
+
+GOOD = "ab" * 16
+
+
+def links_of(*remotes: tuple[str, LinkStats]) -> Links:
+    links = Links(None, None, 1.0)  # type: ignore[arg-type]
+    for name, stats in remotes:
+        link: Any = SimpleNamespace(remote=SimpleNamespace(peer=name, address=""), stats=stats)
+        links._open.setdefault(link.remote.peer, {})[_Hashed(link)] = None  # type: ignore[index]
+    return links
+
+
+class _Hashed:
+    def __init__(self, link: Any) -> None:
+        self.remote, self.stats = link.remote, link.stats
+
+
+def test_a_row_says_half_the_round_trip_and_the_rate():
+    stats = LinkStats(
+        bytes_sent=10, calls=3, round_trip_seconds=0.02469, bytes_per_second=1234567.0
+    )
+    assert links_of((GOOD, stats)).rows() == ((GOOD[:LINK_PEER_DIGITS], 0.0123, 1.23e6, 3),)
+
+
+@pytest.mark.parametrize(
+    "name", ["meddler", "", "AB" * 16, "ab" * 15, "ab" * 17, "../../etc", "zz" * 16]
+)
+def test_a_name_that_is_no_peer_id_is_left_out(name: str):
+    assert links_of((name, LinkStats(round_trip_seconds=0.1))).rows() == ()
+
+
+def test_what_was_not_measured_yet_is_left_out():
+    assert links_of((GOOD, LinkStats(bytes_sent=5))).rows() == ()
+
+
+def test_the_busiest_are_published():
+    many = [(f"{n:032x}", LinkStats(bytes_sent=n, round_trip_seconds=0.1)) for n in range(60)]
+    rows = links_of(*many).rows()
+    assert len(rows) == MOST_LINKS
+    assert links_of(*many[-MOST_LINKS:]).rows() == rows
