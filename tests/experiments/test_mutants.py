@@ -199,8 +199,8 @@ def a_decision_that_nobody_shares(seed: int) -> tuple[Scene, list[Fault]]:
     cut_seconds = snapshot_seconds + 3 * HOP + HALF_HOP
     decided_seconds = snapshot_seconds + 5 * HOP + HALF_HOP
     return scene, [
-        Fault("one_way", ("one-a", "one-b"), round(cut_seconds, 6), duration_seconds=4.0),
-        Fault("partition", (scene.conductor,), round(decided_seconds, 6), duration_seconds=4.0),
+        Fault("one_way", ("one-a", "one-b"), round(cut_seconds, 6), duration_seconds=8.0),
+        Fault("partition", (scene.conductor,), round(decided_seconds, 6), duration_seconds=8.0),
     ]
 
 

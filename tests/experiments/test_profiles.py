@@ -104,7 +104,13 @@ def test_without_a_folder_of_profiles_the_error_says_where_it_was_looked_for(tmp
 
 ONE_B = ModelSection.model_validate({"preset": "1b"})
 CONFIG = small_config(
-    "model.family=vector", "model.stages=16", "model.width=4", "model.heads=2", "model.kv_heads=1"
+    "model.family=vector",
+    "model.stages=16",
+    "model.width=4",
+    "model.heads=2",
+    "model.kv_heads=1",
+    # Snapshots would fill a small machine before its first stage.
+    "recovery.snapshot_steps=0",
 )
 CHARGED = Charged(ONE_B, microbatch_size=1, sequence_length=512, codec="bf16")
 SHAPE = CHARGED.shape(CONFIG)
@@ -208,6 +214,7 @@ def test_a_charged_run_takes_the_time_of_the_charged_model_and_no_link_falls_sil
         "model.kv_heads=1",
         "links.heartbeat_seconds=0.5",
         "links.silence_seconds=60",
+        "recovery.snapshot_steps=0",
         steps=2,
     )
     laptop, home = read_machine("laptop", ROOT), read_network("home", ROOT)

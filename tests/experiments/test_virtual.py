@@ -76,8 +76,10 @@ def test_twenty_steps_on_uneven_replicas_of_every_stage_equal_the_reference():
     run, yardstick = virtual(config, MIXED), known_reference(config)
     assert sha_of(run) == yardstick.parameters_sha256
     assert losses_of(run) == yardstick.losses
-    # Otherwise the seven peers would not have tested what they are for: all of them must have worked.
-    assert all(min(share for _, share in sealed.owners) > 0 for sealed in events_of(run, Sealed))
+    # Otherwise the seven peers would not have tested what they are for: all of them must have worked. Later on wiring
+    # gives those that are ten times slower nothing.
+    worked = {peer for sealed in events_of(run, Sealed) for peer, share in sealed.owners if share}
+    assert len(worked) == len(MIXED)
     assert not events_of(run, Diverged)
 
 
