@@ -10,7 +10,7 @@ import torch
 from swarmtrain.compute.bench import capacity_stages, measure
 from swarmtrain.compute.lane import Lane
 from swarmtrain.core.config import RunConfig
-from swarmtrain.core.errors import DirectoryError, LinkClosed, LinkError
+from swarmtrain.core.errors import DirectoryError, LinkError
 from swarmtrain.core.events import (
     Lost,
     Noted,
@@ -357,14 +357,13 @@ class Session:
         """A broken link is dialled once more before the protocol hears of a loss.
 
         The system accepts a connection for a frozen process: two heartbeats without a greeting are enough. A peer
-        that shuts down still greets and hangs up at once: whose link broke again within a heartbeat is lost.
+        that shuts down still greets and hangs up at once: it is dialled once a heartbeat, not again and again.
         """
         heartbeat_seconds, now = self.config.links.heartbeat_seconds, self._loop.time()
-        is_again = now < self._dialled_seconds.get(peer, -math.inf) + heartbeat_seconds
+        due_seconds = max(now, self._dialled_seconds.get(peer, -math.inf) + heartbeat_seconds)
+        self._dialled_seconds[peer] = due_seconds
+        await asyncio.sleep(due_seconds - now)
         try:
-            if is_again:
-                raise LinkClosed("the link broke again", reason, "")
-            self._dialled_seconds[peer] = now
             async with asyncio.timeout(2 * heartbeat_seconds):
                 await self.links.to(peer)
         except (LinkError, TimeoutError):
