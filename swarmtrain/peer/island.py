@@ -26,7 +26,7 @@ from swarmtrain.core.messages import (
 )
 from swarmtrain.core.tasks import Tasks
 from swarmtrain.core.types import PeerId, Roster
-from swarmtrain.peer.acknowledging import Acknowledging
+from swarmtrain.peer.acknowledgements import Acknowledgements
 from swarmtrain.peer.conducting import Conducting
 from swarmtrain.peer.hops import StepMoved
 from swarmtrain.peer.parts import Parts
@@ -76,7 +76,7 @@ class Island:
         self._progress = 0
         self._is_over = False
         self._reducing: asyncio.Task[None] | None = None
-        self._acknowledging = Acknowledging(now_seconds())
+        self._acknowledging = Acknowledgements(now_seconds())
         self._tasks.spawn(self._tick(), "tick")
 
     # ---- inputs -------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from swarmtrain.steps.keys import unpack_keys
 
 
 @dataclass(slots=True)
-class Acknowledging:
+class Acknowledgements:
     """`now_seconds` of all calls is one clock; `begin_seconds` is when the first step could begin."""
 
     begin_seconds: float

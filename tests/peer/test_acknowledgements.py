@@ -2,7 +2,7 @@
 
 from swarmtrain.core.messages import Commit, Scalars, StageDigest
 from swarmtrain.core.types import Roster
-from swarmtrain.peer.acknowledging import Acknowledging
+from swarmtrain.peer.acknowledgements import Acknowledgements
 
 DIGESTS = (StageDigest(0, b"0" * 32),)
 
@@ -12,7 +12,7 @@ def commit(step: int) -> Commit:
 
 
 def told(
-    acknowledging: Acknowledging, step: int, now_seconds: float
+    acknowledging: Acknowledgements, step: int, now_seconds: float
 ) -> list[tuple[int, float, bool]]:
     events = acknowledging.acknowledged(commit(step), DIGESTS, now_seconds)
     assert all(event.loss == 1.0 + event.step for event in events)
@@ -20,14 +20,14 @@ def told(
 
 
 def test_a_conductor_tells_each_step_once() -> None:
-    acknowledging = Acknowledging(10.0)
+    acknowledging = Acknowledgements(10.0)
     for step in range(3):
         acknowledging.applied(commit(step), 11.0 + step)
         assert told(acknowledging, step, 11.5 + step) == [(step, 1.5 if not step else 1.0, True)]
 
 
 def test_a_new_conductor_tells_what_its_predecessor_may_have_taken_along() -> None:
-    acknowledging = Acknowledging(0.0)
+    acknowledging = Acknowledgements(0.0)
     for step in range(6):
         acknowledging.applied(commit(step), 10.0 + step)
     # It has applied step 5 and acknowledges it; step 4 nobody may have heard of. Time counts from step 3.
@@ -37,7 +37,7 @@ def test_a_new_conductor_tells_what_its_predecessor_may_have_taken_along() -> No
 
 
 def test_after_a_restore_nothing_of_the_old_history_is_told() -> None:
-    acknowledging = Acknowledging(0.0)
+    acknowledging = Acknowledgements(0.0)
     for step in range(3):
         acknowledging.applied(commit(step), 1.0 + step)
     acknowledging.restored()
