@@ -36,10 +36,10 @@ from swarmtrain.steps.restoring import RecoveryPolicy
 class Conducting:
     """At most one of `candidate` and `conductor` is set. Methods return effects for the island to carry out."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, failed: Callable[[BaseException], None]) -> None:
         self._parts, self._me = parts, parts.me
         self._member, self._record = parts.member, parts.record
-        self.pathing = Pathing(parts.config, parts.lane.is_modelled, parts.record)
+        self.pathing = Pathing(parts.config, parts.lane.is_modelled, parts.record, failed)
         self._plan = plan_of(parts.config, self.pathing.paths)
         self.conductor: StepConductor | None = None
         self.candidate: Candidate | None = None

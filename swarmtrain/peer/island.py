@@ -67,7 +67,7 @@ class Island:
         failed: Callable[[BaseException], None],
     ) -> None:
         self.parts = parts
-        self.conducting = Conducting(parts)
+        self.conducting = Conducting(parts, failed)
         self.recovering = Recovering(parts, self.perform, self._give_up, failed)
         self._ended = ended
         self._tasks = Tasks(failed)
@@ -138,6 +138,7 @@ class Island:
 
     async def close(self) -> None:
         await self.recovering.close()
+        await self.conducting.pathing.close()
         await self._tasks.cancel_all()
 
     # ---- effects ------------------------------------------------------------------------------------------------

@@ -13,10 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from swarmtrain.core.config import RunConfig
+from swarmtrain.core.errors import ConfigError
 from swarmtrain.core.events import Noted, PathsPlanned, Record
 from swarmtrain.core.messages import Ownership, pack_items, pack_paths, pack_remaining
 from swarmtrain.core.sections import CODEC_BYTES_PER_VALUE
 from swarmtrain.core.sequences import Sequences, sequence_of, stage_sequences
+from swarmtrain.core.tasks import Tasks
 from swarmtrain.core.types import EDGE_STAGE, PeerId, Roster
 from swarmtrain.plan.costs import LinkFigure, PeerFigures, costs_of
 from swarmtrain.plan.paths.execution import Executor
@@ -42,11 +44,22 @@ class _Prepared:
 class Pathing:
     """Plans while this peer conducts. With `is_modelled` a plan is made at once, and its time costs nothing."""
 
-    def __init__(self, config: RunConfig, is_modelled: bool, record: Record) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        is_modelled: bool,
+        record: Record,
+        failed: Callable[[BaseException], None],
+    ) -> None:
         self._config, self._is_modelled, self._record = config, is_modelled, record
         self._records: Sequence[PeerRecord] = ()
         self._prepared: _Prepared | None = None
-        self._working: asyncio.Future[None] | None = None
+        self._working: asyncio.Task[None] | None = None
+        self._tasks = Tasks(failed)
+
+    async def close(self) -> None:
+        """A plan under way ends by itself within its budget; nobody hears of it."""
+        await self._tasks.cancel_all()
 
     def look(self, records: Sequence[PeerRecord]) -> None:
         """What peers published, as the directory shows it now."""
@@ -63,34 +76,38 @@ class Pathing:
         return prepared.paths
 
     def _prepare(self, step: int, roster: Roster) -> None:
-        if step >= self._config.run.steps or not self._records:
+        known = [entry for entry in self._records if entry.peer in roster]
+        if step >= self._config.run.steps or not known:
             return
-        instance = instance_of(self._config, roster, self._records)
+        instance = instance_of(self._config, roster, known)
         sequences = None if self._config.paths.visits == "planned" else self._sequences(step)
         chance = random.Random(f"paths {self._config.run.seed} {step}")
         work = functools.partial(plan_step, instance, sequences, chance=chance)
         if self._is_modelled:
-            self._take(step, roster, work(lambda count: count / MODELLED_EVALUATIONS), 0.0)
+            try:
+                self._take(step, roster, work(lambda count: count / MODELLED_EVALUATIONS), 0.0)
+            except ConfigError as error:
+                self._go_without(str(error))
         elif self._working is None or self._working.done():
-            self._working = asyncio.ensure_future(self._plan_beside(step, roster, work))
+            self._working = self._tasks.spawn(self._plan_beside(step, roster, work), "plan")
 
     async def _plan_beside(self, step: int, roster: Roster, work: Callable[..., Plan]) -> None:
         loop = asyncio.get_running_loop()
         begin, budget_seconds = loop.time(), self._config.planner.seconds
         try:
-            plan = await asyncio.to_thread(
-                work, lambda count: (loop.time() - begin) / budget_seconds if count else 0.0
-            )
-        except Exception as error:  # a step without a plan is wired; the run does not end for it
-            self._record(Noted("a step could not be planned", repr(error)))
+            plan = await asyncio.to_thread(work, lambda _: (loop.time() - begin) / budget_seconds)
+        except ConfigError as error:
+            self._go_without(str(error))
             return
         self._take(step, roster, plan, loop.time() - begin)
 
+    def _go_without(self, why: str) -> None:
+        """A step without a plan is wired; the run does not end for it."""
+        self._record(Noted("a step could not be planned", why))
+
     def _take(self, step: int, roster: Roster, plan: Plan, seconds: float) -> None:
         if not math.isfinite(plan.makespan_seconds):
-            self._record(
-                Noted("a step could not be planned", "its microbatches lock each other up")
-            )
+            self._go_without("its microbatches lock each other up")
             return
         self._prepared = _Prepared(step, _places(roster), paths_of(plan, roster))
         self._record(
@@ -109,10 +126,12 @@ def _places(roster: Roster) -> tuple[tuple[PeerId, tuple[int, ...]], ...]:
 
 
 def instance_of(config: RunConfig, roster: Roster, records: Sequence[PeerRecord]) -> Instance:
-    """The planner's view of a step with `roster`. Who published nothing counts as slow as the slowest that did."""
-    published = {entry.peer: _figures(entry, roster) for entry in records if entry.peer in roster}
-    slowest = max(published.values(), key=lambda figures: figures.pass_seconds, default=None)
-    assert slowest is not None, "the conductor's own record is in the directory"
+    """The planner's view of a step with `roster`; `records` are those of its members, at least one.
+
+    Who published nothing counts as slow as the slowest that did.
+    """
+    published = {entry.peer: _figures(entry, roster) for entry in records}
+    slowest = max(published.values(), key=lambda figures: figures.pass_seconds)
     train, limits = config.train, config.limits
     peers = []
     for member in roster.members:

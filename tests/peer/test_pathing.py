@@ -1,13 +1,27 @@
 """Planned routes in the running peer: followed, faster than choosing blindly, and the same bits whatever fails."""
 
+import asyncio
 import functools
 
 import pytest
 import torch
 
-from swarmtrain.core.events import PathsPlanned, SealAssigned, StepOpened, SumChanged
+from swarmtrain.core.errors import ConfigError
+from swarmtrain.core.events import (
+    Event,
+    Noted,
+    PathsPlanned,
+    SealAssigned,
+    StepOpened,
+    SumChanged,
+)
+from swarmtrain.core.types import Member, PeerId, Roster
 from swarmtrain.experiments.faults import Fault
 from swarmtrain.experiments.virtual import Scenario, VirtualPeer, VirtualRun, simulate
+from swarmtrain.peer import pathing as pathing_module
+from swarmtrain.peer.pathing import Pathing
+from swarmtrain.steps.plan import Paths
+from swarmtrain.swarm.records import PeerRecord
 from tests.experiments.runs import corpus, events_of, known_reference, sha_of, small_config
 
 STEPS = 6
@@ -74,3 +88,65 @@ def test_planned_visits_are_recorded_and_equal_in_number():
     last = [e for e in events_of(run, SealAssigned) if isinstance(e, SealAssigned)][-1]
     visited = [stage for sequence in last.sequences for stage in sequence]
     assert len(last.sequences) == 12 and visited.count(1) == visited.count(2) == 6
+
+
+# ---- on real machines: beside the step, in a thread ---------------------------------------------------------------
+
+MEMBERS = tuple(Member(PeerId(f"{n:032x}"), (stage,), "") for n, stage in enumerate((0, 1, 1, 2)))
+ROSTER = Roster.of(1, MEMBERS)
+
+
+def record_of(member: Member, pass_seconds: float = 0.3) -> PeerRecord:
+    return PeerRecord(
+        run="ab", peer=member.peer, name="n", address="a:1", stages=member.stages, state="serving",
+        pinned=True, capacity_stages=3, seconds_per_stage=pass_seconds, edge_capable=True,
+        version="1", sequence=1, expires=1.0,
+    )  # fmt: skip
+
+
+def planned_beside(*more: str, records: tuple[PeerRecord, ...], roster: Roster = ROSTER):
+    """(paths of step 1, events) when step 0 opened with `records` known and its plan had the time it takes."""
+    events: list[Event] = []
+
+    async def main() -> Paths | None:
+        failures: list[BaseException] = []
+        config = config_of("planner.use=true", "planner.seconds=0.05", *more)
+        pathing = Pathing(config, False, events.append, failures.append)
+        pathing.look(records)
+        assert pathing.paths(0, ROSTER) is None
+        if pathing._working is not None:
+            await pathing._working
+        found = pathing.paths(1, roster)
+        await pathing.close()
+        assert not failures
+        return found
+
+    return asyncio.run(main()), events
+
+
+def test_the_next_step_is_planned_beside_this_one():
+    paths, events = planned_beside(records=tuple(map(record_of, MEMBERS)))
+    assert paths is not None and set(paths.path_peers) == {m.peer for m in MEMBERS[1:]}
+    [planned] = [event for event in events if isinstance(event, PathsPlanned)]
+    assert planned.step == 1 and planned.evaluations > 1 and planned.seconds < 5
+
+
+def test_a_plan_for_another_roster_is_not_used():
+    fewer = ROSTER.without(MEMBERS[1].peer)
+    assert planned_beside(records=tuple(map(record_of, MEMBERS)), roster=fewer)[0] is None
+
+
+@pytest.mark.parametrize("strangers", [False, True])
+def test_without_figures_of_its_members_a_step_is_wired(strangers: bool):
+    other = (record_of(Member(PeerId("f" * 32), (1,), "")),) if strangers else ()
+    assert planned_beside(records=other) == (None, [])
+
+
+def test_a_step_that_cannot_be_planned_is_wired_and_says_why(monkeypatch: pytest.MonkeyPatch):
+    def none(*_: object, **__: object) -> None:
+        raise ConfigError("no legal routes", "slots hold no whole route", "raise slots")
+
+    monkeypatch.setattr(pathing_module, "plan_step", none)
+    paths, events = planned_beside(records=tuple(map(record_of, MEMBERS)))
+    assert paths is None
+    assert any(isinstance(e, Noted) and "no legal routes" in e.detail for e in events)
