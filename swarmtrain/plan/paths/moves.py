@@ -17,6 +17,9 @@ T = TypeVar("T")
 
 Proposal = Callable[[], Change | None]
 
+LATE = 0.4
+"""Share of the proposals that change a microbatch of the edge peer that is through last."""
+
 RELEASED_AT_ONCE = 0.5
 """Chance that a changed release is none."""
 
@@ -84,14 +87,14 @@ class Moves:
         )
 
     def reorder(self) -> Change | None:
-        index = self._one_of(self._who)
+        index = self._drawn()
         route = self._draft.routes[index]
         changed = self._ordered(route, dict(zip(route.stages[1:], route.peers[1:], strict=True)))
         return None if changed is None or changed == route else Change(((index, changed),))
 
     def trade_stages(self) -> Change | None:
         """One microbatch visits a stage in the other's place, and the other way round."""
-        one, other = self._one_of(self._who), self._one_of(self._who)
+        one, other = self._drawn(), self._one_of(self._who)
         first, second = self._draft.routes[one], self._draft.routes[other]
         protected = self._draft.instance.protected_stages
         given = [s for s in first.stages if s not in second.stages and s not in protected]
@@ -119,7 +122,7 @@ class Moves:
         return None if changed is None else Change(((index, changed),))
 
     def trade_edges(self) -> Change | None:
-        one, other = self._one_of(self._who), self._one_of(self._who)
+        one, other = self._drawn(), self._one_of(self._who)
         first, second = self._draft.routes[one], self._draft.routes[other]
         if first.peers[0] == second.peers[0]:
             return None
@@ -131,7 +134,7 @@ class Moves:
         )
 
     def change_edge(self) -> Change | None:
-        index = self._one_of(self._who)
+        index = self._drawn()
         route, edge = self._draft.routes[index], self._one_of(self._draft.hosts[0])
         least, most = self._draft.quota_limits()
         quotas = self._draft.quotas
@@ -140,7 +143,7 @@ class Moves:
         return Change(((index, _with_peer(route, 0, edge)),))
 
     def release(self) -> Change | None:
-        index = self._one_of(self._who)
+        index = self._drawn()
         route, released = self._draft.routes[index], 0.0
         if self._chance.random() >= RELEASED_AT_ONCE:
             # Whole milliseconds: a plan is read by people too.
@@ -150,9 +153,21 @@ class Moves:
             return None
         return Change(((index, PlannedRoute(route.stages, route.peers, released)),))
 
+    def _drawn(self) -> int:
+        """Any microbatch, but often one of the edge peer whose last one ends last."""
+        draft, index = self._draft, self._one_of(self._who)
+        if self._chance.random() >= LATE:
+            return index
+        edge = draft.routes[draft.last].peers[0]
+        for _ in range(2 * len(draft.hosts[0])):
+            if draft.routes[index].peers[0] == edge:
+                break
+            index = self._one_of(self._who)
+        return index
+
     def _visit(self) -> tuple[int, PlannedRoute, int]:
         """A microbatch, its route, and the place of a middle visit on it."""
-        index = self._one_of(self._who)
+        index = self._drawn()
         route = self._draft.routes[index]
         return index, route, 1 + int(self._chance.random() * (len(route.stages) - 1))
 

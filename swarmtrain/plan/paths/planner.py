@@ -2,21 +2,26 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from swarmtrain.core.errors import ConfigError
 from swarmtrain.plan.paths.bounds import lower_bound_seconds
 from swarmtrain.plan.paths.construct import first_routes
 from swarmtrain.plan.paths.draft import Change, Draft
 from swarmtrain.plan.paths.instance import Chance, Instance
-from swarmtrain.plan.paths.moves import Moves
+from swarmtrain.plan.paths.moves import Moves, Proposal
 from swarmtrain.plan.paths.placement import PlacementMoves, coarse_placement
 from swarmtrain.plan.paths.routes import Plan, PlannedRoute
 from swarmtrain.plan.paths.search import Annealer, Report, Spent
 
-PLACING = 0.15
-"""Share of the budget for choosing places coarsely, where there are places to choose."""
+LEGS = ((0.008, 0.033), (0.12, 1.0))
+"""Where there are places to choose: each leg chooses them coarsely up to the first share of the budget, then searches
+places and routes together up to the second. The first leg gives a plan early, the second a better one."""
 
-MOVED = 0.06
+ONE_LEG = ((0.0, 1.0),)
+"""Where all places are given."""
+
+MOVED = 0.03
 """Share of proposals that move peers, where peers may be moved."""
 
 DRIFTED = 0.1
@@ -33,22 +38,56 @@ def plan(instance: Instance, spent: Spent, chance: Chance, report: Report | None
         ConfigError: the instance has no plan.
     """
     bound = lower_bound_seconds(instance)
-    placed, before = instance, 0
-    if instance.unplaced:
-        placed, before = coarse_placement(instance, chance, lambda done: spent(done) / PLACING)
-    draft = Draft(placed, first_routes(placed))
-    moves = Moves(draft, chance, range(instance.microbatches))
-    places = PlacementMoves(draft, chance, instance.unplaced)
+    best, done = None, 0
+    for placing, end in LEGS if instance.unplaced else ONE_LEG:
+        begin, placed = spent(done), instance
+        if best is not None and begin >= 1.0:
+            break
+        if instance.unplaced:
+            part = _part(spent, done, begin, placing)
+            placed, used = coarse_placement(instance, chance, part)
+            done += used
+        draft = Draft(placed, first_routes(placed))
+        tell = _better_than(best, done, report or _nobody)
+        annealer = Annealer(draft, _proposals(draft, instance.unplaced, chance), chance, tell)
+        annealer.search(_part(spent, done, max(begin, placing), end))
+        done += annealer.evaluations
+        if best is None or annealer.best_seconds < best.makespan_seconds:
+            best = draft.plan(annealer.best_seconds, bound, done)
+    assert best is not None
+    return replace(best, evaluations=done)
+
+
+def _part(spent: Spent, done: int, begin: float, end: float) -> Spent:
+    """The budget from share `begin` to share `end` of another one of which `done` evaluations are used."""
+
+    def share(evaluations: int) -> float:
+        used = spent(done + evaluations)
+        return 1.0 if used >= end else (used - begin) / (end - begin)
+
+    return share
+
+
+def _better_than(best: Plan | None, done: int, report: Report) -> Report:
+    """Passes on what is better than `best`, with the evaluations before added."""
+
+    def tell(evaluations: int, makespan_seconds: float) -> None:
+        if best is None or makespan_seconds < best.makespan_seconds:
+            report(done + evaluations, makespan_seconds)
+
+    return tell
+
+
+def _proposals(draft: Draft, free: Sequence[int], chance: Chance) -> Proposal:
+    """Moves of routes, and where peers are `free` to be moved now and then one of places."""
+    moves = Moves(draft, chance, range(draft.instance.microbatches))
+    moves.horizon_seconds = draft.measure()[0]
+    places = PlacementMoves(draft, chance, free)
 
     def propose() -> Change | None:
-        if instance.unplaced and chance.random() < MOVED:
-            return places.propose()
-        return moves.propose()
+        return places.propose() if free and chance.random() < MOVED else moves.propose()
 
-    annealer = Annealer(draft, propose, chance, report or _nobody)
-    moves.horizon_seconds = annealer.best_seconds
-    annealer.search(lambda done: spent(before + done))
-    return draft.plan(annealer.best_seconds, bound, before + annealer.evaluations)
+    return propose
 
 
 def replan(
@@ -76,7 +115,7 @@ def replan(
     draft = Draft(instance, routes)
     bound = lower_bound_seconds(instance)
     if not touched:
-        return draft.plan(draft.run().makespan_seconds, bound, 1)
+        return draft.plan(draft.measure()[0], bound, 1)
     moves = Moves(draft, chance, touched, keep_stages=True)
     annealer = Annealer(draft, moves.propose, chance, report or _nobody)
     moves.horizon_seconds = annealer.best_seconds

@@ -9,8 +9,7 @@ import math
 from collections.abc import Callable
 
 from swarmtrain.plan.paths.construct import SPREAD
-from swarmtrain.plan.paths.draft import Change, Draft, Rechained
-from swarmtrain.plan.paths.execution import Execution
+from swarmtrain.plan.paths.draft import Change, Draft
 from swarmtrain.plan.paths.instance import Chance
 from swarmtrain.plan.paths.moves import Proposal
 
@@ -23,6 +22,9 @@ Report = Callable[[int, float], None]
 ROUNDS = ((0.03, 0.05), (0.2, 0.18), (1.0, 0.30))
 """Each round of annealing ends at this share of the budget and begins at this heat: a good plan early, a better one
 later."""
+
+ENOUGH = 50
+"""Evaluations a microbatch before a round that make its whole heat pay; after fewer it is less."""
 
 COLD = 0.02
 """Heat at which every round ends. A heat is a temperature as a share of the energy of one microbatch."""
@@ -43,25 +45,34 @@ class Annealer:
     """Searches one draft; leaves it at the best plan it found.
 
     A plan counts as best only if its makespan stays when equal priorities are told apart by rounding: another program
-    may sum a round trip in another order, and one plan must not have two makespans.
+    may sum a round trip in another order, and one plan must not have two makespans. Among a thousand microbatches some
+    are always nearly equal: where that moves the first plan's makespan already, both of a plan's makespans have to be
+    better than the best so far.
     """
 
     def __init__(self, draft: Draft, propose: Proposal, chance: Chance, report: Report) -> None:
         self._draft, self._propose, self._chance, self._report = draft, propose, chance, report
-        self._rechained = Rechained()
         self.evaluations = 0
-        self._energy = self._measure(draft.run())
+        self._energy = self._measure()
         self.best_seconds = self._makespan_seconds
+        self._is_steady = abs(self._again_seconds() - self.best_seconds) < SAME_SECONDS
         self._since_best: list[Change] = []
 
     def search(self, spent: Spent) -> None:
         """Anneal round after round until the budget is used."""
         begin = spent(self.evaluations)
+        if begin < 1.0:
+            self._draft.hasten()
         for end, hot in ROUNDS:
             if begin < end:
-                self._anneal(spent, begin, end, hot)
+                self._anneal(spent, begin, end, self._affordable(hot))
                 self._back_to_best()
                 begin = end
+
+    def _affordable(self, hot: float) -> float:
+        """Where evaluations are few, a search that climbs never comes down again."""
+        done = self.evaluations / self._draft.instance.microbatches
+        return COLD + (hot - COLD) * min(1.0, done / ENOUGH)
 
     def _anneal(self, spent: Spent, begin: float, end: float, hot: float) -> None:
         scale = hot * self._energy / self._draft.instance.microbatches
@@ -74,28 +85,37 @@ class Annealer:
                 continue
             idle = 0
             back = self._draft.apply(change)
-            energy = self._measure(self._draft.run())
+            energy = self._measure()
             temperature = scale * cooling ** ((share - begin) / (end - begin))
             if energy <= self._energy or random() < math.exp((self._energy - energy) / temperature):
                 self._energy = energy
                 self._since_best.append(back)
-                if self._makespan_seconds < self.best_seconds - SAME_SECONDS and self._is_sure():
+                if self._is_best():
                     self.best_seconds = self._makespan_seconds
                     self._since_best.clear()
                     self._report(self.evaluations, self.best_seconds)
             else:
                 self._draft.apply(back)
 
-    def _measure(self, execution: Execution) -> float:
+    def _measure(self) -> float:
         self.evaluations += 1
-        self._makespan_seconds = execution.makespan_seconds
-        return self._makespan_seconds + SPREAD * sum(execution.ends) / len(execution.ends)
+        self._makespan_seconds, total_seconds, _ = self._draft.measure()
+        return self._makespan_seconds + SPREAD * total_seconds / self._draft.instance.microbatches
 
-    def _is_sure(self) -> bool:
-        again = self._draft.run_rechained(self._rechained).makespan_seconds
-        return abs(again - self._makespan_seconds) < SAME_SECONDS
+    def _is_best(self) -> bool:
+        least = self.best_seconds - SAME_SECONDS
+        if self._makespan_seconds >= least:
+            return False
+        again = self._again_seconds()
+        if self._is_steady:
+            return abs(again - self._makespan_seconds) < SAME_SECONDS
+        return again < least
+
+    def _again_seconds(self) -> float:
+        """The makespan where equal priorities are told apart in another way."""
+        return self._draft.measure(is_rounded=True)[0]
 
     def _back_to_best(self) -> None:
         while self._since_best:
             self._draft.apply(self._since_best.pop())
-        self._energy = self._measure(self._draft.run())
+        self._energy = self._measure()
