@@ -54,6 +54,17 @@ class PathsPlanned(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class PathsRepaired(Event):
+    """The roster changed after a step's routes were planned: `visits` of them got another peer, the rest stayed."""
+
+    step: int
+    visits: int
+    makespan_seconds: float
+    evaluations: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Measured(Event):
     """A machine's own figures, as the self-test found them."""
 

@@ -29,7 +29,7 @@ from swarmtrain.steps.ballot import (
 from swarmtrain.steps.conductor import StepConductor
 from swarmtrain.steps.effects import Effect, Send, Unsurvivable
 from swarmtrain.steps.keys import first_base
-from swarmtrain.steps.plan import Paths, Plan, no_paths
+from swarmtrain.steps.plan import Plan
 from swarmtrain.steps.restoring import RecoveryPolicy
 
 
@@ -40,7 +40,7 @@ class Conducting:
         self._parts, self._me = parts, parts.me
         self._member, self._record = parts.member, parts.record
         self.pathing = Pathing(parts.config, parts.lane.is_modelled, parts.record, failed)
-        self._plan = plan_of(parts.config, self.pathing.paths)
+        self._plan = plan_of(parts.config, self.pathing)
         self.conductor: StepConductor | None = None
         self.candidate: Candidate | None = None
         self._first_roster: Roster | None = None
@@ -217,7 +217,7 @@ def _rank(peer: PeerId) -> int:
     return zlib.crc32(peer.encode()) & 0xFFFF
 
 
-def plan_of(config: RunConfig, paths: Callable[[int, Roster], Paths | None] = no_paths) -> Plan:
+def plan_of(config: RunConfig, pathing: Pathing) -> Plan:
     """What the conductor must know of the run."""
     return Plan(
         steps=config.run.steps,
@@ -233,5 +233,6 @@ def plan_of(config: RunConfig, paths: Callable[[int, Roster], Paths | None] = no
             neighbours=config.recovery.neighbours,
             swap_ends=config.train.swap_ends,
         ),
-        paths=paths,
+        paths=pathing.paths,
+        repaired=pathing.repaired,
     )

@@ -10,20 +10,30 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.errors import ConfigError
-from swarmtrain.core.events import Noted, PathsPlanned, Record
-from swarmtrain.core.messages import Ownership, pack_items, pack_paths, pack_remaining
+from swarmtrain.core.events import Noted, PathsPlanned, PathsRepaired, Record
+from swarmtrain.core.messages import (
+    Open,
+    Ownership,
+    pack_items,
+    pack_paths,
+    pack_remaining,
+    unpack_items,
+)
 from swarmtrain.core.sections import CODEC_BYTES_PER_VALUE
 from swarmtrain.core.sequences import Sequences, sequence_of, stage_sequences
 from swarmtrain.core.tasks import Tasks
 from swarmtrain.core.types import EDGE_STAGE, PeerId, Roster
 from swarmtrain.plan.costs import LinkFigure, PeerFigures, costs_of
 from swarmtrain.plan.paths.execution import Executor
-from swarmtrain.plan.paths.instance import Instance, PeerCosts
+from swarmtrain.plan.paths.instance import Chance, Instance, PeerCosts
+from swarmtrain.plan.paths.planner import replan
+from swarmtrain.plan.paths.repair import repair
 from swarmtrain.plan.paths.routes import Plan
+from swarmtrain.plan.paths.search import Spent
 from swarmtrain.plan.paths.stepwise import plan_step
 from swarmtrain.steps.plan import Paths
 from swarmtrain.swarm.records import PeerRecord
@@ -32,13 +42,17 @@ MODELLED_EVALUATIONS = 300
 """In virtual time, where seconds of planning would not be the same on every machine."""
 
 
+REPAIR_EVALUATIONS, REPAIR_SECONDS = 60, 0.05
+"""What a changed roster may cost: the step waits for it."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A step's paths, and the members they were made for."""
+    """A step's plan, its routes by key, and the members it was made for."""
 
     step: int
     places: tuple[tuple[PeerId, tuple[int, ...]], ...]
-    paths: Paths
+    plan: Plan
 
 
 class Pathing:
@@ -54,6 +68,7 @@ class Pathing:
         self._config, self._is_modelled, self._record = config, is_modelled, record
         self._records: Sequence[PeerRecord] = ()
         self._prepared: _Prepared | None = None
+        self._running: _Prepared | None = None
         self._working: asyncio.Task[None] | None = None
         self._tasks = Tasks(failed)
 
@@ -69,11 +84,61 @@ class Pathing:
         """The routes of `step` if they are ready for this roster; those of the next step are prepared from here on."""
         if not self._config.planner.use:
             return None
-        prepared = self._prepared
+        prepared, self._running = self._prepared, None
         self._prepare(step + 1, roster)
-        if prepared is None or (prepared.step, prepared.places) != (step, _places(roster)):
+        if prepared is None or prepared.step != step:
             return None
-        return prepared.paths
+        if prepared.places != _places(roster):
+            prepared = self._changed(prepared, roster, replan)
+        self._running = prepared
+        return None if prepared is None else paths_of(prepared.plan, roster)
+
+    def repaired(self, before: Open, roster: Roster, leads: tuple[Ownership, ...]) -> Paths | None:
+        """The routes of the step that runs, without the peers that `roster` lacks; None where they are not known."""
+        running = self._running
+        if running is None or running.step != before.step:
+            return None
+        led = {key: share.peer for share in leads for _, key in unpack_items(share.items)}
+        places = [roster.peers.index(led[key]) for key in sorted(led)]
+
+        def work(instance: Instance, previous: Plan, spent: Spent, chance: Chance) -> Plan:
+            return repair(instance, previous, places, spent, chance)
+
+        self._running = self._changed(running, roster, work)
+        return None if self._running is None else paths_of(self._running.plan, roster)
+
+    def _changed(
+        self, before: _Prepared, roster: Roster, work: Callable[..., Plan]
+    ) -> _Prepared | None:
+        """The plan for another roster, made at once: only what has to change does."""
+        known = [entry for entry in self._records if entry.peer in roster]
+        if not known:
+            return None
+        chance = random.Random(f"changed paths {self._config.run.seed} {before.step}")
+        loop = asyncio.get_running_loop()
+        begin = loop.time()
+
+        def spent(evaluations: int) -> float:
+            if self._is_modelled:
+                return evaluations / REPAIR_EVALUATIONS
+            return (loop.time() - begin) / REPAIR_SECONDS
+
+        try:
+            plan = work(
+                instance_of(self._config, roster, known), before.plan, spent=spent, chance=chance
+            )
+        except ConfigError as error:
+            self._go_without(str(error))
+            return None
+        if not math.isfinite(plan.makespan_seconds):
+            self._go_without("its microbatches lock each other up")
+            return None
+        seconds = 0.0 if self._is_modelled else loop.time() - begin
+        visits = _changed_visits(before.plan, plan)
+        self._record(
+            PathsRepaired(before.step, visits, plan.makespan_seconds, plan.evaluations, seconds)
+        )
+        return _Prepared(before.step, _places(roster), plan)
 
     def _prepare(self, step: int, roster: Roster) -> None:
         known = [entry for entry in self._records if entry.peer in roster]
@@ -109,7 +174,7 @@ class Pathing:
         if not math.isfinite(plan.makespan_seconds):
             self._go_without("its microbatches lock each other up")
             return
-        self._prepared = _Prepared(step, _places(roster), paths_of(plan, roster))
+        self._prepared = _Prepared(step, _places(roster), by_key(plan))
         self._record(
             PathsPlanned(
                 step, plan.makespan_seconds, plan.lower_bound_seconds, plan.evaluations, seconds
@@ -181,11 +246,27 @@ def _figures(entry: PeerRecord, roster: Roster) -> PeerFigures:
     )
 
 
+def by_key(plan: Plan) -> Plan:
+    """`plan` with its routes in the order of the step's keys: those that visit the same stages as they are released."""
+    if len({route.stages for route in plan.routes}) > 1:
+        return plan
+    return replace(plan, routes=tuple(sorted(plan.routes, key=lambda r: r.release_seconds)))
+
+
+def _changed_visits(before: Plan, after: Plan) -> int:
+    """Visits whose peer is another one now."""
+    old, new = before.instance.peers, after.instance.peers
+    pairs = zip(before.routes, after.routes, strict=True)
+    return sum(
+        old[a].name != new[b].name
+        for one, other in pairs
+        for a, b in zip(one.peers, other.peers, strict=True)
+    )
+
+
 def paths_of(plan: Plan, roster: Roster) -> Paths:
-    """A plan as OPEN carries it. Keys that visit the same stages are numbered as they are released."""
-    names, routes = roster.peers, list(plan.routes)
-    if len({route.stages for route in routes}) == 1:
-        routes.sort(key=lambda route: route.release_seconds)
+    """A plan as OPEN carries it, its routes by key."""
+    names, routes = roster.peers, plan.routes
     executor = Executor(plan.instance)
     led: dict[PeerId, list[int]] = {edge: [] for edge in roster.edges}
     remaining: list[float] = []

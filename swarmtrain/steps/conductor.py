@@ -49,7 +49,7 @@ from swarmtrain.steps.effects import (
 )
 from swarmtrain.steps.gathering import Acknowledging, Gathering, agree, mean_loss
 from swarmtrain.steps.holdings import Audit, driver_of, hints_for, missing_runs, ownerships
-from swarmtrain.steps.keys import keep_leads, next_base, pack_keys, unpack_keys
+from swarmtrain.steps.keys import next_base, pack_keys, unpack_keys
 from swarmtrain.steps.membership import Membership
 from swarmtrain.steps.plan import Plan
 from swarmtrain.steps.reviving import Reviving
@@ -238,12 +238,11 @@ class StepConductor:
     # ---- one phase after the other ------------------------------------------------------------------------------
 
     def _opening(self) -> Open:
-        """The step's first opening, or the same with another roster: what runs goes on where it runs."""
+        """The step's first opening, or the same with another roster."""
         before = self.open
         if before is None or (before.step, before.base) != (self.step, self.base):
             return self.plan.opening(self.term, self.step, self.base, self.roster)
-        leads = keep_leads(before.leads, self.plan.microbatches, self.roster.edges)
-        return replace(before, term=self.term, roster=self.roster, leads=leads)
+        return self.plan.reopening(self.term, before, self.roster)
 
     def _opening_now(self) -> Open:
         """The step's opening with the roster as it is by now."""

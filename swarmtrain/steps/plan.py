@@ -1,11 +1,11 @@
 """What a conductor must know of the run that it conducts."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from swarmtrain.core.messages import Commit, Open, Ownership, Prepared, Scalars
 from swarmtrain.core.types import Digest, PeerId, Roster
-from swarmtrain.steps.keys import share_leads
+from swarmtrain.steps.keys import keep_leads, share_leads
 from swarmtrain.steps.restoring import RecoveryPolicy
 
 
@@ -25,11 +25,17 @@ def no_paths(step: int, roster: Roster) -> Paths | None:
     return None
 
 
+def not_repaired(before: Open, roster: Roster, leads: tuple[Ownership, ...]) -> Paths | None:
+    """Callers choose for themselves where the plan names a peer that is gone."""
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a conductor must know of the run. `tokens` is the divisor of a whole step.
 
-    `paths` gives the routes of a step that is about to open with a roster, if there is a plan for it.
+    `paths` gives the routes of a step that is about to open with a roster, if there is a plan for it; `repaired` those
+    of one that is open and goes on with another roster and these leads.
     """
 
     steps: int
@@ -40,6 +46,7 @@ class Plan:
     scalars: Callable[[int], Scalars]
     recovery: RecoveryPolicy
     paths: Callable[[int, Roster], Paths | None] = no_paths
+    repaired: Callable[[Open, Roster, tuple[Ownership, ...]], Paths | None] = not_repaired
 
     def opening(self, term: int, step: int, base: Digest, roster: Roster) -> Open:
         """What opens a step: by its plan, or with keys dealt to the edges in turn."""
@@ -59,6 +66,17 @@ class Plan:
             path_peers=paths.path_peers,
             paths=paths.paths,
             remaining=paths.remaining,
+        )
+
+    def reopening(self, term: int, before: Open, roster: Roster) -> Open:
+        """The same step with another roster: what runs goes on where it runs."""
+        leads = keep_leads(before.leads, self.microbatches, roster.edges)
+        opening = replace(before, term=term, roster=roster, leads=leads)
+        paths = self.repaired(before, roster, leads) if before.paths else None
+        if paths is None:
+            return opening
+        return replace(
+            opening, path_peers=paths.path_peers, paths=paths.paths, remaining=paths.remaining
         )
 
     def commit(self, prepared: Prepared, step: int, base: Digest) -> Commit:

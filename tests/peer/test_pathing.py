@@ -11,6 +11,7 @@ from swarmtrain.core.events import (
     Event,
     Noted,
     PathsPlanned,
+    PathsRepaired,
     SealAssigned,
     StepOpened,
     SumChanged,
@@ -76,6 +77,29 @@ def test_a_planned_replica_that_dies_is_replaced_and_the_next_step_is_planned_wi
     assert planned_of(run)[STEPS - 1].makespan_seconds > planned_of(run)[2].makespan_seconds
 
 
+def lost_in_a_planned_step() -> VirtualRun:
+    """A replica dies in the middle of a step with a plan."""
+    calm = run_of("planner.use=true")
+    opened = {e.step: at for at, _, e in reversed(calm.events) if isinstance(e, StepOpened)}
+    middle = (opened[3] + opened[4]) / 2
+    return run_of("planner.use=true", faults=(Fault("kill", ("one-a",), at_seconds=middle),))
+
+
+def test_a_plan_is_repaired_in_the_middle_of_its_step(monkeypatch: pytest.MonkeyPatch):
+    """The lost peer's visits get others by plan; switched off, callers choose, and nothing tells of a repair."""
+    run = lost_in_a_planned_step()
+    running, prepared = [e for e in events_of(run, PathsRepaired) if isinstance(e, PathsRepaired)]
+    assert running.step in (3, 4) and running.visits >= 3
+    assert prepared.step == running.step + 1, (
+        "the next step had been planned with the lost peer too"
+    )
+    assert sha_of(run) == known_reference(config_of()).parameters_sha256
+    monkeypatch.setattr(Pathing, "repaired", lambda self, before, roster, leads: None)
+    unrepaired = lost_in_a_planned_step()
+    assert running.step not in [e.step for e in events_of(unrepaired, PathsRepaired)]
+    assert sha_of(unrepaired) == sha_of(run)
+
+
 def test_seeded_skipping_is_planned_within_its_sequences():
     more = ("paths.skip=0.5", "planner.use=true")
     run = run_of(*more)
@@ -131,9 +155,17 @@ def test_the_next_step_is_planned_beside_this_one():
     assert planned.step == 1 and planned.evaluations > 1 and planned.seconds < 5
 
 
-def test_a_plan_for_another_roster_is_not_used():
+def test_a_plan_for_another_roster_is_changed_where_it_has_to_be():
+    """Lost members are replaced; who joined serves from the next plan on."""
     fewer = ROSTER.without(MEMBERS[1].peer)
-    assert planned_beside(records=tuple(map(record_of, MEMBERS)), roster=fewer)[0] is None
+    paths, events = planned_beside(records=tuple(map(record_of, MEMBERS)), roster=fewer)
+    assert paths is not None and set(paths.path_peers) == {m.peer for m in MEMBERS[2:]}
+    [repaired] = [event for event in events if isinstance(event, PathsRepaired)]
+    assert repaired.step == 1 and repaired.visits > 0
+    newcomer = Member(PeerId(f"{9:032x}"), (1,), "")
+    more = Roster.of(2, (*MEMBERS, newcomer))
+    paths, _ = planned_beside(records=tuple(map(record_of, MEMBERS)), roster=more)
+    assert paths is not None and newcomer.peer not in paths.path_peers
 
 
 @pytest.mark.parametrize("strangers", [False, True])

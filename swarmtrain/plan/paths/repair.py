@@ -1,0 +1,79 @@
+"""A plan whose peers were lost in the middle of its step: others take their visits, and nothing else changes.
+
+What ran stays where it ran, and so do stages, orders and edges (rule R14): a microbatch that had passed the lost peer is
+done again there only. The search knows the whole step, not how far it is: what has run already weighs as if it came.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from swarmtrain.core.errors import ConfigError
+from swarmtrain.plan.paths.draft import Change, Draft
+from swarmtrain.plan.paths.instance import Chance, Instance
+from swarmtrain.plan.paths.routes import Plan, PlannedRoute
+from swarmtrain.plan.paths.search import Annealer, Spent
+
+Visit = tuple[int, int]
+"""A microbatch and the place on its route."""
+
+
+def repair(
+    instance: Instance, previous: Plan, edges: Sequence[int], spent: Spent, chance: Chance
+) -> Plan:
+    """`previous` without the peers that `instance` lacks, found by name; `edges` are the edge peers by microbatch now.
+
+    The bound is that of `previous`: with fewer peers no plan is shorter.
+
+    Raises:
+        ConfigError: nobody hosts a lost peer's stage any more.
+    """
+    index_of = {peer.name: index for index, peer in enumerate(instance.peers)}
+    names = [peer.name for peer in previous.instance.peers]
+    used = Counter(index_of.get(names[peer]) for route in previous.routes for peer in route.peers)
+    routes: list[PlannedRoute] = []
+    lost: list[Visit] = []
+    for index, route in enumerate(previous.routes):
+        peers = [edges[index]]
+        for at in range(1, len(route.peers)):
+            peer = index_of.get(names[route.peers[at]])
+            if peer is None or peer not in instance.hosts[route.stages[at]]:
+                peer = _nearest(instance, route.stages[at], peers[-1], used)
+                used[peer] += 1
+                lost.append((index, at))
+            peers.append(peer)
+        routes.append(PlannedRoute(route.stages, tuple(peers), route.release_seconds))
+    draft = Draft(instance, routes)
+    annealer = Annealer(draft, Substitutes(draft, chance, lost).propose, chance, lambda *_: None)
+    if lost:
+        annealer.search(spent)
+    return draft.plan(annealer.best_seconds, previous.lower_bound_seconds, annealer.evaluations)
+
+
+class Substitutes:
+    """Proposals for lost visits: another replica of the stage."""
+
+    def __init__(self, draft: Draft, chance: Chance, lost: Sequence[Visit]) -> None:
+        self._draft, self._chance, self._lost = draft, chance, lost
+
+    def propose(self) -> Change | None:
+        index, at = self._lost[int(self._chance.random() * len(self._lost))]
+        route = self._draft.routes[index]
+        hosts = self._draft.hosts[route.stages[at]]
+        peer = hosts[int(self._chance.random() * len(hosts))]
+        if peer == route.peers[at]:
+            return None
+        peers = (*route.peers[:at], peer, *route.peers[at + 1 :])
+        changed = PlannedRoute(route.stages, peers, route.release_seconds)
+        return Change(((index, changed),))
+
+
+def _nearest(instance: Instance, stage: int, before: int, used: Counter[int | None]) -> int:
+    """A host of `stage` that has less to do than others; of those the nearest."""
+    hosts = instance.hosts[stage]
+    if not hosts:
+        raise ConfigError(
+            f"nobody hosts stage {stage} any more",
+            "its last peer was lost",
+            "let a peer take the stage before planning again",
+        )
+    return min(hosts, key=lambda host: (used[host] // 3, instance.send_seconds[before][host], host))
