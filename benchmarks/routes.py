@@ -1,32 +1,51 @@
-"""Routes through the running peer code, in virtual time: keys dealt in turn, SWARM wiring, and planned.
+"""Routes through the running peer code, in virtual time: fixed lines, keys dealt in turn, SWARM wiring, and planned.
 
-    python benchmarks/routes.py [--steps 8] [--evaluations 3000]
+    python benchmarks/routes.py [--steps 8] [--evaluations 3000] [--rows equal uneven ...]
 
 A published arrangement of 20 machines in twelve cloud regions (benchmarks/data): latency between two machines is what
 sending 32 MiB between them takes, and lines are wide, so that sends do not contend, as in the planner's model. Rows:
-full pipelines with equal machines, with machines up to 10 times slower, and with a machine lost in the middle of a
-step. A makespan counts from the opening of a step to the last contribution that enters a sum. Predicted is what the
-planner said before the step opened.
+
+    equal    full pipelines, machines alike
+    uneven   full pipelines, machines up to 10 times apart
+    lost     full pipelines, a machine lost in the middle of a step
+    churn    full pipelines, a machine of another stage lost every third step or so
+    skip     two of the five middle stages left out by each microbatch
+
+Policies: `lines` are DT-FM's full pipelines: the replicas of all stages stand in fixed lines that cost the least in
+sends, and an edge peer uses one of them; lines whose machine is lost are mended by wiring. `planned, not repaired` goes
+on with a plan whose peer was lost, and `planned anew` makes a whole new plan then. A makespan counts from the opening
+of a step to the last contribution that enters a sum. Predicted is what the planner said before the step opened. Work:
+forward and backward seconds that machines spent a step; what it is more than without a loss was done twice.
 """
 
 import argparse
 import json
 import random
 import statistics
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from unittest import mock
 
 import torch
 
 import swarmtrain.peer.pathing as pathing
+from swarmtrain.compute.lane import Task
 from swarmtrain.core.config import RunConfig, load_config
 from swarmtrain.core.events import PathsPlanned, StepOpened, SumChanged
 from swarmtrain.data.stream import load_corpus
 from swarmtrain.experiments.faults import Fault
+from swarmtrain.experiments.figures import Figures
 from swarmtrain.experiments.profiles import NetworkProfile
 from swarmtrain.experiments.virtual import Scenario, VirtualPeer, VirtualRun, simulate
+from swarmtrain.peer.pathing import Pathing
+from swarmtrain.plan.paths.instance import Chance, Instance
+from swarmtrain.plan.paths.routes import Plan, PlannedRoute
+from swarmtrain.plan.paths.search import Spent, by_evaluations
+from swarmtrain.plan.paths.stepwise import plan_step
 from swarmtrain.plan.wiring import Wiring
+from swarmtrain.steps.plan import not_repaired
 
 FOLDER = Path(__file__).parent
 RUN = FOLDER.parent / "deploy" / "runs" / "equality.toml"
@@ -34,17 +53,21 @@ WARM_STEPS = 3
 """Steps before the figures count: peers measure each other first."""
 
 
-def config_of(stages: int, microbatches: int, steps: int, use_planner: bool) -> RunConfig:
+def config_of(network: dict, steps: int, policy: str, is_skipping: bool) -> RunConfig:
+    middle = network["stages"] - 1
+    uses_paths = policy.startswith(("planned", "lines"))
+    skip = 1 - (network["visits"] - 1) / middle if is_skipping else 0.0
+    visits = "planned" if is_skipping and uses_paths else "seeded"
     return load_config(
         [RUN],
         [
-            f"run.steps={steps}", "optimizer.warmup_steps=1", f"model.stages={stages}",
+            f"run.steps={steps}", "optimizer.warmup_steps=1", f"model.stages={middle}",
             "model.family=vector", "model.width=16", "model.heads=2", "model.kv_heads=1",
-            f"train.microbatches={microbatches}", "train.microbatch_size=1", "train.sequence_length=4",
+            f"train.microbatches={network['microbatches']}", "train.microbatch_size=1", "train.sequence_length=4",
             "limits.in_flight=64", "limits.slots_shared=64", "limits.queue=256", "limits.hedge=false",
             "links.heartbeat_seconds=20", "links.silence_seconds=300", "links.connect_seconds=60",
             "swarm.announce_seconds=30", "recovery.snapshot_steps=0",
-            f"planner.use={str(use_planner).lower()}",
+            f"paths.skip={skip}", f"paths.visits={visits}", f"planner.use={str(uses_paths).lower()}",
         ],
     )  # fmt: skip
 
@@ -82,39 +105,145 @@ def makespans(run: VirtualRun) -> dict[int, float]:
     return {step: last[step] - opened[step] for step in opened if step in last}
 
 
+def lines_of(instance: Instance) -> list[tuple[int, ...]]:
+    """As many full pipelines as the smallest stage has replicas, each with an edge peer, cheap in sends all together.
+
+    DT-FM searches such an arrangement genetically; here two replicas of a stage change places until nothing helps.
+    """
+    send, hosts = instance.send_seconds, instance.hosts
+    count = min(map(len, hosts))
+    lines = [list(peers) for peers in zip(*(stage[:count] for stage in hosts), strict=True)]
+
+    def cost(line: list[int]) -> float:
+        around = zip(line, (*line[1:], line[0]), strict=True)
+        return sum(send[a][b] + send[b][a] for a, b in around)
+
+    improved = True
+    while improved:
+        improved = False
+        for stage in range(instance.stages):
+            for peer in hosts[stage]:
+                for line in lines:
+                    other = next((one for one in lines if one[stage] == peer), None)
+                    before = cost(line) + (cost(other) if other and other is not line else 0.0)
+                    held = line[stage]
+                    line[stage] = peer
+                    if other and other is not line:
+                        other[stage] = held
+                    after = cost(line) + (cost(other) if other and other is not line else 0.0)
+                    if after < before - 1e-9:
+                        improved = True
+                        continue
+                    line[stage] = held
+                    if other and other is not line:
+                        other[stage] = peer
+    return [tuple(line) for line in lines]
+
+
+def along_lines(instance: Instance, sequences: object, spent: Spent, chance: Chance) -> Plan:
+    """A plan of fixed full pipelines, microbatches dealt to them in turn."""
+    lines = lines_of(instance)
+    stages = tuple(range(instance.stages))
+    routes = tuple(
+        PlannedRoute(stages, lines[index % len(lines)]) for index in range(instance.microbatches)
+    )
+    plan = Plan(instance, routes, 0.0, 0.0)
+    return replace(plan, makespan_seconds=plan.execution().makespan_seconds)
+
+
+def anew(instance: Instance, previous: Plan, edges: object, spent: Spent, chance: Chance) -> Plan:
+    """A whole new plan in the middle of a step."""
+    sequences = [route.stages[1:] for route in previous.routes]
+    return plan_step(instance, sequences, by_evaluations(pathing.MODELLED_EVALUATIONS), chance)
+
+
 @contextmanager
-def dealt_in_turn() -> Iterator[None]:
-    """Wiring without measurements: every caller follows the deal."""
-    choose = Wiring.choose
-    Wiring.choose = lambda self, step, stage, replicas, dealt: dealt  # type: ignore[method-assign]
-    try:
+def policy_of(name: str) -> Iterator[None]:
+    """The peer code with one decision replaced, and as it is again afterwards."""
+    with ExitStack() as stack:
+        if name == "dealt in turn":
+            deal = lambda self, step, stage, replicas, dealt: dealt  # noqa: E731
+            stack.enter_context(mock.patch.object(Wiring, "choose", deal))
+        if name == "lines":
+            stack.enter_context(mock.patch.object(pathing, "plan_step", along_lines))
+        if name in ("lines", "planned, not repaired"):
+            stack.enter_context(mock.patch.object(Pathing, "repaired", not_repaired))
+        if name == "planned anew":
+            stack.enter_context(mock.patch.object(pathing, "repair", anew))
         yield
-    finally:
-        Wiring.choose = choose  # type: ignore[method-assign]
 
 
-@contextmanager
-def as_it_is() -> Iterator[None]:
-    yield
+@dataclass
+class Work:
+    """Seconds of forwards and backwards that machines did, of machines as fast as the model says."""
+
+    seconds: float = 0.0
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        cost_seconds = Figures.cost_seconds
+
+        def counting(figures: Figures, peer: VirtualPeer, task: Task) -> float:
+            seconds = cost_seconds(figures, peer, task)
+            self.seconds += seconds / peer.slowness
+            return seconds
+
+        with mock.patch.object(Figures, "cost_seconds", counting):
+            yield
 
 
-def row(
-    network: dict, policy: str, slowness: list[float], faults: tuple[Fault, ...], steps: int
-) -> tuple[float, float, float]:
-    """(mean makespan, mean step seconds, mean simulated over predicted) of the steps that count."""
-    config = config_of(network["stages"] - 1, network["microbatches"], steps, policy == "planned")
+@dataclass(frozen=True)
+class Outcome:
+    """Means over the steps that count; `work_seconds` over all steps."""
+
+    makespan_seconds: float
+    step_seconds: float
+    ratio: float
+    work_seconds: float
+
+
+def outcome(
+    network: dict, policy: str, scenario: Scenario, steps: int, is_skipping: bool
+) -> Outcome:
+    config = config_of(network, steps, policy, is_skipping)
     corpus = load_corpus(config.data, None)
-    mode: Callable = dealt_in_turn if policy == "dealt in turn" else as_it_is
-    with mode():
-        run = simulate(config, scenario_of(network, slowness, faults), corpus)
+    work = Work()
+    with policy_of(policy), work.counted():
+        run = simulate(config, scenario, corpus)
     found = {step: seconds for step, seconds in makespans(run).items() if step >= WARM_STEPS}
     planned = {e.step: e.makespan_seconds for _, _, e in run.events if isinstance(e, PathsPlanned)}
     ratios = [found[step] / planned[step] for step in found if step in planned]
     seconds = [commit.seconds for commit in run.commits if commit.step >= WARM_STEPS]
-    if not found:
-        raise SystemExit(f"the run went wrong: {run.stalled} {run.errors}")
-    ratio = statistics.mean(ratios) if ratios else float("nan")
-    return statistics.mean(found.values()), statistics.mean(seconds), ratio
+    if len(run.commits) < steps or (scenario.faults and not run.injected):
+        raise SystemExit(f"the run went wrong: {run.stalled} {run.errors} {run.injected}")
+    return Outcome(
+        statistics.mean(found.values()),
+        statistics.mean(seconds),
+        statistics.mean(ratios) if ratios else float("nan"),
+        work.seconds / steps,
+    )
+
+
+def rows_of(network: dict) -> dict[str, tuple[list[float], tuple[Fault, ...], tuple[str, ...]]]:
+    """By name: how slow each machine is, what happens, and which policies to compare."""
+    size = len(network["peers"])
+    equal = [1.0] * size
+    chance = random.Random(1)
+    uneven = [float(chance.choice((0.5, 1.0, 2.0, 5.0))) for _ in range(size)]
+    victim = next(p["name"] for p in network["peers"] if p["stages"] == [2])
+    churn = tuple(
+        Fault("kill", (next(p["name"] for p in network["peers"] if p["stages"] == [stage]),), at_seconds=at)
+        for stage, at in ((2, 400.0), (4, 690.0), (1, 980.0))
+    )  # fmt: skip
+    usual = ("lines", "dealt in turn", "wired", "planned")
+    lossy = (*usual, "planned, not repaired", "planned anew")
+    return {
+        "equal": (equal, (), usual),
+        "uneven": (uneven, (), usual),
+        "lost": (equal, (Fault("kill", (victim,), at_seconds=400.0),), lossy),
+        "churn": (equal, churn, lossy),
+        "skip": (equal, (), ("dealt in turn", "wired", "planned")),
+    }
 
 
 def main() -> None:
@@ -124,27 +253,25 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--evaluations", type=int, default=3000, help="of the planner, a step")
     parser.add_argument("--network", default="skippipe_n20.json")
+    parser.add_argument("--rows", nargs="*", help="only these")
     options = parser.parse_args()
     torch.set_num_threads(1)
     pathing.MODELLED_EVALUATIONS = options.evaluations
     network = json.loads((FOLDER / "data" / options.network).read_text())
-    size = len(network["peers"])
-    equal = [1.0] * size
-    chance = random.Random(1)
-    uneven = [float(chance.choice((0.5, 1.0, 2.0, 5.0))) for _ in range(size)]
-    victim = next(p["name"] for p in network["peers"] if p["stages"] == [2])
-    lost = (Fault("kill", (victim,), at_seconds=400.0),)
-    print("| machines | policy | makespan s | step s | simulated / predicted |")
-    print("|---|---|---|---|---|")
-    for name, slowness, faults in (
-        ("equal", equal, ()),
-        ("up to 10x apart", uneven, ()),
-        ("equal, one lost", equal, lost),
-    ):
-        for policy in ("dealt in turn", "wired", "planned"):
-            makespan, step, ratio = row(network, policy, slowness, faults, options.steps)
-            told = "" if ratio != ratio else f"{ratio:.3f}"
-            print(f"| {name} | {policy} | {makespan:.1f} | {step:.1f} | {told} |", flush=True)
+    print("| row | policy | makespan s | step s | simulated / predicted | work s a step |")
+    print("|---|---|---|---|---|---|")
+    for name, (slowness, faults, policies) in rows_of(network).items():
+        if options.rows and name not in options.rows:
+            continue
+        for policy in policies:
+            scenario = scenario_of(network, slowness, faults)
+            found = outcome(network, policy, scenario, options.steps, name == "skip")
+            told = "" if found.ratio != found.ratio else f"{found.ratio:.3f}"
+            print(
+                f"| {name} | {policy} | {found.makespan_seconds:.1f} | {found.step_seconds:.1f} | {told} "
+                f"| {found.work_seconds:.1f} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

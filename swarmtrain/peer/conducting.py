@@ -39,7 +39,7 @@ class Conducting:
     def __init__(self, parts: Parts, failed: Callable[[BaseException], None]) -> None:
         self._parts, self._me = parts, parts.me
         self._member, self._record = parts.member, parts.record
-        self.pathing = Pathing(parts.config, parts.lane.is_modelled, parts.record, failed)
+        self.pathing = Pathing(parts.me, parts.config, parts.lane.is_modelled, parts.record, failed)
         self._plan = plan_of(parts.config, self.pathing)
         self.conductor: StepConductor | None = None
         self.candidate: Candidate | None = None

@@ -60,12 +60,14 @@ class Pathing:
 
     def __init__(
         self,
+        me: PeerId,
         config: RunConfig,
         is_modelled: bool,
         record: Record,
         failed: Callable[[BaseException], None],
     ) -> None:
-        self._config, self._is_modelled, self._record = config, is_modelled, record
+        self._me, self._config = me, config
+        self._is_modelled, self._record = is_modelled, record
         self._records: Sequence[PeerRecord] = ()
         self._prepared: _Prepared | None = None
         self._running: _Prepared | None = None
@@ -125,7 +127,10 @@ class Pathing:
 
         try:
             plan = work(
-                instance_of(self._config, roster, known), before.plan, spent=spent, chance=chance
+                instance_of(self._config, roster, known, self._me),
+                before.plan,
+                spent=spent,
+                chance=chance,
             )
         except ConfigError as error:
             self._go_without(str(error))
@@ -144,7 +149,7 @@ class Pathing:
         known = [entry for entry in self._records if entry.peer in roster]
         if step >= self._config.run.steps or not known:
             return
-        instance = instance_of(self._config, roster, known)
+        instance = instance_of(self._config, roster, known, self._me)
         sequences = None if self._config.paths.visits == "planned" else self._sequences(step)
         chance = random.Random(f"paths {self._config.run.seed} {step}")
         work = functools.partial(plan_step, instance, sequences, chance=chance)
@@ -190,8 +195,11 @@ def _places(roster: Roster) -> tuple[tuple[PeerId, tuple[int, ...]], ...]:
     return tuple((member.peer, member.stages) for member in roster.members)
 
 
-def instance_of(config: RunConfig, roster: Roster, records: Sequence[PeerRecord]) -> Instance:
-    """The planner's view of a step with `roster`; `records` are those of its members, at least one.
+def instance_of(
+    config: RunConfig, roster: Roster, records: Sequence[PeerRecord], conductor: PeerId
+) -> Instance:
+    """The planner's view of a step that `conductor` opens with `roster`; `records` are those of its members, at least
+    one.
 
     Who published nothing counts as slow as the slowest that did.
     """
@@ -214,7 +222,8 @@ def instance_of(config: RunConfig, roster: Roster, records: Sequence[PeerRecord]
         )
     values = train.tokens_per_microbatch * config.model.width
     sent_bytes = int(values * CODEC_BYTES_PER_VALUE[config.wire.codec])
-    rows = costs_of(published.values()).matrix(roster.peers, sent_bytes)
+    costs = costs_of(published.values())
+    rows = costs.matrix(roster.peers, sent_bytes)
     stages = config.model.stages + 1
     return Instance(
         peers=tuple(peers),
@@ -226,6 +235,7 @@ def instance_of(config: RunConfig, roster: Roster, records: Sequence[PeerRecord]
         max_jump=stages,
         quotas="free",
         protected_stages=config.paths.protected,
+        opening_seconds=tuple(costs.send_seconds(conductor, peer, 0) for peer in roster.peers),
     )
 
 

@@ -135,7 +135,7 @@ def planned_beside(*more: str, records: tuple[PeerRecord, ...], roster: Roster =
     async def main() -> Paths | None:
         failures: list[BaseException] = []
         config = config_of("planner.use=true", "planner.seconds=0.05", *more)
-        pathing = Pathing(config, False, events.append, failures.append)
+        pathing = Pathing(MEMBERS[0].peer, config, False, events.append, failures.append)
         pathing.look(records)
         assert pathing.paths(0, ROSTER) is None
         if pathing._working is not None:

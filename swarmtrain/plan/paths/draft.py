@@ -58,7 +58,7 @@ class Draft:
             self._count(self.routes[index], -1)
             self._count(route, 1)
             self.routes[index] = route
-            self._board.put(index, route.peers, route.release_seconds)
+            self._board.put(index, route.peers, self._begin_seconds(route))
         back = tuple((peer, taken, left) for peer, left, taken in reversed(change.moves))
         return Change(before, back)
 
@@ -84,5 +84,8 @@ class Draft:
 
     def _filled(self, board: Board) -> Board:
         for index, route in enumerate(self.routes):
-            board.put(index, route.peers, route.release_seconds)
+            board.put(index, route.peers, self._begin_seconds(route))
         return board
+
+    def _begin_seconds(self, route: PlannedRoute) -> float:
+        return self.instance.begin_seconds(route.peers[0], route.release_seconds)

@@ -49,7 +49,7 @@ def worst_path(plan: Plan) -> WorstPath:
     stops = tuple(timetable.stops(worst))
     return WorstPath(
         microbatch=worst,
-        release_seconds=plan.routes[worst].release_seconds,
+        release_seconds=timetable.begin_seconds(worst),
         work_seconds=sum(stop.end_seconds - stop.start_seconds for stop in stops),
         send_seconds=sum(stop.send_seconds for stop in stops),
         wait_seconds=sum(stop.start_seconds - stop.arrival_seconds for stop in stops),
@@ -75,10 +75,14 @@ class _Timetable:
                     back = len(chain) - 1 - at
                     self._held.setdefault(peer, []).append((start, starts[back] + chain[back][2]))
 
+    def begin_seconds(self, index: int) -> float:
+        route = self._plan.routes[index]
+        return self._plan.instance.begin_seconds(route.peers[0], route.release_seconds)
+
     def stops(self, index: int) -> Iterator[Stop]:
         route, chain, starts = self._plan.routes[index], self._chains[index], self._starts[index]
         stages = (*route.stages, 0, *reversed(route.stages))
-        arrival = route.release_seconds
+        arrival = self.begin_seconds(index)
         for stage, (_, peer, seconds, kind, send), start in zip(stages, chain, starts, strict=True):
             end = start + seconds
             slot = self._slot_seconds(peer, arrival, start) if kind == FORWARD else 0.0

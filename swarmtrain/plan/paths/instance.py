@@ -34,7 +34,8 @@ class Instance:
     """One step to plan. `send_seconds[a][b]` is a send from peer a to peer b, one way.
 
     `quotas` equal: microbatches are split evenly over edge peers (within one). `visit_shares` equal: every middle stage
-    that is not protected is visited equally often over the step (within one).
+    that is not protected is visited equally often over the step (within one). `opening_seconds` by peer: when an edge
+    peer hears that the step has begun; a release counts from there. Nothing: all hear at once.
     """
 
     peers: tuple[PeerCosts, ...]
@@ -49,6 +50,7 @@ class Instance:
     visit_shares: Share = "equal"
     stage_sizes: tuple[int, ...] | None = None
     protected_stages: tuple[int, ...] = ()
+    opening_seconds: tuple[float, ...] = ()
 
     @cached_property
     def hosts(self) -> tuple[tuple[int, ...], ...]:
@@ -82,6 +84,10 @@ class Instance:
                 limits.append((rest // free, -(-rest // free)))
         return tuple(limits)
 
+    def begin_seconds(self, edge: int, release_seconds: float) -> float:
+        """When a microbatch of this edge peer begins at the earliest."""
+        return release_seconds + (self.opening_seconds[edge] if self.opening_seconds else 0.0)
+
     def quota_limits(self, edges: int) -> tuple[int, int]:
         """Fewest and most microbatches of an edge peer where there are `edges` of them."""
         if self.quotas == "free":
@@ -102,4 +108,7 @@ class Instance:
             peers=tuple(self.peers[index] for index in kept),
             send_seconds=tuple(tuple(self.send_seconds[a][b] for b in kept) for a in kept),
             stage_sizes=None,
+            opening_seconds=tuple(self.opening_seconds[a] for a in kept)
+            if self.opening_seconds
+            else (),
         )

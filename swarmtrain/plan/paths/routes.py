@@ -39,7 +39,8 @@ class Plan:
     def execution(self) -> Execution:
         executor = Executor(self.instance)
         chains = [executor.chain(route.peers) for route in self.routes]
-        return executor.run(chains, [route.release_seconds for route in self.routes])
+        begin = self.instance.begin_seconds
+        return executor.run(chains, [begin(r.peers[0], r.release_seconds) for r in self.routes])
 
     def as_json(self) -> dict[str, Any]:
         """Issue 4's output. `peers` of a route are those of its middle visits in order, `edge` comes before and after;

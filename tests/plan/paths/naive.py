@@ -49,7 +49,8 @@ def _job(instance: Instance, index: int, route: PlannedRoute) -> Job:
     tasks = [("F", p, own[p].forward_seconds) for p in route.peers]
     tasks.append(("L", route.peers[0], own[route.peers[0]].loss_seconds))
     tasks += [("B", p, own[p].backward_seconds) for p in route.peers[::-1]]
-    return Job(index, tasks, route.release_seconds)
+    opening = instance.opening_seconds[route.peers[0]] if instance.opening_seconds else 0.0
+    return Job(index, tasks, route.release_seconds + opening)
 
 
 def _serve(instance, jobs, who, now, idle_at, free_slots, frees) -> None:

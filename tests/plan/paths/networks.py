@@ -48,6 +48,7 @@ def random_instance(seed: int, exact: bool = True) -> Instance:
             task_gap_seconds=chance.choice((0.0, 0.125)),
             quotas=chance.choice(("equal", "free")),
             visit_shares=chance.choice(("equal", "free")),
+            opening_seconds=tuple(draw(2) for _ in range(count)) if seed % 3 == 0 else (),
         )
         try:
             check(instance)

@@ -31,7 +31,8 @@ def optimum_seconds(instance: Instance) -> float:
     executor, best = Executor(instance), math.inf
     known = {route: executor.chain(route.peers) for route in all_routes(instance)}
     for routes in product(known, repeat=instance.microbatches):
-        execution = executor.run([known[route] for route in routes], [0.0] * len(routes))
+        begins = [instance.begin_seconds(route.peers[0], 0.0) for route in routes]
+        execution = executor.run([known[route] for route in routes], begins)
         is_better = execution.makespan_seconds < best
         if is_better and not any(violations(Plan(instance, routes, 1.0, 1.0))):
             best = execution.makespan_seconds

@@ -16,7 +16,9 @@ from tests.plan.paths.networks import peer, random_instance
 def run(instance: Instance, routes: list[PlannedRoute]):
     executor = Executor(instance)
     chains = [executor.chain(route.peers) for route in routes]
-    return executor.run(chains, [route.release_seconds for route in routes])
+    return executor.run(
+        chains, [instance.begin_seconds(route.peers[0], route.release_seconds) for route in routes]
+    )
 
 
 def pair(microbatches: int, slots: int = 2, gap: float = 0.25) -> Instance:
