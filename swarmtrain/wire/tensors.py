@@ -16,7 +16,8 @@ from torch import Tensor
 
 from swarmtrain.core.errors import WireError
 from swarmtrain.core.tensors import TensorHeader
-from swarmtrain.wire.codecs import Codec, codec_named
+from swarmtrain.wire.codec import Codec
+from swarmtrain.wire.codecs import codec_named
 
 Buffer = bytes | bytearray | memoryview
 
@@ -30,9 +31,10 @@ UNCOMPRESSED = "none"
 ZSTD = "zstd"
 
 
-def encode_tensor(x: Tensor, codec: str, zstd_level: int) -> tuple[TensorHeader, Buffer]:
+def encode_tensor(x: Tensor, codec: str | Codec, zstd_level: int) -> tuple[TensorHeader, Buffer]:
     """Header and payload of `x`: float32 in main memory, at least one element.
 
+    `codec` is the name of one, or one that no name stands for (then the receiver needs it too).
     With codec `none` and level 0 the payload *is* the memory of a contiguous `x`, which must then
     stay unchanged until the payload was sent; the payload keeps it alive. Level 0 turns zstd off; a
     payload that zstd would not shrink travels uncompressed.
@@ -41,7 +43,7 @@ def encode_tensor(x: Tensor, codec: str, zstd_level: int) -> tuple[TensorHeader,
         raise WireError(
             f"a tensor of {x.dtype} cannot be encoded", f"only {DTYPE} travels", "convert it first"
         )
-    chosen = codec_named(codec)
+    chosen = codec_named(codec) if isinstance(codec, str) else codec
     raw = chosen.encode(x.detach().contiguous())
     payload: Buffer = _memory(raw)
     compression = UNCOMPRESSED
@@ -53,7 +55,7 @@ def encode_tensor(x: Tensor, codec: str, zstd_level: int) -> tuple[TensorHeader,
     header = TensorHeader(
         dtype=DTYPE,
         shape=tuple(x.shape),
-        codec=codec,
+        codec=chosen.name,
         compression=compression,
         raw_bytes=raw.numel(),
         payload_bytes=len(payload),
@@ -68,15 +70,19 @@ def decode_tensor(
     *,
     expect_shape: tuple[int, ...],
     expect_dtype: str = DTYPE,
+    expect_codec: Codec | None = None,
 ) -> Tensor:
     """The tensor of `expect_shape` that `payload` holds, or WireError saying which claim is false.
 
+    Any named codec is accepted, or `expect_codec` alone.
     Nothing is allocated from the header's figures: sizes follow from `expect_shape`. An
     uncompressed `none` payload on writable, 64-byte aligned memory is not copied: the tensor then
     shares that memory and keeps it alive. Values may still be infinite or NaN: see `is_finite`.
     """
     view = memoryview(payload).cast("B")
-    codec = codec_named(header.codec)
+    if expect_codec is not None:
+        _check("codec", header.codec, expect_codec.name)
+    codec = expect_codec or codec_named(header.codec)
     _check_claims(header, codec, expect_shape, expect_dtype)
     _check("payload_bytes", header.payload_bytes, view.nbytes)
     _check("digest", header.digest.hex(), _payload_digest(view).hex())
@@ -87,12 +93,12 @@ def decode_tensor(
     return codec.decode(raw, expect_shape)
 
 
-def roundtrip(x: Tensor, codec: str) -> Tensor:
+def roundtrip(x: Tensor, codec: str | Codec) -> Tensor:
     """What another peer would decode from `x`, for a hop inside one peer (R15).
 
     `x` itself when the codec loses nothing.
     """
-    chosen = codec_named(codec)
+    chosen = codec_named(codec) if isinstance(codec, str) else codec
     if not chosen.lossy:
         return x
     return chosen.decode(chosen.encode(x.detach().contiguous()), tuple(x.shape))
@@ -135,7 +141,9 @@ def _check_claims(
     """Every field but the digest against what follows from `shape`, the receiver's own figure."""
     _check("dtype", header.dtype, expect_dtype)
     _check("shape", header.shape, shape)
-    _check("raw_bytes", header.raw_bytes, codec.encoded_bytes(math.prod(shape)))
+    most_bytes = codec.encoded_bytes(*shape)
+    if codec.exact_size or not 0 < header.raw_bytes <= most_bytes:
+        _check("raw_bytes", header.raw_bytes, most_bytes)
     if header.compression == UNCOMPRESSED:
         _check("payload_bytes", header.payload_bytes, header.raw_bytes)
     elif header.compression != ZSTD:

@@ -1,0 +1,105 @@
+"""The distortion budget: fewest bits within it, the least error beyond it, alike at all members."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swarmtrain.core.errors import StateError
+from swarmtrain.outer.budget import (
+    DEFAULT_BUDGET,
+    Measured,
+    choose,
+    choose_each,
+    measure,
+    relative_error,
+)
+from swarmtrain.wire.codecs import CODECS, codec_named
+
+MEASURED = st.builds(
+    Measured,
+    st.sampled_from(["int4", "ternary", "rank8", "none"]),
+    st.floats(0.01, 32),
+    st.one_of(st.floats(0, 2), st.just(math.inf), st.just(math.nan)),
+)
+
+# What `swarmtrain bench codecs` found once.
+FOUND = [
+    Measured("int8", 7.55, 0.00005),
+    Measured("int4", 3.27, 0.016),
+    Measured("ternary", 1.47, 0.21),
+    Measured("rank32", 1.03, 0.048),
+    Measured("rank8", 0.27, 0.15),
+    Measured("top64", 0.14, 0.84),
+]
+
+
+@pytest.mark.parametrize(
+    ("budget", "codec"),
+    [(0.001, "int8"), (DEFAULT_BUDGET, "int4"), (0.1, "rank32"), (0.5, "rank8"), (1.0, "top64")],
+)
+def test_fewest_bits_within_the_budget(budget: float, codec: str) -> None:
+    choice = choose(FOUND, budget)
+    assert choice.codec == codec
+    assert f"within {budget:g}" in choice.reason and "bits a parameter" in choice.reason
+
+
+def test_least_error_when_nothing_fits_and_it_says_so() -> None:
+    choice = choose(FOUND, 1e-9)
+    assert choice.codec == "int8" and "none of 6 codecs is within 1e-09" in choice.reason
+
+
+@given(st.lists(MEASURED, min_size=1, max_size=5), st.floats(0, 2))
+def test_the_choice_is_the_best_and_does_not_depend_on_the_order(
+    measured: list[Measured], budget: float
+) -> None:
+    choice = choose(measured, budget)
+    own = min(
+        (entry for entry in measured if entry.codec == choice.codec),
+        key=lambda entry: (not entry.relative_error <= budget, entry.bits_per_parameter),
+    )
+    for entry in measured:
+        if entry.relative_error <= budget:
+            assert own.relative_error <= budget
+            assert own.bits_per_parameter <= entry.bits_per_parameter
+    assert all(choose(order, budget) == choice for order in itertools.permutations(measured))
+
+
+def test_errors_that_are_no_numbers_never_win() -> None:
+    entries = [Measured("top64", 0.1, math.nan), Measured("none", 32, 3.0)]
+    assert choose(entries, 1.0).codec == "none"
+    with pytest.raises(StateError, match="measured"):
+        choose([], 1.0)
+
+
+def test_each_stage_gets_its_own() -> None:
+    noisy = [Measured("int4", 3.3, 0.05), Measured("int8", 7.6, 0.0001)]
+    chosen = choose_each({0: noisy, 1: FOUND}, DEFAULT_BUDGET)
+    assert {stage: choice.codec for stage, choice in chosen.items()} == {0: "int8", 1: "int4"}
+
+
+def test_errors_of_members_partly_cancel() -> None:
+    generator = torch.Generator().manual_seed(1)
+    common = torch.randn(1 << 15, generator=generator)
+    deltas = [common + 0.3 * torch.randn(1 << 15, generator=generator) for _ in range(4)]
+    one, mean = measure(codec_named("int4"), deltas[:1], 3), measure(codec_named("int4"), deltas, 3)
+    assert mean.relative_error < 0.6 * one.relative_error
+    assert mean.bits_per_parameter == pytest.approx(one.bits_per_parameter, rel=0.02)
+
+
+def test_every_codec_can_be_measured_and_none_is_exact() -> None:
+    delta = torch.randn(64, 256, generator=torch.Generator().manual_seed(2))
+    found = {name: measure(codec, [delta], 3) for name, codec in CODECS.items()}
+    assert all(entry.codec == name for name, entry in found.items())
+    assert found["none"].relative_error == 0
+    assert 0 < found["int8"].relative_error < found["int4"].relative_error < 0.02
+    assert found["rank8"].relative_error < 1 and found["top64"].relative_error < 1
+
+
+def test_the_error_of_zero() -> None:
+    zero, one = torch.zeros(3), torch.ones(3)
+    assert relative_error(zero, zero) == 0 and relative_error(zero, one) == math.inf
+    assert relative_error(one, zero) == 1
