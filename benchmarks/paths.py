@@ -8,12 +8,14 @@ process, so that other work on the machine has no part in the figures. Results a
 import argparse
 import json
 import random
+import sys
 import time
 import tomllib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from benchmarks.paths_report import HEAD, line, write_report
 from swarmtrain.plan.paths.instance import Instance, PeerCosts
 from swarmtrain.plan.paths.planner import plan
 from swarmtrain.plan.paths.reading import read_instance
@@ -153,32 +155,6 @@ def _first(instance: Instance) -> tuple[float, float]:
     return time.process_time() - begun, found.makespan_seconds
 
 
-HEAD = (
-    "| case | mode | published best | first plan (CPU) | 50 ms | 2 s | end (CPU) | to published | bound | gap "
-    "| evaluations/s | sizes |\n|" + "---|" * 12
-)
-
-
-def line(row: Row) -> str:
-    less = (
-        f"{row.makespan_seconds / row.published_seconds - 1:+.1%}" if row.published_seconds else "-"
-    )
-    cells = [
-        row.case,
-        row.mode,
-        f"{row.published_seconds:.2f}" if row.published_seconds else "-",
-        f"{row.first_seconds:.2f} ({1000 * row.first_cpu_seconds:.0f} ms)",
-        *(f"{value:.2f}" for value in row.early_seconds),
-        f"{row.makespan_seconds:.2f} ({row.budget_seconds:.0f} s)",
-        less,
-        f"{row.bound_seconds:.2f}",
-        f"{row.makespan_seconds / row.bound_seconds:.3f}",
-        f"{row.evaluations_per_second:,.0f}",
-        ",".join(map(str, row.sizes)),
-    ]
-    return "| " + " | ".join(cells) + " |"
-
-
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--nodes", type=int, nargs="*", default=sorted(SHAPES))
@@ -186,7 +162,7 @@ def main() -> None:
     options.add_argument("--seconds", type=float, default=60.0, help="CPU seconds a plan")
     options.add_argument("--modes", nargs="*", default=list(MODES), choices=MODES)
     options.add_argument("--large", action="store_true", help="200 peers, 1,000 microbatches too")
-    options.add_argument("--out", type=Path, default=RESULTS / "paths.json")
+    options.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     chosen = options.parse_args()
     work = [
         (name, mode, instance, published)
@@ -199,8 +175,9 @@ def main() -> None:
     print(HEAD, flush=True)
     for name, mode, instance, published in work:
         rows.append(measured(name, mode, instance, published, chosen.seconds))
-        print(line(rows[-1]), flush=True)
-        chosen.out.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+        print(line(asdict(rows[-1])), flush=True)
+        command = "python -m benchmarks.paths " + " ".join(sys.argv[1:])
+        write_report([asdict(row) for row in rows], command.strip(), chosen.out)
 
 
 if __name__ == "__main__":

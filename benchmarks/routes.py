@@ -33,7 +33,7 @@ import torch
 import swarmtrain.peer.pathing as pathing
 from swarmtrain.compute.lane import Task
 from swarmtrain.core.config import RunConfig, load_config
-from swarmtrain.core.events import PathsPlanned, StepOpened, SumChanged
+from swarmtrain.core.events import PathsPlanned, PathsRepaired, StepOpened, SumChanged
 from swarmtrain.data.stream import load_corpus
 from swarmtrain.experiments.faults import Fault
 from swarmtrain.experiments.figures import Figures
@@ -157,6 +157,18 @@ def anew(instance: Instance, previous: Plan, edges: object, spent: Spent, chance
     return plan_step(instance, sequences, by_evaluations(pathing.MODELLED_EVALUATIONS), chance)
 
 
+def predictions(run: VirtualRun) -> dict[int, float]:
+    """What the planner said of each step last before it opened."""
+    said: dict[int, float] = {}
+    opened: set[int] = set()
+    for _, _, event in run.events:
+        if isinstance(event, StepOpened):
+            opened.add(event.step)
+        elif isinstance(event, PathsPlanned | PathsRepaired) and event.step not in opened:
+            said[event.step] = event.makespan_seconds
+    return said
+
+
 @contextmanager
 def policy_of(name: str) -> Iterator[None]:
     """The peer code with one decision replaced, and as it is again afterwards."""
@@ -211,7 +223,7 @@ def outcome(
     with policy_of(policy), work.counted():
         run = simulate(config, scenario, corpus)
     found = {step: seconds for step, seconds in makespans(run).items() if step >= WARM_STEPS}
-    planned = {e.step: e.makespan_seconds for _, _, e in run.events if isinstance(e, PathsPlanned)}
+    planned = predictions(run)
     ratios = [found[step] / planned[step] for step in found if step in planned]
     seconds = [commit.seconds for commit in run.commits if commit.step >= WARM_STEPS]
     if len(run.commits) < steps or (scenario.faults and not run.injected):
@@ -233,14 +245,14 @@ def rows_of(network: dict) -> dict[str, tuple[list[float], tuple[Fault, ...], tu
     victim = next(p["name"] for p in network["peers"] if p["stages"] == [2])
     churn = tuple(
         Fault("kill", (next(p["name"] for p in network["peers"] if p["stages"] == [stage]),), at_seconds=at)
-        for stage, at in ((2, 400.0), (4, 690.0), (1, 980.0))
+        for stage, at in ((2, 450.0), (4, 680.0), (1, 910.0))
     )  # fmt: skip
     usual = ("lines", "dealt in turn", "wired", "planned")
     lossy = (*usual, "planned, not repaired", "planned anew")
     return {
         "equal": (equal, (), usual),
         "uneven": (uneven, (), usual),
-        "lost": (equal, (Fault("kill", (victim,), at_seconds=400.0),), lossy),
+        "lost": (equal, (Fault("kill", (victim,), at_seconds=450.0),), lossy),
         "churn": (equal, churn, lossy),
         "skip": (equal, (), ("dealt in turn", "wired", "planned")),
     }

@@ -26,18 +26,21 @@ Measured = tuple[float, float, int]
 
 
 class Board(Protocol):
-    """Chains and releases by microbatch. `is_rounded`: equal priorities are told apart as if sums did not round."""
+    """Chains and releases by microbatch. `is_again` executes them a second way, which a plan is to withstand: with the
+    costs of another instance, or, without one, with equal priorities told apart as if sums did not round."""
 
     def put(self, index: int, peers: tuple[int, ...], release_seconds: float) -> None: ...
 
-    def measure(self, is_rounded: bool = False) -> Measured: ...
+    def measure(self, is_again: bool = False) -> Measured: ...
 
 
 class PlainBoard:
     """Executes with `Executor`."""
 
-    def __init__(self, instance: Instance) -> None:
+    def __init__(self, instance: Instance, other: Instance | None = None) -> None:
         self._executor = Executor(instance)
+        self._other = Executor(other) if other is not None else None
+        self._peers: list[tuple[int, ...]] = [()] * instance.microbatches
         self._chains: list[Chain] = [()] * instance.microbatches
         self._releases = [0.0] * instance.microbatches
         self._known: dict[tuple[int, ...], Chain] = {}
@@ -49,9 +52,13 @@ class PlainBoard:
                 self._known.clear()
             chain = self._known[peers] = self._executor.chain(peers)
         self._chains[index], self._releases[index] = chain, release_seconds
+        self._peers[index] = peers
 
-    def measure(self, is_rounded: bool = False) -> Measured:
-        chains = [_rounded(chain) for chain in self._chains] if is_rounded else self._chains
+    def measure(self, is_again: bool = False) -> Measured:
+        chains = self._chains
+        if is_again:
+            pairs = zip(self._peers, chains, strict=True)
+            chains = [_second(self._other, peers, chain) for peers, chain in pairs]
         ends = self._executor.run(chains, self._releases).ends
         total = 0.0
         for end in ends:  # in order: sum() rounds otherwise in some versions
@@ -63,14 +70,16 @@ class PlainBoard:
 class CompiledBoard:
     """Keeps every known chain as a row of arrays, for each microbatch the row, and executes with `compiled.run`.
 
-    C chains (most of them from plans that were tried), T tasks, M microbatches, P peers.
+    C chains (most of them from plans that were tried), T tasks, M microbatches, P peers; X are a task's priority,
+    seconds, and seconds of the send after it.
     """
 
-    def __init__(self, instance: Instance) -> None:
+    def __init__(self, instance: Instance, other: Instance | None = None) -> None:
         from swarmtrain.plan.paths import compiled
 
         self._run = compiled.run
         self._executor = Executor(instance)
+        self._other = Executor(other) if other is not None else None
         self._known: dict[tuple[int, ...], int] = {}
         self._peers: list[tuple[int, ...]] = [()] * instance.microbatches
         self._chain_M = np.zeros(instance.microbatches, np.int64)
@@ -79,9 +88,7 @@ class CompiledBoard:
         self._gap_seconds = instance.task_gap_seconds
         shape = max(FIRST_CHAINS, 2 * instance.microbatches), 2 * instance.stages + 1
         self._tasks_C, self._peer_CT = np.zeros(shape[0], np.int64), np.zeros(shape, np.int64)
-        self._priority_CT, self._rounded_CT, self._seconds_CT, self._send_CT = (
-            np.zeros(shape) for _ in range(4)
-        )
+        self._times_XCT = np.zeros((3, *shape)), np.zeros((3, *shape))
 
     def put(self, index: int, peers: tuple[int, ...], release_seconds: float) -> None:
         row = self._known.get(peers)
@@ -90,10 +97,9 @@ class CompiledBoard:
         self._chain_M[index], self._release_M[index] = row, release_seconds
         self._peers[index] = peers
 
-    def measure(self, is_rounded: bool = False) -> Measured:
-        priority_CT = self._rounded_CT if is_rounded else self._priority_CT
+    def measure(self, is_again: bool = False) -> Measured:
         return self._run(  # type: ignore[no-any-return]
-            (priority_CT, self._seconds_CT, self._send_CT),
+            self._times_XCT[is_again],
             self._peer_CT,
             self._tasks_C,
             (self._chain_M, self._release_M),
@@ -107,26 +113,22 @@ class CompiledBoard:
         row = self._known[peers] = len(self._known)
         if row == len(self._tasks_C):
             self._grow()
-        priority, peer, seconds, _, send = zip(*self._executor.chain(peers), strict=True)
-        tasks = self._tasks_C[row] = len(priority)
-        self._priority_CT[row, :tasks] = priority
-        self._rounded_CT[row, :tasks] = [round(value, ROUNDED_DIGITS) for value in priority]
-        self._peer_CT[row, :tasks] = peer
-        self._seconds_CT[row, :tasks] = seconds
-        self._send_CT[row, :tasks] = send
+        chain = self._executor.chain(peers)
+        tasks = self._tasks_C[row] = len(chain)
+        self._peer_CT[row, :tasks] = [task[1] for task in chain]
+        both = chain, _second(self._other, peers, chain)
+        for times_XCT, way in zip(self._times_XCT, both, strict=True):
+            for at, (priority, _, seconds, _, send) in enumerate(way):
+                times_XCT[:, row, at] = priority, seconds, send
         return row
 
     def _grow(self) -> None:
-        for name in (
-            "_tasks_C",
-            "_peer_CT",
-            "_priority_CT",
-            "_rounded_CT",
-            "_seconds_CT",
-            "_send_CT",
-        ):
-            table = getattr(self, name)
-            setattr(self, name, np.concatenate((table, np.zeros_like(table))))
+        self._tasks_C = np.concatenate((self._tasks_C, np.zeros_like(self._tasks_C)))
+        self._peer_CT = np.concatenate((self._peer_CT, np.zeros_like(self._peer_CT)))
+        exact, again = (
+            np.concatenate((times, np.zeros_like(times)), axis=1) for times in self._times_XCT
+        )
+        self._times_XCT = exact, again
 
     def _forget(self) -> None:
         """All chains but those in use."""
@@ -136,10 +138,13 @@ class CompiledBoard:
                 self.put(index, peers, float(self._release_M[index]))
 
 
-def compiled_board(instance: Instance) -> Board | None:
+def compiled_board(instance: Instance, other: Instance | None) -> Board | None:
     """The fast kind where numba is installed; the first call of a process takes a second, of a machine several."""
-    return CompiledBoard(instance) if find_spec("numba") else None
+    return CompiledBoard(instance, other) if find_spec("numba") else None
 
 
-def _rounded(chain: Chain) -> Chain:
+def _second(other: Executor | None, peers: tuple[int, ...], chain: Chain) -> Chain:
+    """The chain as it is executed again."""
+    if other is not None:
+        return other.chain(peers)
     return tuple((round(task[0], ROUNDED_DIGITS), *task[1:]) for task in chain)

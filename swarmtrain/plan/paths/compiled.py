@@ -110,15 +110,15 @@ def _ended(end_M):  # type: ignore[no-untyped-def]
 
 @compiled(
     "Tuple((float64, float64, int64))"
-    f"(UniTuple({TABLE}, 3), int64[:, ::1], {COUNTS}, Tuple(({COUNTS}, {FLOATS})), {COUNTS}, float64)"
+    f"(float64[:, :, ::1], int64[:, ::1], {COUNTS}, Tuple(({COUNTS}, {FLOATS})), {COUNTS}, float64)"
 )
-def run(times_CT, peer_CT, tasks_C, plan_M, slots_P, gap):  # type: ignore[no-untyped-def]
+def run(times_XCT, peer_CT, tasks_C, plan_M, slots_P, gap):  # type: ignore[no-untyped-def]
     """(makespan, sum of the ends, who ends last) of one execution; infinite where a microbatch never ends.
 
-    `times_CT` are each task's priority, seconds and seconds of the send after it; `plan_M` each microbatch's chain and
+    `times_XCT` are each task's priority, seconds and seconds of the send after it; `plan_M` each microbatch's chain and
     release.
     """
-    priority_CT, seconds_CT, send_CT = times_CT
+    priority_CT, seconds_CT, send_CT = times_XCT[0], times_XCT[1], times_XCT[2]
     chain_M, release_M = plan_M
     count, peers = len(chain_M), len(slots_P)
     slots_P = slots_P.copy()

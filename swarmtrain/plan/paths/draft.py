@@ -25,8 +25,11 @@ class Change:
 class Draft:
     """Routes by microbatch, hosts by stage, visits by stage, microbatches by edge peer."""
 
-    def __init__(self, instance: Instance, routes: Iterable[PlannedRoute]) -> None:
-        self.instance = instance
+    def __init__(
+        self, instance: Instance, routes: Iterable[PlannedRoute], other: Instance | None = None
+    ) -> None:
+        """`other` are costs that a good plan withstands too."""
+        self.instance, self._other = instance, other
         self.routes = list(routes)
         self.last = 0  # the microbatch that ended last when the plan was measured last
         self.hosts = [list(hosts) for hosts in instance.hosts]
@@ -34,17 +37,17 @@ class Draft:
         self.quotas = [0] * len(instance.peers)
         for route in self.routes:
             self._count(route, 1)
-        self._board: Board = self._filled(PlainBoard(instance))
+        self._board: Board = self._filled(PlainBoard(instance, other))
 
-    def measure(self, is_rounded: bool = False) -> Measured:
-        """Execute the plan; `is_rounded` tells equal priorities apart in another way."""
-        measured = self._board.measure(is_rounded)
+    def measure(self, is_again: bool = False) -> Measured:
+        """Execute the plan; `is_again` in the second way (`Board`)."""
+        measured = self._board.measure(is_again)
         self.last = measured[2]
         return measured
 
     def hasten(self) -> None:
         """Execute faster from now on, where that is possible: worth its second before a search."""
-        board = compiled_board(self.instance)
+        board = compiled_board(self.instance, self._other)
         if board is not None:
             self._board = self._filled(board)
 

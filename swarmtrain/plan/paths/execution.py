@@ -8,8 +8,8 @@ one before has ended and what it made has been sent:
 1. Forward takes the peer's `forward_seconds` (the embedding at the edge too), loss `loss_seconds`, backward
    `backward_seconds`. Between two tasks of a chain lie `send_seconds[a][b]`; sends do not contend. A peer that is
    visited twice (two stages) sends to itself at `send_seconds[a][a]`.
-2. The chain arrives at its first task at the microbatch's release (after its edge peer's `opening_seconds`), at the next one at the end of the task
-   before plus the send. The gap of rule 3 does not delay a send.
+2. The chain arrives at its first task at the microbatch's release (after its edge peer's `opening_seconds`), at the
+   next one at the end of the task before plus the send. The gap of rule 3 does not delay a send.
 3. A peer serves one task at a time, without preemption. After a task's end it is idle again `task_gap_seconds` later.
 4. A forward needs a free memory slot of the peer, and holds it from its start to the end of the same visit's backward.
    At the edge the embedding's slot is held until the edge's backward ends; the loss takes none.

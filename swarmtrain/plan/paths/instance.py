@@ -35,7 +35,8 @@ class Instance:
 
     `quotas` equal: microbatches are split evenly over edge peers (within one). `visit_shares` equal: every middle stage
     that is not protected is visited equally often over the step (within one). `opening_seconds` by peer: when an edge
-    peer hears that the step has begun; a release counts from there. Nothing: all hear at once.
+    peer hears that the step has begun; a release counts from there. Nothing: all hear at once. `may_wait`: whether
+    microbatches can be released later than at once.
     """
 
     peers: tuple[PeerCosts, ...]
@@ -51,6 +52,7 @@ class Instance:
     stage_sizes: tuple[int, ...] | None = None
     protected_stages: tuple[int, ...] = ()
     opening_seconds: tuple[float, ...] = ()
+    may_wait: bool = True
 
     @cached_property
     def hosts(self) -> tuple[tuple[int, ...], ...]:

@@ -38,8 +38,9 @@ class Moves:
         weighted: list[tuple[float, Proposal]] = [
             (0.30, self.replace_peer),
             (0.15, self.trade_peers),
-            (0.04, self.release),
         ]
+        if draft.instance.may_wait:
+            weighted.append((0.04, self.release))
         if len(draft.hosts[0]) > 1:
             weighted.append((0.20, self.trade_edges))
             if draft.quota_limits()[0] < draft.quota_limits()[1]:

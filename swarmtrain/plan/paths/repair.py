@@ -1,7 +1,7 @@
 """A plan whose peers were lost in the middle of its step: others take their visits, and nothing else changes.
 
-What ran stays where it ran, and so do stages, orders and edges (rule R14): a microbatch that had passed the lost peer is
-done again there only. The search knows the whole step, not how far it is: what has run already weighs as if it came.
+What ran stays where it ran, and so do stages, orders and edges (rule R14): a microbatch that had passed the lost peer
+is done again there only. The search knows the whole step, not how far it is: what has run already weighs as if it came.
 """
 
 from collections import Counter

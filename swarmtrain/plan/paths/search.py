@@ -46,8 +46,8 @@ class Annealer:
 
     A plan counts as best only if its makespan stays when equal priorities are told apart by rounding: another program
     may sum a round trip in another order, and one plan must not have two makespans. Among a thousand microbatches some
-    are always nearly equal: where that moves the first plan's makespan already, both of a plan's makespans have to be
-    better than the best so far.
+    are always nearly equal, and with other costs beside (`Draft`) all plans have two: where the first plan has, both of
+    a plan's makespans have to be better than those of the best so far.
     """
 
     def __init__(self, draft: Draft, propose: Proposal, chance: Chance, report: Report) -> None:
@@ -55,7 +55,8 @@ class Annealer:
         self.evaluations = 0
         self._energy = self._measure()
         self.best_seconds = self._makespan_seconds
-        self._is_steady = abs(self._again_seconds() - self.best_seconds) < SAME_SECONDS
+        self._best_again_seconds = self._again_seconds()
+        self._is_steady = abs(self._best_again_seconds - self.best_seconds) < SAME_SECONDS
         self._since_best: list[Change] = []
 
     def search(self, spent: Spent) -> None:
@@ -103,17 +104,19 @@ class Annealer:
         return self._makespan_seconds + SPREAD * total_seconds / self._draft.instance.microbatches
 
     def _is_best(self) -> bool:
-        least = self.best_seconds - SAME_SECONDS
-        if self._makespan_seconds >= least:
+        if self._makespan_seconds >= self.best_seconds - SAME_SECONDS:
             return False
         again = self._again_seconds()
         if self._is_steady:
             return abs(again - self._makespan_seconds) < SAME_SECONDS
-        return again < least
+        is_best = again < self._best_again_seconds - SAME_SECONDS
+        if is_best:
+            self._best_again_seconds = again
+        return is_best
 
     def _again_seconds(self) -> float:
-        """The makespan where equal priorities are told apart in another way."""
-        return self._draft.measure(is_rounded=True)[0]
+        """The makespan of the second way."""
+        return self._draft.measure(is_again=True)[0]
 
     def _back_to_best(self) -> None:
         while self._since_best:

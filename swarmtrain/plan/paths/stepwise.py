@@ -1,6 +1,7 @@
 """One step of a running swarm, planned: with the stages of every microbatch given (rule R14), or chosen too."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from swarmtrain.plan.paths.bounds import lower_bound_seconds
 from swarmtrain.plan.paths.construct import Builder
@@ -10,6 +11,9 @@ from swarmtrain.plan.paths.moves import Moves
 from swarmtrain.plan.paths.planner import plan
 from swarmtrain.plan.paths.routes import Plan, PlannedRoute
 from swarmtrain.plan.paths.search import Annealer, Spent
+
+SHAKEN = 0.05
+"""Share by which costs may stray."""
 
 
 def plan_step(
@@ -22,13 +26,32 @@ def plan_step(
     """
     if sequences is None:
         return plan(instance, spent, chance)
-    draft = Draft(instance, _along(instance, sequences))
+    draft = Draft(instance, _along(instance, sequences), shaken(instance, chance))
     moves = Moves(draft, chance, range(instance.microbatches), keep_stages=True)
     annealer = Annealer(draft, moves.propose, chance, lambda evaluations, makespan_seconds: None)
     moves.horizon_seconds = annealer.best_seconds
     annealer.search(spent)
     bound = lower_bound_seconds(instance)
     return draft.plan(annealer.best_seconds, bound, annealer.evaluations)
+
+
+def shaken(instance: Instance, chance: Chance) -> Instance:
+    """The same with all costs a little off, each in its own way: what is measured never holds exactly."""
+
+    def shake(seconds: float) -> float:
+        return seconds * (1 + SHAKEN * (2 * chance.random() - 1))
+
+    peers = tuple(
+        replace(
+            peer,
+            forward_seconds=shake(peer.forward_seconds),
+            backward_seconds=shake(peer.backward_seconds),
+            loss_seconds=shake(peer.loss_seconds),
+        )
+        for peer in instance.peers
+    )
+    sends = tuple(tuple(map(shake, row)) for row in instance.send_seconds)
+    return replace(instance, peers=peers, send_seconds=sends)
 
 
 def _along(instance: Instance, sequences: Sequence[tuple[int, ...]]) -> list[PlannedRoute]:

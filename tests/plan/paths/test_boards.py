@@ -51,7 +51,7 @@ def test_both_boards_agree_where_equals_are_rounded():
             plain.put(index, route.peers, 0.0)
             compiled.put(index, route.peers, 0.0)
         assert plain.measure() == compiled.measure()
-        assert plain.measure(is_rounded=True) == compiled.measure(is_rounded=True)
+        assert plain.measure(is_again=True) == compiled.measure(is_again=True)
 
 
 @pytest.mark.parametrize("kind", [PlainBoard, CompiledBoard])
