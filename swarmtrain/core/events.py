@@ -92,7 +92,8 @@ class Placed(Event):
 
 @dataclass(frozen=True, slots=True)
 class LinksMeasured(Event):
-    """What a peer measured of the links it sends on: to whom, one-way seconds, bytes a second (0: not yet), calls."""
+    """What a peer measured of the links it sends on: to whom, one-way seconds, bytes a second (0: not yet), and how
+    many messages that rate rests on."""
 
     peer: str
     links: tuple[tuple[str, float, float, int], ...]

@@ -253,11 +253,13 @@ class LinksSection(Section):
 
 
 class PlannerSection(Section):
-    """How replicas are chosen. The conductor's settings count; they change no number of the run."""
+    """How replicas are chosen. The conductor's settings count, and each peer probes its links (peer.probing) by its
+    own; they change no number of the run."""
 
     use: bool = Field(
         False,
-        description="Plan every step's routes beside the step before; false: callers choose by measured times",
+        description="Plan every step's routes beside the step before, and probe links that no work has measured; "
+        "false: callers choose by measured times",
     )
     seconds: float = Field(
         1.0,

@@ -157,6 +157,9 @@ class Weights:
                 case "process":
                     body = _Body(factor=self._stated.boundary_bytes / frame.body_bytes)
                     return body, body
+                case "probe":
+                    # It stands for one microbatch, however small those are that are really sent.
+                    return _Body(fixed_bytes=self._stated.boundary_bytes), _PLAIN
                 case "piece":
                     piece = PieceRequest.decode(frame.meta)
                     sums = self._stated.parameters(piece.stage) * self._sum_bytes

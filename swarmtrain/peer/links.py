@@ -45,25 +45,29 @@ class Links:
         return tuple(link for links in self._open.values() for link in links)
 
     def rows(self) -> tuple[LinkRow, ...]:
-        """Of the open links with most traffic, what was measured on them (swarm.records).
+        """Of the peers with most traffic, what was measured on the way to them (swarm.records).
 
         Names in greetings are not proven: one that is no peer id would spoil this peer's own record (I5).
         """
+        known = [(peer, self.figures(peer)) for peer in self._open if _PEER_ID.fullmatch(peer)]
         measured = [
-            link
-            for link in self.open_links
-            if link.stats.round_trip_seconds > 0 and _PEER_ID.fullmatch(link.remote.peer)
+            (peer, stats) for peer, stats in known if stats is not None and stats.round_trip_seconds
         ]
-        measured.sort(key=lambda link: (-link.stats.bytes_sent, link.remote.peer))
+        measured.sort(key=lambda entry: (-entry[1].bytes_sent, entry[0]))
         return tuple(
             (
-                link.remote.peer[:LINK_PEER_DIGITS],
-                float(f"{link.stats.round_trip_seconds / 2:.3g}"),
-                float(f"{link.stats.bytes_per_second:.3g}"),
-                link.stats.calls,
+                peer[:LINK_PEER_DIGITS],
+                float(f"{stats.round_trip_seconds / 2:.3g}"),
+                float(f"{stats.bytes_per_second:.3g}"),
+                stats.messages,
             )
-            for link in measured[:MOST_LINKS]
+            for peer, stats in measured[:MOST_LINKS]
         )
+
+    def figures(self, peer: PeerId) -> LinkStats | None:
+        """What was measured on the way to `peer`; of two links, where both dialled at once, on the surer one."""
+        links = self._open.get(peer)
+        return max((link.stats for link in links), key=lambda s: s.messages) if links else None
 
     def is_open(self, link: Link) -> bool:
         return link in self._open.get(link.remote.peer, {})

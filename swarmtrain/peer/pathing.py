@@ -235,6 +235,7 @@ def instance_of(
         max_jump=stages,
         quotas="free",
         protected_stages=config.paths.protected,
+        may_wait=False,
         opening_seconds=tuple(costs.send_seconds(conductor, peer, 0) for peer in roster.peers),
     )
 

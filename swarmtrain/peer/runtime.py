@@ -1,6 +1,7 @@
 """Everything a peer has once it knows its stages: replicas, worker, reducer, and the island's driver."""
 
 import asyncio
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from swarmtrain.peer.island import Island
 from swarmtrain.peer.links import Links
 from swarmtrain.peer.parts import Parts
 from swarmtrain.peer.position import Positions, Samples
+from swarmtrain.peer.probing import Probing
 from swarmtrain.peer.reduce import Reducer
 from swarmtrain.peer.restore import load_checkpoint
 from swarmtrain.peer.worker import Worker
@@ -55,8 +57,10 @@ class Runtime:
     worker: Worker
     reducer: Reducer
     island: Island
+    probing: Probing
 
     async def close(self) -> None:
+        await self.probing.close()
         await self.island.close()
         await self.worker.close()
 
@@ -114,7 +118,9 @@ async def build_runtime(
     if setting.start is not None:
         await load_checkpoint(parts, setting.start)
     island = Island(parts, ended, failed)
-    return Runtime(member, replicas, parts.snapshots, worker, reducer, island)
+    chance = random.Random(f"probing {config.run.seed} {setting.me}")
+    probing = Probing(parts, chance, failed)
+    return Runtime(member, replicas, parts.snapshots, worker, reducer, island, probing)
 
 
 def _build(setting: Setting, stage: int) -> Replica:

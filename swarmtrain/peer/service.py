@@ -136,6 +136,8 @@ class Service:
                 item = (where.position, where.key)
                 is_below = runtime.worker.hops.is_below(where.step, item)
                 return Message(WhereReply(is_below).encode())
+            case "probe":
+                return runtime.probing.answer(request)
             case "piece":
                 piece, body = await runtime.reducer.piece(PieceRequest.decode(request.meta))
                 return Message(piece.encode(), body)

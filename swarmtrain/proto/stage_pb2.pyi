@@ -78,6 +78,12 @@ class WhereReply(_message.Message):
     is_below: bool
     def __init__(self, is_below: _Optional[bool] = ...) -> None: ...
 
+class ProbeRequest(_message.Message):
+    __slots__ = ("body_bytes",)
+    BODY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    body_bytes: int
+    def __init__(self, body_bytes: _Optional[int] = ...) -> None: ...
+
 class PieceRequest(_message.Message):
     __slots__ = ("step", "term", "seal", "stage", "slice", "slices", "reduced")
     STEP_FIELD_NUMBER: _ClassVar[int]

@@ -34,7 +34,8 @@ State = Literal["joining", "serving", "draining", "left"]
 """`left` is a withdrawn record: it hides the peer until its last record would have expired."""
 
 LinkRow = tuple[str, float, float, int]
-"""To whom (the first digits of the peer id), one-way seconds, bytes a second (0: not measured), calls made."""
+"""To whom (the first digits of the peer id), one-way seconds, bytes a second (0: not measured), and how many messages
+that rate rests on."""
 
 LINK_PEER_DIGITS = 12
 MOST_LINKS = 40

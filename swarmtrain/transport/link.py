@@ -76,13 +76,19 @@ class LinkLimits:
 
 @dataclass(slots=True)
 class LinkStats:
-    """Running figures of one link; `bytes_per_second` and `round_trip_seconds` are 0 until measured."""
+    """Running figures of one link; `bytes_per_second` and `round_trip_seconds` are 0 until measured.
+
+    The rate is that of the line as this side sends (transport.line_rate). It rests on `messages`, calls and answers
+    with more than a small body, the newest of them at `rated_seconds` of the loop.
+    """
 
     bytes_sent: int = 0
     bytes_received: int = 0
     calls: int = 0
     round_trip_seconds: float = 0.0
     bytes_per_second: float = 0.0
+    messages: int = 0
+    rated_seconds: float = 0.0
 
 
 class Link(Protocol):
@@ -93,6 +99,11 @@ class Link(Protocol):
 
     @property
     def stats(self) -> LinkStats: ...
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether bodies wait here or are under way, apart from small ones."""
+        ...
 
     async def call(
         self,

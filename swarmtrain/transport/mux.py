@@ -19,8 +19,6 @@ from swarmtrain.transport.pipe import Pipe
 
 logger = logging.getLogger(__name__)
 
-ROUND_TRIP_SMOOTHING = 0.125
-
 
 class Mux:
     """One greeted link. `start` once; `closed` is set when the pipe is gone and no task of its own runs."""
@@ -55,6 +53,10 @@ class Mux:
             Kind.ACK: self._take_ack,
             Kind.BYE: self._take_bye,
         }
+
+    @property
+    def is_sending(self) -> bool:
+        return self._outbox.is_sending
 
     def start(self) -> None:
         """Begin to read, write and beat; the handler hears of the link before any call reaches it."""
@@ -148,16 +150,16 @@ class Mux:
     def _take_pong(self, frame: Frame) -> None:
         if frame.call != self._ping or not self._ping_at_seconds:
             return
-        sample = self._loop.time() - self._ping_at_seconds
+        line = self._outbox.pacer.line
+        line.pinged(self._loop.time() - self._ping_at_seconds)
         self._ping_at_seconds = 0.0
-        known = self.stats.round_trip_seconds
-        self.stats.round_trip_seconds = (
-            known + ROUND_TRIP_SMOOTHING * (sample - known) if known else sample
-        )
+        self.stats.round_trip_seconds = line.round_trip_seconds
 
     def _take_ack(self, frame: Frame) -> None:
         self._outbox.acknowledged(frame.call)
-        self.stats.bytes_per_second = self._outbox.pacer.bytes_per_second
+        line, stats = self._outbox.pacer.line, self.stats
+        stats.bytes_per_second, stats.messages = line.bytes_per_second, line.messages
+        stats.rated_seconds = line.rated_seconds
 
     def _take_bye(self, frame: Frame) -> None:
         self._end(printable(frame.meta.decode("utf-8", "replace")) or "closed by the other side")

@@ -143,10 +143,16 @@ class Outbox:
         self.pacer.sent(len(frame), self._loop.time())
         if upload.finished:
             upload.end_bytes = self.pacer.sent_bytes
+            self.pacer.line.message_left(self._loop.time())
             upload.on_sent()
         else:
             self._bulk.append(upload)
         return frame
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether bulk waits here or is under way."""
+        return bool(self._bulk) or self.pacer.acked_bytes < self.pacer.sent_bytes
 
     @property
     def drained(self) -> bool:

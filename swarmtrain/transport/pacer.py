@@ -9,6 +9,7 @@ from collections import deque
 from typing import NamedTuple
 
 from swarmtrain.core.errors import WireError
+from swarmtrain.transport.line_rate import SHORTEST_SECONDS, LineRate
 from swarmtrain.transport.link import LinkLimits
 
 MIN_CHUNK_BYTES = 16 << 10
@@ -16,8 +17,6 @@ FIRST_CHUNKS = 4
 """What may be under way before anything is known of the line."""
 CHUNK_SECONDS = 0.02
 SLACK_SECONDS = 0.02
-SHORTEST_SECONDS = 1e-6
-"""A modelled line may be infinitely fast; its measured rate stays a number."""
 RATE_DECAY = 0.05
 
 
@@ -43,6 +42,7 @@ class Pacer:
         self.acked_at_seconds = 0.0
         self.bytes_per_second = 0.0
         self.chunk_bytes = min(MIN_CHUNK_BYTES, limits.chunk_bytes)
+        self.line = LineRate()
 
     @property
     def window_bytes(self) -> int:
@@ -73,12 +73,16 @@ class Pacer:
                 "malformed acknowledgement",
                 f"{total_bytes} bytes, of {self.sent_bytes} sent and {self.acked_bytes} acknowledged",
             )
+        before_bytes, before_seconds = self.acked_bytes, self.acked_at_seconds
         self.acked_bytes, self.acked_at_seconds = total_bytes, now_seconds
+        oldest: _Sent | None = self._under_way[0] if self._under_way else None
         newest: _Sent | None = None
         while self._under_way and self._under_way[0].total_bytes <= total_bytes:
             newest = self._under_way.popleft()
-        if newest is not None:
+        if newest is not None and oldest is not None:
             self._sample(newest, now_seconds)
+            acked_bytes = total_bytes - before_bytes
+            self.line.acknowledged(acked_bytes, oldest.at_seconds, before_seconds, now_seconds)
 
     def _sample(self, sent: _Sent, now_seconds: float) -> None:
         self._round_trip_seconds = min(self._round_trip_seconds, now_seconds - sent.at_seconds)

@@ -84,6 +84,13 @@ class WhereReply(Encoded):
 
 
 @dataclass(frozen=True, slots=True)
+class ProbeRequest(Encoded):
+    """A body of `body_bytes` that goes nowhere: its sender measures how fast it is taken. The answer is empty."""
+
+    body_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class PieceRequest(Encoded):
     """Slice `slice` of `slices` of a stage's sum under one seal: own contribution, or the `reduced` one."""
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from swarmtrain.core.types import PeerId
 from swarmtrain.peer.links import Links
 from swarmtrain.swarm.records import LINK_PEER_DIGITS, MOST_LINKS
 from swarmtrain.transport.link import LinkStats
@@ -27,7 +28,7 @@ class _Hashed:
 
 def test_a_row_says_half_the_round_trip_and_the_rate():
     stats = LinkStats(
-        bytes_sent=10, calls=3, round_trip_seconds=0.02469, bytes_per_second=1234567.0
+        bytes_sent=10, calls=9, messages=3, round_trip_seconds=0.02469, bytes_per_second=1234567.0
     )
     assert links_of((GOOD, stats)).rows() == ((GOOD[:LINK_PEER_DIGITS], 0.0123, 1.23e6, 3),)
 
@@ -41,6 +42,20 @@ def test_a_name_that_is_no_peer_id_is_left_out(name: str):
 
 def test_what_was_not_measured_yet_is_left_out():
     assert links_of((GOOD, LinkStats(bytes_sent=5))).rows() == ()
+
+
+def test_two_links_to_one_peer_are_one_row_that_of_the_surer():
+    sure, unsure = (
+        LinkStats(messages=n, round_trip_seconds=0.1, bytes_per_second=n) for n in (5, 1)
+    )
+    for pair in ((sure, unsure), (unsure, sure)):
+        links = links_of(*((GOOD, stats) for stats in pair))
+        assert links.rows() == ((GOOD[:LINK_PEER_DIGITS], 0.05, 5.0, 5),)
+        assert links.figures(PeerId(GOOD)) is sure
+
+
+def test_nothing_is_known_of_the_way_to_a_stranger():
+    assert links_of().figures(PeerId(GOOD)) is None
 
 
 def test_the_busiest_are_published():
