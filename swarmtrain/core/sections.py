@@ -6,6 +6,7 @@ ranges are wide but finite, because a configuration also arrives from the networ
 
 import hashlib
 import json
+import math
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
@@ -44,6 +45,18 @@ def _as_tuple(value: object) -> object:
 
 StageNumbers = Annotated[tuple[int, ...], BeforeValidator(_as_tuple)]
 """Stages, as a list of numbers."""
+
+
+def _as_shares(value: Any) -> Any:
+    """TOML's list of numbers as floats; anything else is left to fail."""
+    if not isinstance(value, list) or not all(type(entry) in (int, float) for entry in value):
+        return value
+    return tuple(map(float, value))
+
+
+Share = Annotated[float, Field(gt=0, le=1e6)]
+Shares = Annotated[tuple[Share, ...], BeforeValidator(_as_shares)]
+"""Proportions, as a list of numbers."""
 
 
 class Section(BaseModel):
@@ -187,6 +200,12 @@ class PathsSection(Section):
     )
     protected: StageNumbers = Field(
         (), max_length=512, description="Middle stages that are never left out, as in [1, 2]"
+    )
+    shares: Shares = Field(
+        (),
+        max_length=512,
+        description="How often each middle stage that is not protected is visited beside the others, as in "
+        "[2, 1, 1, 2]; nothing: all equally often",
     )
     swaps: int = Field(
         0,
@@ -371,6 +390,21 @@ class RunConfig(Section):
                 f"{stages} middle stages, of which paths.protected takes {len(paths.protected)}",
                 "the other stages would never be visited, and so never learn",
                 "lower paths.skip, or protect fewer stages",
+            )
+        free = stages - len(paths.protected)
+        if paths.shares and (len(paths.shares) != free or paths.visits == "planned"):
+            raise ConfigError(
+                f"paths.shares = {list(paths.shares)} does not go with model.stages = {stages} and "
+                f"paths.visits = {paths.visits}",
+                f"{free} of the middle stages are not protected, and only seeded visits have shares",
+                f"state {free} shares and set paths.visits = seeded, or leave paths.shares out",
+            )
+        each = paths.visited(stages) - len(paths.protected)
+        if paths.shares and each * max(paths.shares) > math.fsum(paths.shares) * (1 + 1e-9):
+            raise ConfigError(
+                f"paths.shares = {list(paths.shares)} does not go with paths.skip = {paths.skip}",
+                "a microbatch would have to visit one stage more than once",
+                f"let no share be more than 1/{each} of their sum, or raise paths.skip",
             )
         if paths.visits == "planned" and not self.planner.use:
             raise ConfigError(

@@ -6,6 +6,8 @@ index), so any peer of any version finds the same sequences.
 """
 
 import hashlib
+import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +17,8 @@ from swarmtrain.core.sections import RunConfig
 Sequence = tuple[int, ...]
 Sequences = tuple[Sequence, ...]
 """One entry that serves all keys of a step, or one per key."""
+
+GOLDEN = (math.sqrt(5) - 1) / 2
 
 _DRAW_BYTES = 8
 """Of the ranges here a 64-bit number is even to 2^-51."""
@@ -29,7 +33,8 @@ def stage_sequences(config: RunConfig, step: int) -> Sequences:
 
     With `paths.skip` each microbatch visits `paths.visited` of the stages, the protected ones always. Which others is
     drawn so that over the step all of these are visited equally often, within one where it does not come out even;
-    who has one visit more rotates over the steps, so that over the run the difference stays one too.
+    who has one visit more rotates over the steps, so that over the run the difference stays one too. With
+    `paths.shares` they are visited in these proportions, within one in every step.
     """
     straight = tuple(range(1, config.model.stages + 1))
     paths = config.paths
@@ -48,6 +53,17 @@ def sequence_of(sequences: Sequences, key: int) -> Sequence:
     return sequences[key if len(sequences) > 1 else 0]
 
 
+@lru_cache(maxsize=8)
+def turns_of(sequences: Sequences) -> tuple[Sequence, ...]:
+    """For every key and middle position, how many lower keys visit the same stage."""
+    visited: Counter[int] = Counter()
+    turns = []
+    for sequence in sequences:
+        turns.append(tuple(visited[stage] for stage in sequence))
+        visited.update(sequence)
+    return tuple(turns)
+
+
 def _swapped(stages: Sequence, turn: int) -> Sequence:
     if len(stages) == 3 and turn % 2:
         first, second, last = stages
@@ -61,12 +77,13 @@ def _swapped(stages: Sequence, turn: int) -> Sequence:
 
 @dataclass(frozen=True, slots=True)
 class Deal:
-    """Deals `stages` to the microbatches of a step: `each` of them to every one, all equally often."""
+    """Deals `stages` to the microbatches of a step: `each` of them to every one, all equally often or by `shares`."""
 
     seed: int
     stages: Sequence
     each: int
     microbatches: int
+    shares: tuple[float, ...] = ()
 
     def hands(self, step: int) -> Sequences:
         """What each microbatch gets, ascending.
@@ -93,11 +110,29 @@ class Deal:
     def _visits(self, step: int) -> dict[int, int]:
         """Visits of each stage in this step. Those that have one more follow each other around a circle, step by
         step: however long the run, nobody is ahead of another by more than one."""
+        if self.shares:
+            return self._shared_visits(step)
         count = len(self.stages)
         base, more = divmod(self.each * self.microbatches, count)
         circle = sorted(self.stages, key=lambda s: next(_draws(f"circle {self.seed} {s}", 1)))
         favoured = {circle[(step * more + place) % count] for place in range(more)}
         return {stage: base + (stage in favoured) for stage in self.stages}
+
+    def _shared_visits(self, step: int) -> dict[int, int]:
+        """Of each stage its share, rounded down or up: fractions are laid end to end, and who holds one of the marks
+        at whole distances is rounded up. A golden ratio of a mark further every step favours nobody for long."""
+        total = self.each * self.microbatches
+        due = [total * share / math.fsum(self.shares) for share in self.shares]
+        mark = next(_draws(f"marks {self.seed}", 1)) / 2 ** (8 * _DRAW_BYTES) + step * GOLDEN
+        mark %= 1.0
+        visits, passed = {}, mark
+        for stage, share in zip(self.stages, due, strict=True):
+            before, passed = passed, passed + share
+            visits[stage] = math.floor(passed) - math.floor(before)
+        # Sums round: the last mark may fall just beside the end.
+        last = self.stages[-1]
+        visits[last] += total - sum(visits.values())
+        return visits
 
 
 # The conductor asks once a step, the plain loop once a microbatch.
@@ -106,7 +141,7 @@ def _seeded(config: RunConfig, step: int) -> Sequences:
     paths, stages, seed = config.paths, config.model.stages, config.run.seed
     free = tuple(stage for stage in range(1, stages + 1) if stage not in paths.protected)
     each = paths.visited(stages) - len(paths.protected)
-    hands = Deal(seed, free, each, config.train.microbatches).hands(step)
+    hands = Deal(seed, free, each, config.train.microbatches, paths.shares).hands(step)
     return tuple(
         _with_swaps(
             tuple(sorted((*paths.protected, *hand))), paths.swaps, f"swaps {seed} {step} {key}"

@@ -20,6 +20,7 @@ from swarmtrain.compute.lane import Kind, Task
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.events import Banned, CallFailed, Hedged, Record, Rerouted
 from swarmtrain.core.messages import Hint, Open
+from swarmtrain.core.sequences import turns_of
 from swarmtrain.core.types import EDGE_STAGE, Item, PeerId, Route, Visit
 from swarmtrain.peer.exchange import Exchange, Hop, Reply
 from swarmtrain.peer.links import Links
@@ -113,7 +114,13 @@ class Hops:
 
     def _route(self, opening: Open, key: int) -> Route:
         """The way of a key that this peer leads or drives again: dealt, and as planned where there is a plan."""
-        dealt = route_of(opening.roster, opening.sequence(key), key, self._me)
+        sequence = opening.sequence(key)
+        turns = (
+            turns_of(opening.sequences)[key]
+            if len(opening.sequences) > 1
+            else (key,) * len(sequence)
+        )
+        dealt = route_of(opening.roster, sequence, turns, self._me)
         return tuple(
             Visit(visit.stage, opening.planned(position, key) or visit.peer)
             for position, visit in enumerate(dealt)

@@ -20,11 +20,15 @@ ALIKE = 1.25
 that are noise, and independent callers that follow it would all choose the same replica first."""
 
 
-def route_of(roster: Roster, sequence: Sequence[int], key: int, lead: PeerId) -> Route:
-    """The route of `key`: `lead` embeds and computes the loss, replicas alternate by key in between."""
+def route_of(roster: Roster, sequence: Sequence[int], turns: Sequence[int], lead: PeerId) -> Route:
+    """The route of a key: `lead` embeds and computes the loss, replicas take turns in between.
+
+    `turns` says for each stage of `sequence` how many keys visit it before this one (`core.sequences.turns_of`).
+    """
+    visits = enumerate(zip(sequence, turns, strict=True), start=1)
     middle = (
-        Visit(stage, _dealt(roster.replicas(stage), key, position))
-        for position, stage in enumerate(sequence, start=1)
+        Visit(stage, _dealt(roster.replicas(stage), turn, position))
+        for position, (stage, turn) in visits
     )
     return (Visit(EDGE_STAGE, lead), *middle, Visit(EDGE_STAGE, lead))
 
@@ -43,10 +47,10 @@ def next_replica(
     return wanted if wanted in untried else _dealt(untried, key)
 
 
-def _dealt(replicas: Sequence[PeerId], key: int, position: int = 0) -> PeerId:
-    """In each round of as many keys as there are replicas everybody has one; rounds are rotated by `position`."""
+def _dealt(replicas: Sequence[PeerId], turn: int, position: int = 0) -> PeerId:
+    """In each round of as many turns as there are replicas everybody has one; rounds are rotated by `position`."""
     count = len(replicas)
-    return replicas[(key + position * (key // count)) % count]
+    return replicas[(turn + position * (turn // count)) % count]
 
 
 @dataclass(slots=True)

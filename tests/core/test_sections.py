@@ -38,6 +38,7 @@ def test_hash_covers_every_other_setting() -> None:
         "paths.skip": 0.5,
         "paths.protected": (1,),
         "paths.swaps": 1,
+        "paths.shares": (1.0,) * RunConfig().model.stages,
     }
     one_choice_yet = "paths.visits"
     seen = {RunConfig().hash}
@@ -65,7 +66,7 @@ def test_hash_does_not_depend_on_how_values_were_given() -> None:
 
 def test_hash_is_pinned() -> None:
     # Peers of one version must agree across machines; a change here refuses every older peer and checkpoint.
-    assert RunConfig().hash == "9a0a30050e40845377668fffced6798fabc85fbde0c12f6f464f1c910847fb64"
+    assert RunConfig().hash == "f7d823c519c485e47b55b97a45ba31f3d3c8cb8ee1ff4675fda73e6cf40e37da"
 
 
 def test_configuration_is_frozen() -> None:
@@ -105,6 +106,10 @@ def _error(*overrides: str) -> ConfigError:
         (["paths.protected=[2, 1]"], ["paths.protected"]),
         (["paths.protected=[1, 1]"], ["paths.protected"]),
         (["paths.skip=0.5", "paths.protected=[1]"], ["paths.skip", "paths.protected"]),
+        (["paths.shares=[1]"], ["paths.shares", "model.stages"]),
+        (["paths.shares=[1, 2]"], ["paths.shares", "paths.skip"]),
+        (["paths.shares=[1, 0]"], ["paths.shares"]),
+        (["paths.shares=[1, true]"], ["paths.shares"]),
         (
             ["model.stages=6", "paths.skip=0.5", "paths.protected=[1, 2, 5, 6]"],
             ["paths.skip", "paths.protected"],

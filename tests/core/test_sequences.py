@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from swarmtrain.core import sequences as module
 from swarmtrain.core.config import RunConfig, load_config
-from swarmtrain.core.sequences import sequence_of, stage_sequences
+from swarmtrain.core.sequences import Deal, sequence_of, stage_sequences, turns_of
 
 
 def config_of(stages: int, microbatches: int = 4, swap_ends: bool = True) -> RunConfig:
@@ -213,3 +213,45 @@ def test_swaps_alone_leave_no_stage_out() -> None:
     routes = stage_sequences(config, 0)
     assert all(sorted(route) == [1, 2, 3, 4] for route in routes)
     assert set(routes) == {(1, 2, 3, 4), (2, 1, 3, 4), (1, 3, 2, 4), (1, 2, 4, 3), (2, 1, 4, 3)}
+
+
+@given(
+    st.integers(0, 1000),
+    st.lists(st.floats(0.2, 5.0), min_size=3, max_size=8),
+    st.integers(1, 40),
+    st.integers(0, 500),
+)
+def test_stated_shares_are_kept_within_one_in_every_step(
+    seed: int, shares: list[float], microbatches: int, step: int
+) -> None:
+    each = max(1, int(sum(shares) / max(shares)))
+    stages = tuple(range(1, len(shares) + 1))
+    hands = Deal(seed, stages, each, microbatches, tuple(shares)).hands(step)
+    assert all(len(set(hand)) == each for hand in hands)
+    visits = Counter(stage for hand in hands for stage in hand)
+    for stage, share in zip(stages, shares, strict=True):
+        due = each * microbatches * share / sum(shares)
+        assert abs(visits[stage] - due) < 1 + 1e-6
+
+
+def test_shares_come_out_over_a_run() -> None:
+    """Fractions of a visit add up: nobody is favoured for long."""
+    shares, visits = (1.0, 2.5, 0.7, 1.8), Counter[int]()
+    for step in range(300):
+        for hand in Deal(3, (1, 2, 3, 4), 2, 5, shares).hands(step):
+            visits.update(hand)
+    for stage, share in zip((1, 2, 3, 4), shares, strict=True):
+        assert abs(visits[stage] - 300 * 10 * share / 6.0) < 4
+
+
+def test_shares_are_read_from_the_configuration() -> None:
+    config = load_config(
+        [], ["model.stages=4", "paths.skip=0.5", "paths.protected=[1]", "paths.shares=[2, 1, 1]"]
+    )
+    visits = visits_of(config, range(100))
+    keys = 100 * config.train.microbatches
+    assert visits[2] == keys / 2 and visits[3] + visits[4] == keys / 2
+
+
+def test_turns_count_the_keys_that_visit_a_stage() -> None:
+    assert turns_of(((1, 2), (2, 3), (1, 3), (3, 2))) == ((0, 0), (1, 0), (1, 1), (2, 2))

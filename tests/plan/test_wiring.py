@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 
+from swarmtrain.core.sequences import turns_of
 from swarmtrain.core.types import Member, PeerId, Roster
 from swarmtrain.plan.wiring import Wiring, next_replica, route_of
 
@@ -27,22 +28,35 @@ def test_every_replica_gets_the_same_share(counts: tuple[int, ...]):
     roster, stages = roster_of(*counts), tuple(range(1, len(counts)))
     keys = 60
     for position, stage in enumerate(stages, start=1):
-        used = [route_of(roster, stages, key, LEAD)[position].peer for key in range(keys)]
+        used = [
+            route_of(roster, stages, (key,) * len(stages), LEAD)[position].peer
+            for key in range(keys)
+        ]
         assert {used.count(peer) for peer in roster.replicas(stage)} == {keys // counts[stage]}
 
 
 @pytest.mark.parametrize("replicas", [2, 3, 4])
 def test_every_replica_calls_every_replica_of_the_next_stage(replicas: int):
     roster, stages = roster_of(1, replicas, replicas, replicas), (1, 2, 3)
-    routes = [route_of(roster, stages, key, LEAD) for key in range(replicas**2)]
+    routes = [route_of(roster, stages, (key,) * len(stages), LEAD) for key in range(replicas**2)]
     for position in (1, 2):
         pairs = {(route[position].peer, route[position + 1].peer) for route in routes}
         here, there = roster.replicas(position), roster.replicas(position + 1)
         assert pairs == set(itertools.product(here, there))
 
 
+def test_with_stages_left_out_replicas_still_get_the_same_share():
+    """Dealt by key, such visitors of a stage would all meet in one replica."""
+    roster, sequences = roster_of(1, 2, 2), tuple(((1,) if key % 4 in (0, 3) else (2,)) for key in range(24))
+    turns = turns_of(sequences)
+    used = [route_of(roster, sequences[key], turns[key], LEAD)[1].peer for key in range(24)]
+    assert {used.count(peer) for stage in (1, 2) for peer in roster.replicas(stage)} == {6}
+    by_key = [route_of(roster, sequences[key], (key,), LEAD)[1].peer for key in range(24)]
+    assert {by_key.count(peer) for peer in roster.replicas(1)} == {0, 12}
+
+
 def test_the_lead_embeds_and_computes_the_loss():
-    route = route_of(roster_of(2, 1), (1,), 5, PeerId("0-1"))
+    route = route_of(roster_of(2, 1), (1,), (5,), PeerId("0-1"))
     assert [visit.peer for visit in route] == ["0-1", "1-0", "0-1"]
 
 
