@@ -7,8 +7,8 @@ sending 32 MiB between them takes, and lines are wide, so that sends do not cont
 
     equal    full pipelines, machines alike
     uneven   full pipelines, machines up to 10 times apart
-    lost     full pipelines, a machine lost in the middle of a step
-    churn    full pipelines, a machine of another stage lost every third step or so
+    lost     full pipelines, a machine lost after a quarter, a half and three quarters of a step: means of the step
+    churn    full pipelines, machines of three stages lost in three steps running, each at such a share of the step
     skip     two of the five middle stages left out by each microbatch
 
 Policies: `lines` are DT-FM's full pipelines: the replicas of all stages stand in fixed lines that cost the least in
@@ -51,6 +51,7 @@ FOLDER = Path(__file__).parent
 RUN = FOLDER.parent / "deploy" / "runs" / "equality.toml"
 WARM_STEPS = 3
 """Steps before the figures count: peers measure each other first."""
+LOST_AFTER = (0.25, 0.5, 0.75)
 
 
 def config_of(network: dict, steps: int, policy: str, is_skipping: bool) -> RunConfig:
@@ -206,56 +207,85 @@ class Work:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Means over the steps that count; `work_seconds` over all steps."""
+    """Seconds of a run by step: when it opened, its makespan, what was predicted, from one commit to the next."""
 
-    makespan_seconds: float
-    step_seconds: float
-    ratio: float
+    opened: dict[int, float]
+    makespans: dict[int, float]
+    predictions: dict[int, float]
+    steps: dict[int, float]
     work_seconds: float
 
 
-def outcome(
-    network: dict, policy: str, scenario: Scenario, steps: int, is_skipping: bool
-) -> Outcome:
-    config = config_of(network, steps, policy, is_skipping)
+@dataclass(frozen=True)
+class Row:
+    """A situation: how slow each machine is, and in which steps a machine of which stage is lost."""
+
+    name: str
+    network: dict
+    slowness: list[float]
+    losses: tuple[tuple[int, int], ...] = ()
+    policies: tuple[str, ...] = ("lines", "dealt in turn", "wired", "planned")
+
+    def outcomes(self, policy: str, steps: int) -> Iterator[Outcome]:
+        """One run, or one for each share of its step after which a loss comes: every policy loses at the same share,
+        so when is learnt from a run without the loss."""
+        if not self.losses:
+            yield outcome(self, policy, steps, ())
+            return
+        for share in LOST_AFTER:
+            faults: tuple[Fault, ...] = ()
+            for step, stage in self.losses:
+                calm = outcome(self, policy, step + 1, faults)
+                at = calm.opened[step] - calm.opened[0] + share * calm.makespans[step]
+                victim = next(p["name"] for p in self.network["peers"] if p["stages"] == [stage])
+                faults = (*faults, Fault("kill", (victim,), at_seconds=at))
+            yield outcome(self, policy, steps, faults)
+
+    def told(self, policy: str, steps: int) -> str:
+        """Means over runs and steps, of those with a loss where there are any; predictions of the others."""
+        outcomes = list(self.outcomes(policy, steps))
+        warm = range(WARM_STEPS, steps)
+        lossy = [step for step, _ in self.losses]
+        makespan = statistics.mean(o.makespans[s] for o in outcomes for s in lossy or warm)
+        step_seconds = statistics.mean(o.steps[s] for o in outcomes for s in warm)
+        ratios = [
+            o.makespans[step] / o.predictions[step]
+            for o in outcomes
+            for step in warm
+            if step in o.predictions and step not in lossy
+        ]
+        ratio = f"{statistics.mean(ratios):.3f}" if ratios else ""
+        work = statistics.mean(o.work_seconds for o in outcomes) / steps
+        return f"| {self.name} | {policy} | {makespan:.1f} | {step_seconds:.1f} | {ratio} | {work:.1f} |"
+
+
+def outcome(row: Row, policy: str, steps: int, faults: tuple[Fault, ...]) -> Outcome:
+    """One run; `faults` count their time from the first step's opening."""
+    config = config_of(row.network, steps, policy, row.name == "skip")
     corpus = load_corpus(config.data, None)
     work = Work()
     with policy_of(policy), work.counted():
-        run = simulate(config, scenario, corpus)
-    found = {step: seconds for step, seconds in makespans(run).items() if step >= WARM_STEPS}
-    planned = predictions(run)
-    ratios = [found[step] / planned[step] for step in found if step in planned]
-    seconds = [commit.seconds for commit in run.commits if commit.step >= WARM_STEPS]
-    if len(run.commits) < steps or (scenario.faults and not run.injected):
+        run = simulate(config, scenario_of(row.network, row.slowness, faults), corpus)
+    if len(run.commits) < steps or len(run.injected) < len(faults):
         raise SystemExit(f"the run went wrong: {run.stalled} {run.errors} {run.injected}")
-    return Outcome(
-        statistics.mean(found.values()),
-        statistics.mean(seconds),
-        statistics.mean(ratios) if ratios else float("nan"),
-        work.seconds / steps,
-    )
+    opened = {e.step: at for at, _, e in reversed(run.events) if isinstance(e, StepOpened)}
+    seconds = {commit.step: commit.seconds for commit in run.commits}
+    return Outcome(opened, makespans(run), predictions(run), seconds, work.seconds)
 
 
-def rows_of(network: dict) -> dict[str, tuple[list[float], tuple[Fault, ...], tuple[str, ...]]]:
-    """By name: how slow each machine is, what happens, and which policies to compare."""
-    size = len(network["peers"])
-    equal = [1.0] * size
+def rows_of(network: dict) -> list[Row]:
+    equal = [1.0] * len(network["peers"])
     chance = random.Random(1)
-    uneven = [float(chance.choice((0.5, 1.0, 2.0, 5.0))) for _ in range(size)]
-    victim = next(p["name"] for p in network["peers"] if p["stages"] == [2])
-    churn = tuple(
-        Fault("kill", (next(p["name"] for p in network["peers"] if p["stages"] == [stage]),), at_seconds=at)
-        for stage, at in ((2, 450.0), (4, 680.0), (1, 910.0))
-    )  # fmt: skip
+    uneven = [float(chance.choice((0.5, 1.0, 2.0, 5.0))) for _ in equal]
     usual = ("lines", "dealt in turn", "wired", "planned")
     lossy = (*usual, "planned, not repaired", "planned anew")
-    return {
-        "equal": (equal, (), usual),
-        "uneven": (uneven, (), usual),
-        "lost": (equal, (Fault("kill", (victim,), at_seconds=450.0),), lossy),
-        "churn": (equal, churn, lossy),
-        "skip": (equal, (), ("dealt in turn", "wired", "planned")),
-    }
+    return [
+        Row("equal", network, equal),
+        Row("uneven", network, uneven),
+        Row("lost", network, equal, ((3, 2),), lossy),
+        Row("churn", network, equal, ((3, 2), (4, 4), (5, 1)), lossy),
+        Row("skip", network, equal, (), usual[1:]),
+    ]
 
 
 def main() -> None:
@@ -272,18 +302,10 @@ def main() -> None:
     network = json.loads((FOLDER / "data" / options.network).read_text())
     print("| row | policy | makespan s | step s | simulated / predicted | work s a step |")
     print("|---|---|---|---|---|---|")
-    for name, (slowness, faults, policies) in rows_of(network).items():
-        if options.rows and name not in options.rows:
-            continue
-        for policy in policies:
-            scenario = scenario_of(network, slowness, faults)
-            found = outcome(network, policy, scenario, options.steps, name == "skip")
-            told = "" if found.ratio != found.ratio else f"{found.ratio:.3f}"
-            print(
-                f"| {name} | {policy} | {found.makespan_seconds:.1f} | {found.step_seconds:.1f} | {told} "
-                f"| {found.work_seconds:.1f} |",
-                flush=True,
-            )
+    for row in rows_of(network):
+        if not options.rows or row.name in options.rows:
+            for policy in row.policies:
+                print(row.told(policy, options.steps), flush=True)
 
 
 if __name__ == "__main__":
