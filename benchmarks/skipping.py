@@ -25,7 +25,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.skipping_report import write_report
-from benchmarks.skipping_time import Costs, step_seconds
+from benchmarks.skipping_time import Costs, planned_visits, step_seconds
 from swarmtrain.checkpoint.store import latest, load, load_stage
 from swarmtrain.core.config import RunConfig, load_config
 from swarmtrain.data.stream import Corpus, held_out_batches, load_corpus
@@ -37,12 +37,17 @@ from swarmtrain.model.text import evaluate
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One way to train: the share of the middle stages left out, and whether the first and last always stay in."""
+    """One way to train: the share of the middle stages left out, whether the first and last always stay in, and
+    whether the planner chooses who visits what."""
 
     name: str
     skip: float
     keeps_ends: bool = False
+    is_planned: bool = False
 
+
+Tables = dict[str, dict[str, float]]
+"""Seconds of a step by variant, by what they are."""
 
 FULL = "full"
 VARIANTS = (
@@ -51,6 +56,8 @@ VARIANTS = (
     Variant("50 %", 0.5),
     Variant("25 %", 0.25),
     Variant("33 % with ends kept", 0.33, keeps_ends=True),
+    Variant("33 % planned", 0.33, is_planned=True),
+    Variant("50 % planned", 0.5, is_planned=True),
 )
 """In the order of training: what a run that is cut off is least without comes first."""
 
@@ -62,8 +69,8 @@ class Setting:
     tokens: int = 1_400_000
     stages: int = 12
     width: int = 64
-    microbatches: int = 4
-    microbatch_size: int = 4
+    microbatches: int = 12
+    microbatch_size: int = 2
     sequence_length: int = 128
     learning_rate: float = 3e-3
     warmup_steps: int = 40
@@ -71,6 +78,12 @@ class Setting:
     judge_batches: int = 4
     keep: tuple[float, ...] = (1.0, 0.75, 0.5)
     choices: int = 5
+    timed_steps: int = 10
+    plan_evaluations: int = 10_000
+
+    @property
+    def costs(self) -> Costs:
+        return Costs(judged_steps=self.timed_steps, evaluations=self.plan_evaluations)
 
     @property
     def step_tokens(self) -> int:
@@ -106,20 +119,24 @@ class Setting:
         )
 
 
-QUICK = Setting(600, 6, 16, 4, 1, 8, judge_steps=2, judge_batches=1, choices=2, warmup_steps=2)
+QUICK = Setting(
+    600, 6, 16, 12, 1, 8, judge_steps=2, judge_batches=1, choices=2, warmup_steps=2,
+    timed_steps=1, plan_evaluations=100,
+)  # fmt: skip
 """Says nothing about learning; shows that the benchmark works."""
 
 
-def step_table(setting: Setting, given: str) -> dict[str, float]:
-    """Seconds of a step by variant: modelled, or as given in "full=120,33 %=80,..."."""
+def step_tables(setting: Setting) -> dict[str, dict[str, float]]:
+    """Seconds of a step by variant: with planned routes, and with visitors dealt to replicas in turn."""
     network = read_network("gcp12", Path(__file__).parent)
-    table = {v.name: step_seconds(setting.config(v), network, Costs()) for v in VARIANTS}
-    for entry in filter(None, given.split(",")):
-        name, _, seconds = entry.partition("=")
-        if name.strip() not in table:
-            raise SystemExit(f"--step-seconds: {name!r} is none of {', '.join(table)}")
-        table[name.strip()] = float(seconds)
-    return table
+    both = {
+        v.name: step_seconds(setting.config(v), network, setting.costs, v.is_planned)
+        for v in VARIANTS
+    }
+    return {
+        "step_seconds": {name: planned for name, (_, planned) in both.items()},
+        "dealt_seconds": {name: dealt for name, (dealt, _) in both.items()},
+    }
 
 
 # ---- training -------------------------------------------------------------------------------------------------------
@@ -138,11 +155,15 @@ class Trained:
 
     def __post_init__(self) -> None:
         config = self.setting.config(self.variant)
-        self.loop = Reference(config, self.corpus, self.corpus.tokenizer.vocab_size)
+        network = read_network("gcp12", Path(__file__).parent)
+        sequences = (
+            planned_visits(config, network, self.setting.costs) if self.variant.is_planned else None
+        )
+        self.loop = Reference(config, self.corpus, self.corpus.tokenizer.vocab_size, sequences)
         every = islice(held_out_batches(self.corpus, 16, self.setting.sequence_length), 0, None, 30)
         self._held_out = list(islice(every, self.setting.judge_batches))
         if self.base is not None:
-            self.base = self.base / config.hash[:16]
+            self.base = self.base / (config.hash[:16] + ("-planned" if sequences else ""))
             if latest(self.base) is not None:
                 checkpoint = load(self.base)
                 stages = range(self.setting.stages + 1)
@@ -194,7 +215,7 @@ class Trained:
 
 
 def benchmark(
-    setting: Setting, table: dict[str, float], base: Path | None, out: Path, limit_seconds: float
+    setting: Setting, tables: Tables, base: Path | None, out: Path, limit_seconds: float
 ) -> None:
     """Train all variants to equal tokens, then those that skip to equal time; writes after every judgement."""
     begin = time.process_time()
@@ -205,7 +226,7 @@ def benchmark(
         return time.process_time() - begin
 
     def write(trained: Trained) -> None:
-        write_figures(figures_of(setting, table, done, spent()), out)
+        write_figures(figures_of(setting, tables, done, spent()), out)
         step, loss = trained.curve[-1]
         name = trained.variant.name
         print(f"{spent():7.1f} s  {name}: step {step}, loss {loss:.4f}", flush=True)
@@ -224,25 +245,23 @@ def benchmark(
 
     def go_on(those: Sequence[Trained]) -> None:
         for trained in those:
-            longer = setting.steps * table[FULL] / table[trained.variant.name]
+            seconds = tables["step_seconds"]
+            longer = setting.steps * seconds[FULL] / seconds[trained.variant.name]
             steps = int(longer / setting.judge_steps + 1) * setting.judge_steps
             train(trained, steps, "equal time")
 
-    start([variant for variant in VARIANTS if not variant.keeps_ends])
+    start(VARIANTS)
     go_on(done[1:])
-    known = len(done)
-    start([variant for variant in VARIANTS if variant.keeps_ends])
-    go_on(done[known:])
 
 
 def figures_of(
-    setting: Setting, table: dict[str, float], done: Sequence[Trained], cpu_seconds: float
+    setting: Setting, tables: Tables, done: Sequence[Trained], cpu_seconds: float
 ) -> dict[str, Any]:
     return {
         "setting": {**asdict(setting), "steps": setting.steps, "step_tokens": setting.step_tokens},
-        "costs": asdict(Costs()),
+        "costs": asdict(setting.costs),
         "parameters": sum(replica.elements for replica in done[0].loop.stages),
-        "step_seconds": table,
+        **tables,
         "cpu_seconds": round(cpu_seconds, 1),
         "variants": [trained.as_json() for trained in done if trained.curve],
     }
@@ -260,7 +279,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=Setting().tokens, help="the equal tokens")
     parser.add_argument("--stages", type=int, default=Setting().stages, help="middle stages")
     parser.add_argument("--base", type=Path, help="keep trained models here, and go on from them")
-    parser.add_argument("--step-seconds", default="", help='such as "full=120,33 %%=80"')
     parser.add_argument("--retime", action="store_true", help="train nothing, time anew")
     parser.add_argument(
         "--cpu-seconds", type=float, default=float("inf"), help="begin no training after these"
@@ -272,11 +290,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if chosen.retime:
         figures = json.loads((chosen.out / "skipping.json").read_text(encoding="utf-8"))
         kept = {name: figures["setting"][name] for name in asdict(setting)}
-        table = step_table(Setting(**kept), chosen.step_seconds)
-        write_figures({**figures, "step_seconds": table}, chosen.out)
+        write_figures({**figures, **step_tables(Setting(**kept))}, chosen.out)
         return
-    table = step_table(setting, chosen.step_seconds)
-    benchmark(setting, table, chosen.base, chosen.out, chosen.cpu_seconds)
+    benchmark(setting, step_tables(setting), chosen.base, chosen.out, chosen.cpu_seconds)
 
 
 if __name__ == "__main__":

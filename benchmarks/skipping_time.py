@@ -1,19 +1,29 @@
-"""Modelled seconds of a step on the 12-region network, for benchmarks/skipping.py: real losses over modelled time."""
+"""Seconds of a step on the 12-region network, for benchmarks/skipping.py: real losses over modelled time.
 
-from collections import Counter
+SkipPipe's setting (arXiv 2502.19913; 1.5B model): every stage has as many replicas, all peers are dealt over the
+regions in turn, and the planner's execution model says what a step takes.
+"""
+
+import random
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import lru_cache
 
 from swarmtrain.core.config import RunConfig
-from swarmtrain.core.sequences import sequence_of, stage_sequences
+from swarmtrain.core.sequences import Sequences, sequence_of, stage_sequences, turns_of
 from swarmtrain.experiments.profiles import NetworkProfile
+from swarmtrain.plan.paths.execution import Executor
+from swarmtrain.plan.paths.instance import Instance, PeerCosts
+from swarmtrain.plan.paths.planner import plan
+from swarmtrain.plan.paths.search import by_evaluations
+from swarmtrain.plan.paths.stepwise import plan_step
 
 MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """SkipPipe's setting (1.5B model, skippipe.md section 1): what a stage and a boundary would take."""
+    """What a stage and a boundary would take, and how hard the planner tries."""
 
     forward_seconds: float = 1.76
     backward_ratio: float = 1.5
@@ -21,44 +31,91 @@ class Costs:
     boundary_bytes: int = 32 * MIB
     send_overhead_seconds: float = 0.35
     task_gap_seconds: float = 0.13
-    replicas: int = 2
-    judged_steps: int = 20
+    memory_slots: int = 3
+    replicas: int = 3
+    judged_steps: int = 10
+    evaluations: int = 10_000
+    visits_evaluations: int = 500
 
 
-def step_seconds(config: RunConfig, network: NetworkProfile, costs: Costs) -> float:
-    """Modelled seconds of a step: the longest microbatch, as its round trip and its wait at the busiest peer on it.
+def instance_of(config: RunConfig, network: NetworkProfile, costs: Costs) -> Instance:
+    """A step of `config`: peer `stage * replicas + n` is replica n of the stage; the edge has as many."""
+    stages = config.model.stages + 1
+    forward = costs.forward_seconds
+    seconds = forward, forward * costs.backward_ratio, forward * costs.loss_ratio
+    peers = tuple(
+        PeerCosts(f"stage {stage}, {n}", (stage,), *seconds, costs.memory_slots)
+        for stage in range(stages)
+        for n in range(costs.replicas)
+    )
+    count, regions = len(peers), len(network.regions)
 
-    Every stage has `replicas` peers, the regions are dealt to the peers in turn, and the visitors of a stage to its
-    replicas in turn. No planner has a part in it: it is what skipping alone does. A mean over steps, because who skips
-    what is drawn.
+    def send(a: int, b: int) -> float:
+        x, y = a % regions, b % regions
+        transfer = costs.boundary_bytes / network.bytes_per_second[x][y]
+        return network.one_way_latency_seconds[x][y] + transfer + costs.send_overhead_seconds
+
+    return Instance(
+        peers=peers,
+        send_seconds=tuple(
+            tuple(0.0 if a == b else send(a, b) for b in range(count)) for a in range(count)
+        ),
+        stages=stages,
+        microbatches=config.train.microbatches,
+        visits=config.paths.visited(config.model.stages) + 1,
+        max_jump=stages,
+        max_swaps=0,
+        task_gap_seconds=costs.task_gap_seconds,
+        protected_stages=config.paths.protected,
+    )
+
+
+def step_seconds(
+    config: RunConfig, network: NetworkProfile, costs: Costs, is_planned: bool
+) -> tuple[float, float]:
+    """(with visitors dealt to replicas in turn, with planned routes): means over steps, as who skips what is drawn.
+
+    With `is_planned` the planner chooses who visits what too, and both are the same.
     """
-    found = [_one_step_seconds(config, network, costs, step) for step in range(costs.judged_steps)]
-    return sum(found) / len(found)
+    instance = instance_of(config, network, costs)
+    dealt, planned = [], []
+    for step in range(costs.judged_steps):
+        budget, chance = by_evaluations(costs.evaluations), random.Random(step)
+        if is_planned:
+            planned.append(plan(instance, budget, chance).makespan_seconds)
+            continue
+        sequences = _each(config, stage_sequences(config, step))
+        dealt.append(_dealt_seconds(instance, sequences))
+        planned.append(plan_step(instance, sequences, budget, chance).makespan_seconds)
+    planned_seconds = sum(planned) / len(planned)
+    return (sum(dealt) / len(dealt) if dealt else planned_seconds), planned_seconds
 
 
-def _one_step_seconds(config: RunConfig, network: NetworkProfile, costs: Costs, step: int) -> float:
-    visits: Counter[int] = Counter()
-    tasks: Counter[int] = Counter()
-    routes = []
-    for key in range(config.train.microbatches):
-        route = []
-        for stage in (0, *sequence_of(stage_sequences(config, step), key)):
-            peer = stage * costs.replicas + visits[stage] % costs.replicas
-            visits[stage] += 1
-            tasks[peer] += 1 if stage else 0
-            route.append(peer)
-        routes.append([*route, route[0]])
-    task_seconds = costs.forward_seconds * (1 + costs.backward_ratio) + 2 * costs.task_gap_seconds
-    longest = 0.0
-    for route in routes:
-        seconds = costs.forward_seconds * costs.loss_ratio + (len(route) - 2) * task_seconds
-        seconds += sum(2 * _send_seconds(a, b, network, costs) for a, b in pairwise(route))
-        waiting = max(tasks[peer] - 1 for peer in route[1:-1]) * task_seconds
-        longest = max(longest, seconds + waiting)
-    return longest
+def planned_visits(
+    config: RunConfig, network: NetworkProfile, costs: Costs
+) -> Callable[[int], Sequences]:
+    """Who visits what as the planner chooses it, a new plan every step."""
+    instance = instance_of(config, network, costs)
+
+    # The plain loop asks once a microbatch.
+    @lru_cache(maxsize=2)
+    def sequences(step: int) -> Sequences:
+        found = plan(instance, by_evaluations(costs.visits_evaluations), random.Random(step))
+        return tuple(route.stages[1:] for route in found.routes)
+
+    return sequences
 
 
-def _send_seconds(sender: int, receiver: int, network: NetworkProfile, costs: Costs) -> float:
-    a, b = (peer % len(network.regions) for peer in (sender, receiver))
-    transfer = costs.boundary_bytes / network.bytes_per_second[a][b]
-    return network.one_way_latency_seconds[a][b] + transfer + costs.send_overhead_seconds
+def _each(config: RunConfig, sequences: Sequences) -> Sequences:
+    """One entry per microbatch."""
+    return tuple(sequence_of(sequences, key) for key in range(config.train.microbatches))
+
+
+def _dealt_seconds(instance: Instance, sequences: Sequences) -> float:
+    executor, hosts = Executor(instance), instance.hosts
+    chains = []
+    for key, (sequence, turns) in enumerate(zip(sequences, turns_of(sequences), strict=True)):
+        pairs = zip(sequence, turns, strict=True)
+        middle = (hosts[stage][turn % len(hosts[stage])] for stage, turn in pairs)
+        chains.append(executor.chain((hosts[0][key % len(hosts[0])], *middle)))
+    return executor.run(chains, [0.0] * len(chains)).makespan_seconds

@@ -49,6 +49,12 @@ def run_up(config: "RunConfig", folder: Path, options: UpOptions) -> None:
     """Train, then evaluate, write the summary, print a sample, and compare with the plain loop if asked."""
     from swarmtrain.cli.summary import summary_of, write
 
+    if options.verify and config.paths.visits == "planned":
+        raise ConfigError(
+            "--verify does not go with paths.visits = planned",
+            "the planner chooses the stages from what it measures, which the plain loop cannot repeat",
+            "set paths.visits = seeded, or leave --verify out",
+        )
     typer.echo(
         f"run {config.run.name}: {options.peers} peers, {config.run.steps} steps, folder {folder}"
     )

@@ -5,7 +5,8 @@ quantisation per (key, position), the integer norm, the order of scalar operatio
 backward here are ordinary autograd through the whole depth of the model.
 """
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +19,11 @@ from swarmtrain.compute.accumulate import Contribution, contribution_limit, is_s
 from swarmtrain.compute.replica import Replica
 from swarmtrain.compute.stage import EdgeCompute, MiddleCompute, StageCompute
 from swarmtrain.core.config import RunConfig
-from swarmtrain.core.errors import StateError
+from swarmtrain.core.errors import ConfigError, StateError
 from swarmtrain.core.layout import parameters_sha256
 from swarmtrain.core.messages import Commit, StageSum
 from swarmtrain.core.schedule import scalars_of
-from swarmtrain.core.sequences import sequence_of, stage_sequences
+from swarmtrain.core.sequences import Sequences, sequence_of, stage_sequences
 from swarmtrain.core.types import Roster
 from swarmtrain.data.stream import Corpus, microbatch
 
@@ -44,8 +45,25 @@ class Reference:
     last step, before clipping; empty before the first.
     """
 
-    def __init__(self, config: RunConfig, corpus: Corpus, vocab_size: int) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        corpus: Corpus,
+        vocab_size: int,
+        sequences: Callable[[int], Sequences] | None = None,
+    ) -> None:
+        """`sequences` are the stages that each microbatch of a step visits, instead of those that follow from `config`.
+
+        Raises ConfigError where they do not follow from it.
+        """
+        if sequences is None and config.paths.visits == "planned":
+            raise ConfigError(
+                "the plain loop cannot train with paths.visits = planned",
+                "the planner chose the stages from what it measured, so they do not follow from the configuration",
+                "set paths.visits = seeded to compare a run with the plain loop",
+            )
         self.config, self.corpus = config, corpus
+        self._sequences = sequences or functools.partial(stage_sequences, config)
         self.edge = EdgeCompute(config, vocab_size)
         self.middle = [MiddleCompute(config, stage) for stage in range(1, config.model.stages + 1)]
         computes: list[StageCompute] = [self.edge, *self.middle]
@@ -140,7 +158,7 @@ class Reference:
     def _microbatch(self, step: int, index: int) -> tuple[float, list[Replica], list[Contribution]]:
         """Loss and one contribution per position, with the stage each belongs to."""
         config = self.config
-        route = sequence_of(stage_sequences(config, step), index)
+        route = sequence_of(self._sequences(step), index)
         visited = [self.middle[stage - 1] for stage in route]
         tokens_BT = torch.from_numpy(
             microbatch(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from swarmtrain.checkpoint.store import load, load_stage
-from swarmtrain.core.errors import StateError
+from swarmtrain.core.errors import ConfigError, StateError
 from swarmtrain.core.events import FaultInjected
 from swarmtrain.core.schedule import gradient_norm
 from swarmtrain.experiments import reference as reference_module
@@ -155,3 +155,13 @@ def test_states_that_do_not_fit_change_nothing():
         with pytest.raises(StateError):
             loop.load(wrong, 3)
         assert (loop.step, loop.parameters_sha256()) == (0, digest)
+
+
+def test_planned_visits_do_not_follow_from_the_configuration() -> None:
+    config = small_config("paths.skip=0.5", "paths.visits=planned", "planner.use=true")
+    with pytest.raises(ConfigError, match="planned"):
+        Reference(config, corpus(), corpus().tokenizer.vocab_size)
+    given = Reference(
+        config, corpus(), corpus().tokenizer.vocab_size, lambda step: ((1,), (2,)) * 3
+    )
+    assert given.advance().tokens > 0
