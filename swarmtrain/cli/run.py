@@ -95,6 +95,10 @@ def peer(
     max_memory: Annotated[
         str | None, typer.Option(help="Memory to plan with, as 6GiB; default 80% of what is free")
     ] = None,
+    region: Annotated[
+        str,
+        typer.Option(help="Where this machine stands, as others there write it (europe-west4)"),
+    ] = "",
     lifeline: Annotated[
         bool, typer.Option("--lifeline", hidden=True, help="End when standard input closes")
     ] = False,
@@ -129,6 +133,7 @@ def peer(
         cache_folder=_cache_folder(),
         out=out,
         memory_bytes=parse_bytes(max_memory) if max_memory else None,
+        region=region,
     )
     run_peer(options, lifeline, tuple(map(parse_fault, fault or ())))
 

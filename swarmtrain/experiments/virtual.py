@@ -391,6 +391,7 @@ class Stage:
             announce="",
             memory_bytes=self.figures.memory_bytes(peer),
             kernel_class="virtual",
+            region=peer.region,
         )
         return Session(self.config, options, world, self.corpus, record)
 

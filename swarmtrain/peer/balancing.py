@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.sizes import stage_parameters
 from swarmtrain.core.types import PeerId, Roster
+from swarmtrain.peer.published import lines_of
 from swarmtrain.plan.layout import Host, Load
 from swarmtrain.plan.rebalance import Decision, Policy, View, rebalance
 from swarmtrain.swarm.records import PeerRecord
@@ -91,6 +92,7 @@ class Balancing:
             now - self._moved_seconds,
             self._moving[0] if self._moving else None,
             self._wanted,
+            lines_of(self.config, records),
         )
 
     def _hosts(
@@ -118,6 +120,7 @@ class Balancing:
                     is_free,
                     record.edge_capable,
                     Load(record.busy_share, record.waiting_tasks) if has_load else None,
+                    record.region,
                 )
             )
         return tuple(hosts)

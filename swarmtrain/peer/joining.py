@@ -26,6 +26,7 @@ from swarmtrain.peer.session import PeerOptions, Session, World
 from swarmtrain.peer.tracing import trace_observer
 from swarmtrain.swarm.dht import DhtDirectory, DhtOptions
 from swarmtrain.swarm.identity import Identity
+from swarmtrain.swarm.records import REGION
 from swarmtrain.transport.grpc_transport import GrpcTransport
 from swarmtrain.transport.link import LinkLimits
 from swarmtrain.transport.requests import Description
@@ -45,6 +46,7 @@ class JoinOptions:
     cache_folder: Path | None
     out: Path | None
     memory_bytes: int | None
+    region: str = ""
 
 
 async def describe(address: str, timeout_seconds: float = 30.0) -> tuple[Description, RunConfig]:
@@ -102,6 +104,16 @@ def check_stages(wanted: tuple[int, ...] | None, config: RunConfig) -> None:
         )
 
 
+def check_region(region: str) -> None:
+    """Refuse what cannot be published as a region. Raises ConfigError."""
+    if not REGION.fullmatch(region):
+        raise ConfigError(
+            f"--region {region!r} is no name of a region",
+            "it has at most 64 letters, digits, dots, underlines and dashes",
+            "write it as others there do, as in europe-west4; leave it out where nobody knows",
+        )
+
+
 def kernel_class(threads: int) -> str:
     """What must be equal for equal bits: torch, CPU capability, threads, device (protocol.md, answer b)."""
     capability = torch.backends.cpu.get_cpu_capability()
@@ -137,6 +149,7 @@ async def open_peer(
     if options.config is not None:
         trust_family(config.model)
     check_stages(options.stages, config)
+    check_region(options.region)
     torch.set_num_threads(config.limits.threads)
     corpus = _load_corpus(config, options, description)
     identity = _identity(options.identity)
@@ -174,6 +187,7 @@ async def open_peer(
         kernel_class=kernel_class(config.limits.threads),
         coordinator=description.coordinator,
         start=description.start,
+        region=options.region,
     )
     session = Session(config, peer_options, world, corpus, record)
     if reporter is not None:

@@ -23,11 +23,11 @@ from swarmtrain.core.messages import (
     pack_remaining,
     unpack_items,
 )
-from swarmtrain.core.sections import CODEC_BYTES_PER_VALUE
 from swarmtrain.core.sequences import Sequences, sequence_of, stage_sequences
 from swarmtrain.core.tasks import Tasks
 from swarmtrain.core.types import EDGE_STAGE, PeerId, Roster
-from swarmtrain.plan.costs import LinkFigure, PeerFigures, costs_of
+from swarmtrain.peer.published import boundary_bytes, by_digits, figures_of
+from swarmtrain.plan.costs import costs_of
 from swarmtrain.plan.paths.execution import Executor
 from swarmtrain.plan.paths.instance import Chance, Instance, PeerCosts
 from swarmtrain.plan.paths.planner import replan
@@ -42,7 +42,7 @@ MODELLED_EVALUATIONS = 300
 """In virtual time, where seconds of planning would not be the same on every machine."""
 
 
-REPAIR_EVALUATIONS, REPAIR_SECONDS = 60, 0.05
+REPAIR_EVALUATIONS, REPAIR_SECONDS = 300, 0.05
 """What a changed roster may cost: the step waits for it."""
 
 
@@ -203,7 +203,8 @@ def instance_of(
 
     Who published nothing counts as slow as the slowest that did.
     """
-    published = {entry.peer: _figures(entry, roster) for entry in records}
+    peers_by_digits = by_digits(roster.peers)
+    published = {entry.peer: figures_of(entry, peers_by_digits) for entry in records}
     slowest = max(published.values(), key=lambda figures: figures.pass_seconds)
     train, limits = config.train, config.limits
     peers = []
@@ -220,10 +221,8 @@ def instance_of(
                 memory_slots=slots,
             )
         )
-    values = train.tokens_per_microbatch * config.model.width
-    sent_bytes = int(values * CODEC_BYTES_PER_VALUE[config.wire.codec])
     costs = costs_of(published.values())
-    rows = costs.matrix(roster.peers, sent_bytes)
+    rows = costs.matrix(roster.peers, boundary_bytes(config))
     stages = config.model.stages + 1
     return Instance(
         peers=tuple(peers),
@@ -237,23 +236,6 @@ def instance_of(
         protected_stages=config.paths.protected,
         may_wait=False,
         opening_seconds=tuple(costs.send_seconds(conductor, peer, 0) for peer in roster.peers),
-    )
-
-
-def _figures(entry: PeerRecord, roster: Roster) -> PeerFigures:
-    forward_seconds, backward_seconds, loss_seconds = entry.task_seconds
-    links = []
-    for digits, one_way_seconds, rate, calls in entry.links:
-        to = next((peer for peer in roster.peers if peer.startswith(digits)), None)
-        if to is not None:
-            links.append(LinkFigure(to, one_way_seconds, rate, calls))
-    return PeerFigures(
-        entry.peer,
-        entry.seconds_per_stage,
-        forward_seconds,
-        backward_seconds,
-        loss_seconds,
-        tuple(links),
     )
 
 

@@ -13,6 +13,7 @@ from swarmtrain.core.errors import DirectoryError
 from swarmtrain.core.events import LinksMeasured, Measured, Noted, Record, Waiting
 from swarmtrain.core.types import Member, PeerId, Roster
 from swarmtrain.core.version import VERSION
+from swarmtrain.peer.published import lines_of
 from swarmtrain.plan.assign import Assignment, Candidate, assign, choose_stages
 from swarmtrain.swarm.directory import Directory
 from swarmtrain.swarm.records import LinkRow, PeerRecord, State
@@ -38,7 +39,8 @@ class Machine:
 
 @dataclass(slots=True)
 class Placing:
-    """One peer's view of the directory. `pinned` are the stages its owner chose, None for auto."""
+    """One peer's view of the directory. `pinned` are the stages its owner chose, None for auto; `region` is where the
+    owner says it stands."""
 
     config: RunConfig
     me: PeerId
@@ -46,6 +48,7 @@ class Placing:
     pinned: tuple[int, ...] | None
     directory: Directory
     record: Record
+    region: str = ""
     records: tuple[PeerRecord, ...] = ()
     assignment: Assignment = field(default_factory=lambda: Assignment((), ""))
     is_steady: bool = False
@@ -99,7 +102,7 @@ class Placing:
             return None
         assignments = self._assign()
         members = [
-            Member(entry.peer, assignments[entry.peer].stages, entry.address)
+            Member(entry.peer, assignments[entry.peer].stages, entry.address, entry.region)
             for entry in self._reachable()
             if assignments[entry.peer].stages
         ]
@@ -114,13 +117,14 @@ class Placing:
         )
 
     def place_beside_serving(self) -> Assignment:
-        """The stages to take in a running run: those that serve stay where they are."""
+        """The stages to take in a running run: those that serve stay where they are, and links count."""
         own = next((entry for entry in self.records if entry.peer == self.me), None)
         if own is None or any(entry.peer == self.me for entry in self.serving):
             return Assignment((), "this peer's own record is not in the directory yet")
         others = [_candidate(entry, entry.stages) for entry in self.serving]
         mine = _candidate(own, self.pinned)
-        self.assignment = choose_stages(mine, others, self.config.model.stages)
+        lines = lines_of(self.config, self.records)
+        self.assignment = choose_stages(mine, others, self.config.model.stages, lines)
         return self.assignment
 
     def obstacle(self) -> str:
@@ -142,6 +146,7 @@ class Placing:
         return [r for r in self.records if self._avoided.get(r.peer, -1) < r.sequence]
 
     def _assign(self) -> dict[PeerId, Assignment]:
+        """For the first roster, on which all must agree: by regions, and not by links, whose figures tremble."""
         candidates = [
             _candidate(entry, entry.stages if entry.pinned else None) for entry in self._reachable()
         ]
@@ -169,6 +174,7 @@ class Placing:
             pass_seconds=load.pass_seconds or 0.0,
             task_seconds=(load.forward_seconds, load.backward_seconds, load.loss_seconds),
             links=machine.links(),
+            region=self.region,
         )
 
 
@@ -187,7 +193,12 @@ def _is_near(before: float, after: float) -> bool:
 
 def _candidate(entry: PeerRecord, pinned: tuple[int, ...] | None) -> Candidate:
     return Candidate(
-        entry.peer, pinned, entry.capacity_stages, entry.seconds_per_stage, entry.edge_capable
+        entry.peer,
+        pinned,
+        entry.capacity_stages,
+        entry.seconds_per_stage,
+        entry.edge_capable,
+        entry.region,
     )
 
 
@@ -202,6 +213,7 @@ def _plain(records: tuple[PeerRecord, ...]) -> list[tuple[object, ...]]:
             r.capacity_stages,
             r.seconds_per_stage,
             r.edge_capable,
+            r.region,
         )
         for r in records
     ]

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.errors import LinkError, Refused, WireError
 from swarmtrain.core.events import Noted
-from swarmtrain.core.sections import CODEC_BYTES_PER_VALUE
 from swarmtrain.core.tasks import Tasks
 from swarmtrain.core.types import PeerId, Roster
 from swarmtrain.peer.parts import Parts
+from swarmtrain.peer.published import boundary_bytes
 from swarmtrain.plan.costs import SURE_CALLS
 from swarmtrain.swarm.records import MOST_LINKS
 from swarmtrain.transport.link import Message
@@ -153,9 +153,7 @@ def checked_bytes(request: Message) -> int:
 
 def probe_bytes(config: RunConfig) -> int:
     """What one microbatch is between two stages, within the bounds of a probe."""
-    values = config.train.tokens_per_microbatch * config.model.width
-    boundary_bytes = int(values * CODEC_BYTES_PER_VALUE[config.wire.codec])
-    return min(max(boundary_bytes, LEAST_PROBE_BYTES), MOST_PROBE_BYTES)
+    return min(max(boundary_bytes(config), LEAST_PROBE_BYTES), MOST_PROBE_BYTES)
 
 
 def neighbours(config: RunConfig, roster: Roster, me: PeerId) -> tuple[PeerId, ...]:

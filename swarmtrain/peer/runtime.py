@@ -45,6 +45,7 @@ class Setting:
     capacity_stages: int
     coordinator: Callable[[], Link | None]
     start: CheckpointAt | None
+    region: str
 
 
 @dataclass(slots=True)
@@ -113,6 +114,7 @@ async def build_runtime(
         build=build,
         capacity_stages=setting.capacity_stages,
         coordinator=setting.coordinator,
+        region=setting.region,
         checkpoint=setting.start,
     )
     if setting.start is not None:

@@ -63,7 +63,7 @@ class World:
 class PeerOptions:
     """A volunteer's choices. `stages` None means auto; `memory_bytes` is what the peer may use.
 
-    `start` is the checkpoint that the run starts from.
+    `start` is the checkpoint that the run starts from; `region` is where the machine stands, empty where nobody said.
     """
 
     me: PeerId
@@ -75,6 +75,7 @@ class PeerOptions:
     kernel_class: str
     coordinator: str = ""
     start: CheckpointAt | None = None
+    region: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,13 @@ class Session:
         self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self.released = asyncio.Event()
         self.placing = Placing(
-            config, options.me, options.name, options.stages, world.directory, record
+            config,
+            options.me,
+            options.name,
+            options.stages,
+            world.directory,
+            record,
+            options.region,
         )
         self._balancing = Balancing(config, options.me, self.vocab_size)
         self._queued: list[tuple[PeerId, StepMessage]] = []
@@ -327,6 +334,7 @@ class Session:
             capacity_stages=self._capacity_stages,
             coordinator=lambda: self.coordinator(),
             start=self.options.start,
+            region=self.options.region,
         )
         self.runtime = await build_runtime(setting, stages, self._end, self._failed)
         self.service.runtime = self.runtime

@@ -9,32 +9,31 @@ Four passes, each keeping what the one before it reached:
   2. help: peers left over join the slowest stages, as many as their share of the total speed;
   3. lift: a peer's range is changed where that makes the slowest stage at least a tenth faster;
   4. spread: no stage keeps one replica while another has three and somebody could take it.
+
+Where help and spread could as well choose otherwise, within a tenth in throughput, regions and links decide
+(plan.nearness). Such a placement that ends more than a tenth slower than throughput alone would have, or with more
+lonely stages, is dropped.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from swarmtrain.core.types import EDGE_STAGE, PeerId
+from swarmtrain.plan.nearness import Lines, Nearness
+from swarmtrain.plan.placement import Candidate, Placement
+from swarmtrain.plan.words import gaps_in_words, stages_in_words
+
+__all__ = ["Assignment", "Candidate", "assign", "choose_stages"]
 
 CLEARLY_FASTER = 2.0
 """A peer this many times faster than another never hosts fewer stages, memory permitting."""
 
 WORTHWHILE_GAIN = 1.1
-"""Every further stage costs memory and reduce traffic; the slowest stage must gain this much."""
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A peer to place. `pinned` are the stages its owner chose (None: free); `capacity_stages` fit in its memory;
-    `seconds_per_stage` is above 0 and covers forward and backward of one microbatch."""
-
-    peer: PeerId
-    pinned: tuple[int, ...] | None
-    capacity_stages: int
-    seconds_per_stage: float
-    edge_capable: bool = True
+"""Every further stage costs memory and reduce traffic; the slowest stage must gain this much. Throughputs within this
+factor of each other are equal where other things than throughput count too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,77 +44,49 @@ class Assignment:
     reason: str
 
 
-def assign(candidates: Sequence[Candidate], stages: int) -> dict[PeerId, Assignment]:
+def assign(
+    candidates: Sequence[Candidate], stages: int, lines: Lines | None = None
+) -> dict[PeerId, Assignment]:
     """Place `candidates` on the edge and the middle stages 1..`stages`; equal sets give equal answers everywhere.
 
     Stages that the candidates' memory cannot cover stay uncovered, which every reason then says.
     """
-    return dict(_assigned(tuple(candidates), stages))
+    return dict(_assigned(tuple(candidates), stages, lines))
 
 
 # Peers look into the directory far more often than it changes; those of a virtual world all see the same.
 @lru_cache(maxsize=16)
-def _assigned(candidates: tuple[Candidate, ...], stages: int) -> Mapping[PeerId, Assignment]:
-    placement = _Placement(candidates, stages)
+def _assigned(
+    candidates: tuple[Candidate, ...], stages: int, lines: Lines | None
+) -> Mapping[PeerId, Assignment]:
+    placement = _placed(candidates, stages, None)
+    regions = {c.peer: c.region for c in candidates}
+    if lines is not None or len({*regions.values()} - {""}) > 1:
+        near = _placed(candidates, stages, Nearness(stages, regions, lines))
+        if near.pace * WORTHWHILE_GAIN >= placement.pace and near.lonely <= placement.lonely:
+            placement = near
+    return {peer: placement.assignment(peer) for peer in placement.candidates}
+
+
+def choose_stages(
+    me: Candidate, others: Sequence[Candidate], stages: int, lines: Lines | None = None
+) -> Assignment:
+    """The stages `me` takes among `others`; pin those others that already serve and shall not move."""
+    candidates = [me, *(other for other in others if other.peer != me.peer)]
+    return assign(candidates, stages, lines)[me.peer]
+
+
+def _placed(candidates: tuple[Candidate, ...], stages: int, near: Nearness | None) -> "_Passes":
+    placement = _Passes(candidates, stages, near)
     placement.cover()
     placement.help()
     placement.lift()
     placement.spread()
-    return {peer: placement.assignment(peer) for peer in placement.candidates}
+    return placement
 
 
-def choose_stages(me: Candidate, others: Sequence[Candidate], stages: int) -> Assignment:
-    """The stages `me` takes among `others`; pin those others that already serve and shall not move."""
-    return assign([me, *(other for other in others if other.peer != me.peer)], stages)[me.peer]
-
-
-class _Placement:
-    """Who hosts what so far; peers ascend by id wherever they are iterated, so that all machines agree."""
-
-    def __init__(self, candidates: Sequence[Candidate], stages: int) -> None:
-        self.all_stages = range(stages + 1)
-        self.candidates = {c.peer: c for c in sorted(candidates, key=lambda c: c.peer)}
-        self.hosted: dict[PeerId, tuple[int, ...]] = {}
-        self.reasons: dict[PeerId, str] = {}
-        self.replicas = [0] * len(self.all_stages)
-        self.throughput = [0.0] * len(self.all_stages)
-        for peer, candidate in self.candidates.items():
-            pinned = set(candidate.pinned or ()) & set(self.all_stages)
-            self.host(peer, sorted(pinned), "as its owner chose")
-        self.free = [c for c in self.candidates.values() if c.pinned is None and c.capacity_stages]
-        # Fastest first; the sort is stable, so equals stay in order of their ids.
-        self.free.sort(key=lambda c: c.seconds_per_stage)
-
-    def host(self, peer: PeerId, stages: Iterable[int], reason: str) -> None:
-        """Let `peer` host `stages` and nothing else."""
-        self.throughput = self.throughput_without(peer)
-        for stage in self.hosted.get(peer, ()):
-            self.replicas[stage] -= 1
-        self.hosted[peer], self.reasons[peer] = tuple(stages), reason
-        for stage in self.hosted[peer]:
-            self.replicas[stage] += 1
-            self.throughput[stage] += self.share(peer)
-
-    def share(self, peer: PeerId) -> float:
-        """Microbatches per second that each stage of `peer` gets from it."""
-        return 1 / self.candidates[peer].seconds_per_stage / len(self.hosted[peer])
-
-    def throughput_without(self, peer: PeerId) -> list[float]:
-        """Microbatches per second of every stage if `peer` were not there."""
-        rates = self.throughput.copy()
-        for stage in self.hosted.get(peer, ()):
-            rates[stage] -= self.share(peer)
-        return rates
-
-    def pace_with(self, candidate: Candidate, stages: Sequence[int]) -> float:
-        """Throughput of the slowest covered stage if `candidate` hosted `stages`."""
-        rates = self.throughput_without(candidate.peer)
-        for stage in stages:
-            rates[stage] += 1 / candidate.seconds_per_stage / len(stages)
-        return min(rate for stage, rate in enumerate(rates) if self.replicas[stage])
-
-    def allowed(self, candidate: Candidate) -> range:
-        return self.all_stages if candidate.edge_capable else self.all_stages[1:]
+class _Passes(Placement):
+    """The four passes, each over free peers."""
 
     def count_limits(self, candidate: Candidate) -> tuple[int, int]:
         """Fewest and most stages `candidate` may host, seen from the clearly slower and faster free peers."""
@@ -166,8 +137,16 @@ class _Placement:
             share = len(self.all_stages) / candidate.seconds_per_stage / math.fsum(speeds)
             count = max(1, min(int(share), self.count_limits(candidate)[1]))
             ranges = [allowed[first : first + count] for first in range(len(allowed) - count + 1)]
-            slowest = min(ranges, key=lambda r: sorted(self.throughput[stage] for stage in r))
-            self.host(candidate.peer, slowest, "because that was the slowest part of the run")
+            self.host(candidate.peer, *self._slowest(candidate, ranges))
+
+    def _slowest(self, candidate: Candidate, ranges: list[range]) -> tuple[range, str]:
+        """The slowest range and why; of those that are as slow stage by stage, the one `near` prefers."""
+        needs = {r: sorted(self.throughput[stage] for stage in r) for r in ranges}
+        ranked = sorted(ranges, key=needs.__getitem__)
+        limits = [rate * WORTHWHILE_GAIN for rate in needs[ranked[0]]]
+        equal = [r for r in ranked if all(map(operator.le, needs[r], limits))]
+        best, why = self.preferred([(candidate.peer, tuple(r)) for r in equal])
+        return equal[best], f"because {why or 'that was the slowest part of the run'}"
 
     # Pass 3.
 
@@ -232,32 +211,26 @@ class _Placement:
         if not options:
             return False
         # Rather move than load more, then what leaves the run fastest, then whole ranges.
-        *_, peer, stages = min(options)
-        self.host(peer, stages, f"because stage {lonely} had one replica and another stage three")
+        is_load, slowness, is_broken, *_ = min(options)
+        limits = (is_load, slowness / WORTHWHILE_GAIN, is_broken)
+        equal = [o[3:] for o in sorted(options) if all(map(operator.le, o[:3], limits))]
+        best, why = self.preferred(equal)
+        reason = f"because stage {lonely} had one replica and another stage three"
+        self.host(*equal[best], f"{reason}, and {why}" if why else reason)
         return True
 
     # What came out of it.
 
     def assignment(self, peer: PeerId) -> Assignment:
-        return Assignment(self.hosted[peer], self._why(self.candidates[peer]) + self._gaps())
-
-    def _gaps(self) -> str:
         missing = [stage for stage in self.all_stages if not self.replicas[stage]]
-        text = ""
-        if EDGE_STAGE in missing:
-            missing.remove(EDGE_STAGE)
-            text += " Stage 0, the edge, stays uncovered: no free peer here can be an edge."
-        if missing:
-            room = sum(candidate.capacity_stages for candidate in self.free)
-            verb = "stays" if len(missing) == 1 else "stay"
-            text += f" {_name(missing).capitalize()} {verb} uncovered: "
-            text += f"the free peers here have room for {room} in all."
-        return text
+        room = sum(candidate.capacity_stages for candidate in self.free)
+        why = self._why(self.candidates[peer])
+        return Assignment(self.hosted[peer], why + gaps_in_words(missing, room))
 
     def _why(self, candidate: Candidate) -> str:
         hosted = self.hosted[candidate.peer]
         if candidate.pinned is not None:
-            text = f"Stays with {_name(hosted)}, {self.reasons[candidate.peer]}."
+            text = f"Stays with {stages_in_words(hosted)}, {self.reasons[candidate.peer]}."
             if len(hosted) > candidate.capacity_stages:
                 text += (
                     f" Its memory has room for {candidate.capacity_stages} only, by its own count."
@@ -268,18 +241,7 @@ class _Placement:
         seconds = candidate.seconds_per_stage * len(hosted)
         pace = min(self.throughput[stage] for stage in hosted)
         return (
-            f"Takes {_name(hosted)} {self.reasons[candidate.peer]}. "
+            f"Takes {stages_in_words(hosted)} {self.reasons[candidate.peer]}. "
             f"One microbatch takes this machine {seconds:.3g} s; with everybody on it, the slowest of "
             f"its stages does {pace:.3g} microbatches a second."
         )
-
-
-def _name(stages: Sequence[int]) -> str:
-    """`stages` in words: "stage 3", "stages 1 to 4", "stages 0, 2 and 5"."""
-    if not stages:
-        return "no stage"
-    if len(stages) == 1:
-        return f"stage {stages[0]}"
-    if stages[-1] - stages[0] == len(stages) - 1:
-        return f"stages {stages[0]} to {stages[-1]}"
-    return f"stages {', '.join(map(str, stages[:-1]))} and {stages[-1]}"

@@ -1,20 +1,27 @@
 """Who hosts what, how fast every stage of a running swarm is, and what one change would make of it.
 
 A replica adds one over the seconds that a microbatch takes through all its stages; the slowest stage sets the pace.
+Among changes that gain about the same in that, regions and links decide (plan.nearness).
 """
 
 import math
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from swarmtrain.core.types import EDGE_STAGE, PeerId
+from swarmtrain.plan.nearness import Nearness
 
 WAITING_SLACK_TASKS = 0.5
 """Differences in mean waiting tasks below this say nothing about where work piles up."""
 
 SAME = 1e-9
 """Rates nearer to each other than this share of the pace are the same: sums round."""
+
+EQUAL_GAIN = 0.9
+"""A change that brings this share of the best one's gain, and costs no stage more than what is missing of it, is as
+good: the self-tests of equal machines differ by as much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +37,7 @@ class Load:
 class Host:
     """A member of the roster. `seconds_per_stage` is above 0 and covers forward and backward of one microbatch
     through a stage of cost 1; one that is not `free` (its owner chose its stages, or it conducts) stays where it
-    is."""
+    is. `region` is empty where nobody stated it."""
 
     peer: PeerId
     stages: tuple[int, ...]
@@ -39,6 +46,15 @@ class Host:
     free: bool = True
     edge_capable: bool = True
     load: Load | None = None
+    region: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A host as it would be, and why it rather than one that would gain about as much; empty where nothing spoke."""
+
+    host: Host
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +75,12 @@ class Effect:
 
 
 class Layout:
-    """The hosts of a swarm. `costs` are the work of each stage relative to a middle one."""
+    """The hosts of a swarm. `costs` are the work of each stage relative to a middle one; `near` knows these hosts."""
 
-    def __init__(self, hosts: tuple[Host, ...], costs: tuple[float, ...]) -> None:
-        self.costs = costs
+    def __init__(
+        self, hosts: tuple[Host, ...], costs: tuple[float, ...], near: Nearness | None = None
+    ) -> None:
+        self.costs, self.near = costs, near
         self.hosts = {host.peer: host for host in sorted(hosts, key=lambda host: host.peer)}
         shares: list[list[float]] = [[] for _ in costs]
         for host in hosts:
@@ -87,6 +105,7 @@ class Layout:
         return min(max(measured, default=1.0), 1.0) or 1.0
 
     def with_host(self, changed: Host) -> "Layout":
+        """The layout after a change, for throughput alone."""
         return Layout(tuple({**self.hosts, changed.peer: changed}.values()), self.costs)
 
     def effect(self, changed: Host) -> Effect:
@@ -109,7 +128,7 @@ class Layout:
         """The stages that `changed` does not host yet."""
         return tuple(s for s in changed.stages if s not in self.hosts[changed.peer].stages)
 
-    def best_spread(self) -> Host | None:
+    def best_spread(self) -> Move | None:
         """The move that gives a lonely stage its second replica and leaves the run fastest."""
         if not self.now.lonely:
             return None
@@ -121,11 +140,16 @@ class Layout:
             is_safe = all(self.now.replicas[stage] >= 3 for stage in dropped)
             if is_safe and effect.lonely < self.now.lonely:
                 ranked.append((-effect.pace, len(option.stages), option.peer, option))
-        return min(ranked, key=lambda entry: entry[:3])[3] if ranked else None
+        if not ranked:
+            return None
+        ranked.sort(key=lambda entry: entry[:3])
+        least_pace, count = EQUAL_GAIN * -ranked[0][0], ranked[0][1]
+        return self._preferred([e[3] for e in ranked if -e[0] >= least_pace and e[1] == count])
 
-    def best_lift(self) -> Host | None:
+    def best_lift(self) -> Move | None:
         """The one change after which the slowest stages are fastest; among equals whoever is missed least."""
-        now, best = self._order(self.now), None
+        now = self._order(self.now)
+        ranked: list[tuple[list[int], float, PeerId, Host]] = []
         for option in self._options({self.slowest}):
             effect = self.effect(option)
             if 0 in effect.replicas or effect.lonely > self.now.lonely:
@@ -134,10 +158,22 @@ class Layout:
             if order <= now or not self._leaves_less_waiting(option):
                 continue
             busy_share = option.load.busy_share if option.load else 0.0
-            rank = ([-rate for rate in order], busy_share, option.peer)
-            if best is None or rank < best[0]:
-                best = rank, option
-        return best[1] if best else None
+            ranked.append(([-rate for rate in order], busy_share, option.peer, option))
+        if not ranked:
+            return None
+        ranked.sort(key=lambda entry: entry[:3])
+        best = ranked[0][0]
+        gain = next(-slow - rate for slow, rate in zip(best, now, strict=True) if -slow != rate)
+        worst = [slow + (1 - EQUAL_GAIN) * gain for slow in best]
+        equal = [entry[3] for entry in ranked if all(map(operator.le, entry[0], worst))]
+        return self._preferred(equal)
+
+    def _preferred(self, equal: list[Host]) -> Move:
+        """Of changes that gain about the same, the best in other respects."""
+        if self.near is None:
+            return Move(equal[0])
+        best, why = self.near.preferred([(host.peer, host.stages) for host in equal])
+        return Move(equal[best], why)
 
     def _rate(self, host: Host) -> float:
         """Microbatches per second that each of its stages gets from it."""
@@ -154,10 +190,16 @@ class Layout:
         seen: set[tuple[object, ...]] = set()
         for host in self.hosts.values():
             alike = (host.stages, host.seconds_per_stage, host.capacity_stages, host.edge_capable)
-            key = (*alike, host.load)
+            key = (*alike, host.load, self._place_of(host))
             if host.free and host.stages and key not in seen:
                 seen.add(key)
                 yield from (replace(host, stages=s) for s in _choices(host, wanted))
+
+    def _place_of(self, host: Host) -> str:
+        """What tells a host from others elsewhere: its links, or else its region; nothing where neither counts."""
+        if self.near is None:
+            return ""
+        return host.region if self.near.lines is None else host.peer
 
     def _leaves_less_waiting(self, option: Host) -> bool:
         """Whether no more work waits where the host leaves than where it goes, as far as that was measured."""

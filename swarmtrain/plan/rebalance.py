@@ -14,14 +14,16 @@ where it hurts least. Other than there, the decision
 Throughput is modelled as in `assign`: a replica adds one over the seconds that a microbatch takes through all its
 stages, and the slowest stage sets the pace. What peers measured corrects the model: a slowest stage whose lanes
 stand still part of the time gains only on the rest (Amdahl), and nobody leaves a stage where more work waits than
-where it would go.
+where it would go. Of moves that gain about the same, the one is made that leaves fewest stages to one region's outage,
+and then the one with the shortest links (plan.nearness); whether anybody moves does not depend on them.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from swarmtrain.core.types import PeerId
-from swarmtrain.plan.layout import Host, Layout
+from swarmtrain.plan.layout import Host, Layout, Move
+from swarmtrain.plan.nearness import Lines, Nearness
 
 MOST_PLANNED = 8
 """Moves a plan looks ahead; a swarm that needs more goes on planning after the first of them."""
@@ -32,7 +34,8 @@ class View:
     """What the conductor knows. For each stage 0..S, `costs` is its work relative to a middle stage's, and
     `transfer_seconds` how long its state takes to download at the measured rate. `since_move_seconds` is None when
     nobody has moved; `moving` is who is between two stages now, listed with those it goes to. `wanted_before` is
-    what the look before this one wanted (`Decision.wanted`); None asks for no agreement."""
+    what the look before this one wanted (`Decision.wanted`); None asks for no agreement. `lines` are what peers
+    measured of their links."""
 
     hosts: tuple[Host, ...]
     costs: tuple[float, ...]
@@ -41,6 +44,7 @@ class View:
     since_move_seconds: float | None = None
     moving: PeerId | None = None
     wanted_before: tuple[int, ...] | None = None
+    lines: Lines | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +74,26 @@ class Decision:
 def rebalance(view: View, policy: Policy) -> Decision:
     """Who moves where, if anybody. Equal views give equal decisions."""
     wish = _wish(Layout(view.hosts, view.costs), view, policy)
-    obstacle = _obstacle(view, policy, wish) if wish.peer is not None else ""
-    return Decision(None, (), obstacle, wish.stages) if obstacle else wish
+    if wish.peer is None:
+        return wish
+    if obstacle := _obstacle(view, policy, wish):
+        return Decision(None, (), obstacle, wish.stages)
+    near = _near(view)
+    if near is None:
+        return wish
+    nearer = _wish(Layout(view.hosts, view.costs, near), view, policy)
+    return wish if nearer.peer is None else nearer
+
+
+def _near(view: View) -> Nearness | None:
+    """Where the hosts stand, if regions or links say anything."""
+    regions = {host.peer: host.region for host in view.hosts}
+    if view.lines is None and len({*regions.values()} - {""}) < 2:
+        return None
+    near = Nearness(len(view.costs) - 1, regions, view.lines)
+    for host in view.hosts:
+        near.place(host.peer, host.stages)
+    return near
 
 
 def _wish(layout: Layout, view: View, policy: Policy) -> Decision:
@@ -83,10 +105,10 @@ def _wish(layout: Layout, view: View, policy: Policy) -> Decision:
     spread = layout.best_spread()
     if spread is None:
         return _best_plan(layout, view, policy)
-    lonely = next(stage for stage in spread.stages if replicas[stage] == 1)
-    most = max(replicas)
+    mover, most = spread.host, max(replicas)
+    lonely = next(stage for stage in mover.stages if replicas[stage] == 1)
     reason = f"stage {lonely} has one replica where stage {replicas.index(most)} has {most}"
-    return Decision(spread.peer, spread.stages, reason, spread.stages, True)
+    return Decision(mover.peer, mover.stages, reason + _why_it(spread), mover.stages, True)
 
 
 def _stay(reason: str) -> Decision:
@@ -104,36 +126,40 @@ def _obstacle(view: View, policy: Policy, wish: Decision) -> str:
     return ""
 
 
-def _plan(layout: Layout) -> Iterator[tuple[Layout, Host]]:
+def _why_it(move: Move) -> str:
+    return f"; this peer moves because {move.why}" if move.why else ""
+
+
+def _plan(layout: Layout) -> Iterator[tuple[Layout, Move]]:
     """Moves that each make the sorted stage rates better (slowest first), and the layout before each."""
     for _ in range(MOST_PLANNED):
         move = layout.best_lift()
         if move is None:
             return
         yield layout, move
-        layout = layout.with_host(move)
+        layout = layout.with_host(move.host)
 
 
 def _best_plan(layout: Layout, view: View, policy: Policy) -> Decision:
     """The first move of the shortest plan that gains most, if it pays."""
     pace, busy_share = layout.pace, layout.busy_share
     lost_seconds = waited_seconds = 0.0
-    first: Host | None = None
+    first: Move | None = None
     best, best_net_seconds = _stay("no move makes the slowest stage faster"), 0.0
     for number, (before, move) in enumerate(_plan(layout), start=1):
         first = first or move
-        waits = sum(view.transfer_seconds[stage] for stage in before.taken(move))
-        without = before.pace_without(move.peer)
+        waits = sum(view.transfer_seconds[stage] for stage in before.taken(move.host))
+        without = before.pace_without(move.host.peer)
         lost_seconds += waits * (1 - without / before.pace) + view.step_seconds
         waited_seconds += waits
         # No replica more shortens the time in which the slowest stage does not compute.
-        gain = 1 / (1 - busy_share + busy_share * pace / before.effect(move).pace)
+        gain = 1 / (1 - busy_share + busy_share * pace / before.effect(move.host).pace)
         net_seconds = max(policy.horizon_seconds - waited_seconds, 0.0) * (gain - 1) - lost_seconds
         if gain >= policy.least_gain and net_seconds > best_net_seconds:
             best_net_seconds = net_seconds
-            reason = _why(layout, number, gain, lost_seconds, net_seconds)
-            is_clear = gain >= policy.clear_gain
-            best = Decision(first.peer, first.stages, reason, first.stages, is_clear)
+            reason = _why(layout, number, gain, lost_seconds, net_seconds) + _why_it(first)
+            mover, is_clear = first.host, gain >= policy.clear_gain
+            best = Decision(mover.peer, mover.stages, reason, mover.stages, is_clear)
         elif best.peer is None and gain > 1:
             best = _stay(
                 f"the gain of {100 * (gain - 1):.1f} % by {number} moves is below "

@@ -48,6 +48,7 @@ _RUN = re.compile(r"[0-9a-f]{1,64}")
 _NAME = re.compile(r"[A-Za-z0-9 ._-]{1,64}")
 _ADDRESS = re.compile(r"[A-Za-z0-9._:\[\]-]{0,255}")
 _VERSION = re.compile(r"[A-Za-z0-9.+-]{1,32}")
+REGION = re.compile(r"[A-Za-z0-9._-]{0,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class PeerRecord:
     The last are what a serving peer measured lately (compute.meter): the share of time its lane computed, the mean
     number of tasks that waited for it, and seconds of one microbatch through one stage under this work, in all and for
     a forward, a backward and a loss; 0 where there is nothing yet. `links` are the links it sends on, as it
-    measured them (`LinkRow`).
+    measured them (`LinkRow`). `region` is where its owner says it stands, empty where nobody said.
     """
 
     run: str
@@ -83,6 +84,7 @@ class PeerRecord:
     pass_seconds: float = 0.0
     task_seconds: tuple[float, ...] = (0.0, 0.0, 0.0)
     links: tuple[LinkRow, ...] = ()
+    region: str = ""
 
     def renewed(self, now: float, life_seconds: float) -> "PeerRecord":
         """The same record, newer than this one and than any an earlier process of this peer left behind."""
@@ -163,6 +165,7 @@ def _checked(values: dict[str, Any]) -> PeerRecord:
         "pass_seconds": _is_number(values["pass_seconds"], MAX_SECONDS_PER_STAGE, least=0.0),
         "task_seconds": _are_seconds(values["task_seconds"]),
         "links": _are_links(values["links"]),
+        "region": _matches(REGION, values["region"]),
     }
     for name, is_good in checks.items():
         if not is_good:

@@ -6,7 +6,7 @@ import pytest
 
 from swarmtrain.core.errors import ConfigError, CorpusError, Incompatible, ModelError, SwarmError
 from swarmtrain.core.types import PeerId
-from swarmtrain.peer.joining import accept_config, check_stages
+from swarmtrain.peer.joining import accept_config, check_region, check_stages
 from swarmtrain.peer.service import check_compatible
 from swarmtrain.transport.link import PROTOCOL, Hello
 from tests.experiments.runs import small_config
@@ -60,6 +60,15 @@ def test_a_stage_that_the_model_has_not_is_refused(stages: tuple[int, ...]):
     with pytest.raises(ConfigError, match=f"no stage {stages[-1]}") as caught:
         check_stages(stages, small_config())
     assert "1 to 2" in caught.value.why and "--stage" in caught.value.remedy
+
+
+def test_a_region_is_a_short_name_or_nothing():
+    for region in ("", "europe-west4", "r" * 64):
+        check_region(region)
+    for region in ("two words", "r" * 65, "a/b", "west\n"):
+        with pytest.raises(ConfigError, match="no name of a region") as caught:
+            check_region(region)
+        assert caught.value.why and caught.value.remedy
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,10 @@ def test_every_replica_calls_every_replica_of_the_next_stage(replicas: int):
 
 def test_with_stages_left_out_replicas_still_get_the_same_share():
     """Dealt by key, such visitors of a stage would all meet in one replica."""
-    roster, sequences = roster_of(1, 2, 2), tuple(((1,) if key % 4 in (0, 3) else (2,)) for key in range(24))
+    roster, sequences = (
+        roster_of(1, 2, 2),
+        tuple(((1,) if key % 4 in (0, 3) else (2,)) for key in range(24)),
+    )
     turns = turns_of(sequences)
     used = [route_of(roster, sequences[key], turns[key], LEAD)[1].peer for key in range(24)]
     assert {used.count(peer) for stage in (1, 2) for peer in roster.replicas(stage)} == {6}

@@ -31,6 +31,7 @@ RECORD = PeerRecord(
     sequence=7,
     expires=NOW + 30,
     links=(("ab12", 0.031, 1.25e7, 4096),),
+    region="europe-west4",
 )
 
 
@@ -71,6 +72,7 @@ def test_the_largest_record_fits() -> None:
         name="n" * 64,
         address="a" * 255,
         links=(row,) * records.MOST_LINKS,
+        region="r" * 64,
     )
     assert len(seal(record, ME)) < 4096
 
@@ -122,6 +124,9 @@ def test_the_largest_record_fits() -> None:
         {"links": [["ab", 0.1, float("nan"), 1]]},
         {"links": [["ab", 0.1, 1.0, -1]]},
         {"links": [["ab", 0.1, 1.0, 1]] * 41},
+        {"region": "two words"},
+        {"region": "r" * 65},
+        {"region": None},
         {"edge_capable": "yes"},
         {"version": "1 2"},
         {"sequence": -1},
