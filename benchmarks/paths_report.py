@@ -7,6 +7,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from benchmarks.bars import bars
+
 Row = dict[str, Any]
 """A `benchmarks.paths.Row` as its fields."""
 
@@ -20,9 +22,6 @@ MODES = {
     "placed": "sizes given, places and quotas chosen",
     "sized": "sizes, places and quotas chosen",
 }
-
-BAR, SPACE, HEIGHT, MARGIN = 14, 26, 260, 60
-COLOURS = {"first": "#c9c9c9", "2 s": "#8fb3d9", "end": "#2b6cb0", "bound": "#1a1a1a"}
 
 
 def write_report(rows: Sequence[Row], command: str, folder: Path) -> None:
@@ -53,12 +52,12 @@ def line(row: Row) -> str:
 def _page(rows: Sequence[Row], command: str) -> Iterable[str]:
     yield "# The planner in the published scheduler's setting"
     yield ""
-    yield f"`{command}`. Seconds of makespan; planning seconds are CPU seconds of one process, so other work on the"
-    yield "machine has no part in them. `published`: the scheduler's own arrangement and best figure"
-    yield (
-        "(`benchmarks/data/`); `seed`: peers dealt to stages at random. `given`: " + MODES["given"]
-    )
-    yield "; `sized`: " + MODES["sized"] + "."
+    yield from (f"`{one}`" for one in command.split("; "))
+    yield ""
+    yield "Seconds of makespan; planning seconds are CPU seconds of one process, so other work on the machine has no"
+    yield "part in them. `published`: the scheduler's own arrangement and best figure (`benchmarks/data/`); `seed`:"
+    yield "peers dealt to stages at random."
+    yield from (f"`{mode}`: {text}." for mode, text in MODES.items())
     yield ""
     yield "![makespans over the lower bound](paths.svg)"
     yield ""
@@ -82,9 +81,11 @@ def _page(rows: Sequence[Row], command: str) -> Iterable[str]:
 
 def _grouped(rows: Sequence[Row]) -> list[tuple[tuple[str, str], list[Row]]]:
     def key(row: Row) -> tuple[str, str]:
-        return row["case"].split(" ")[0].rstrip(","), row["mode"]
+        return row["case"].split(" ")[0].rstrip(
+            ","
+        ), f"{row['mode']}, {row['budget_seconds']:.0f} s"
 
-    ordered = sorted(rows, key=lambda row: (int(key(row)[0][2:]), row["mode"]))
+    ordered = sorted(rows, key=lambda row: (int(key(row)[0][2:]), key(row)[1]))
     return [(name, list(group)) for name, group in groupby(ordered, key)]
 
 
@@ -97,38 +98,9 @@ def _gaps(row: Row) -> tuple[float, float, float]:
 
 def _drawing(rows: Sequence[Row]) -> str:
     """Mean gaps by number of peers and mode; the line is the lower bound."""
-    groups = _grouped(rows)
-    most = max((max(_gaps(row)) for row in rows), default=1.0)
-    width = 2 * MARGIN + len(groups) * (3 * BAR + SPACE)
-    base = MARGIN + HEIGHT
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {base + 80}" '
-        'font-family="sans-serif" font-size="11">',
-        f'<rect width="{width}" height="{base + 80}" fill="#ffffff"/>',
-        f'<text x="{MARGIN}" y="24" font-weight="bold">makespan over lower bound, means</text>',
-    ]
-    for place, ((peers, mode), group) in enumerate(groups):
-        left = MARGIN + place * (3 * BAR + SPACE)
+    groups = []
+    for (peers, mode), group in _grouped(rows):
         means = [statistics.mean(gaps) for gaps in zip(*map(_gaps, group), strict=True)]
-        for index, (mean, name) in enumerate(zip(means, ("first", "2 s", "end"), strict=True)):
-            x, tall = left + index * BAR, mean / most * HEIGHT
-            parts.append(
-                f'<rect x="{x}" y="{base - tall:.1f}" width="{BAR - 2}" height="{tall:.1f}" fill="{COLOURS[name]}"/>'
-            )
-        parts.append(
-            f'<text x="{left}" y="{base - means[0] / most * HEIGHT - 5:.0f}">{means[2]:.2f}</text>'
-        )
-        parts.append(f'<text x="{left}" y="{base + 14}">{peers}</text>')
-        parts.append(f'<text x="{left}" y="{base + 28}">{mode}</text>')
-    level = base - HEIGHT / most
-    parts.append(
-        f'<line x1="{MARGIN - 10}" x2="{width - MARGIN}" y1="{level:.1f}" y2="{level:.1f}" '
-        f'stroke="{COLOURS["bound"]}"/>'
-    )
-    for place, name in enumerate(("first", "2 s", "end", "bound")):
-        x = MARGIN + place * 90
-        parts.append(
-            f'<rect x="{x}" y="{base + 46}" width="14" height="6" fill="{COLOURS[name]}"/>'
-        )
-        parts.append(f'<text x="{x + 18}" y="{base + 53}">{name}</text>')
-    return "\n".join([*parts, "</svg>"]) + "\n"
+        label = "\n".join((peers, *mode.split(", ")))
+        groups.append((label, dict(zip(("first plan", "after 2 s", "end"), means, strict=True))))
+    return bars("makespan over lower bound, means", groups, level=1.0)

@@ -1,6 +1,6 @@
 """Routes through the running peer code, in virtual time: fixed lines, keys dealt in turn, SWARM wiring, and planned.
 
-    python benchmarks/routes.py [--steps 8] [--evaluations 3000] [--rows equal uneven ...]
+    python -m benchmarks.routes [--steps 8] [--evaluations 3000] [--rows equal uneven ...]
 
 A published arrangement of 20 machines in twelve cloud regions (benchmarks/data): latency between two machines is what
 sending 32 MiB between them takes, and lines are wide, so that sends do not contend, as in the planner's model. Rows:
@@ -22,6 +22,7 @@ import argparse
 import json
 import random
 import statistics
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -31,6 +32,7 @@ from unittest import mock
 import torch
 
 import swarmtrain.peer.pathing as pathing
+from benchmarks.bars import Group, bars
 from swarmtrain.compute.lane import Task
 from swarmtrain.core.config import RunConfig, load_config
 from swarmtrain.core.events import PathsPlanned, PathsRepaired, StepOpened, SumChanged
@@ -51,6 +53,7 @@ FOLDER = Path(__file__).parent
 RUN = FOLDER.parent / "deploy" / "runs" / "equality.toml"
 WARM_STEPS = 3
 """Steps before the figures count: peers measure each other first."""
+ABOUT = __doc__.split("\n\n", 2)[2].rstrip().split("\n")
 LOST_AFTER = (0.25, 0.5, 0.75)
 
 
@@ -241,8 +244,11 @@ class Row:
                 faults = (*faults, Fault("kill", (victim,), at_seconds=at))
             yield outcome(self, policy, steps, faults)
 
-    def told(self, policy: str, steps: int) -> str:
-        """Means over runs and steps, of those with a loss where there are any; predictions of the others."""
+    def told(self, policy: str, steps: int) -> tuple[float, str]:
+        """Seconds of a makespan, and a line of the table.
+
+        Means over runs and steps, of those with a loss where there are any; predictions of the others.
+        """
         outcomes = list(self.outcomes(policy, steps))
         warm = range(WARM_STEPS, steps)
         lossy = [step for step, _ in self.losses]
@@ -256,7 +262,8 @@ class Row:
         ]
         ratio = f"{statistics.mean(ratios):.3f}" if ratios else ""
         work = statistics.mean(o.work_seconds for o in outcomes) / steps
-        return f"| {self.name} | {policy} | {makespan:.1f} | {step_seconds:.1f} | {ratio} | {work:.1f} |"
+        cells = (self.name, policy, f"{makespan:.1f}", f"{step_seconds:.1f}", ratio, f"{work:.1f}")
+        return makespan, "| " + " | ".join(cells) + " |"
 
 
 def outcome(row: Row, policy: str, steps: int, faults: tuple[Fault, ...]) -> Outcome:
@@ -296,16 +303,40 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, default=3000, help="of the planner, a step")
     parser.add_argument("--network", default="skippipe_n20.json")
     parser.add_argument("--rows", nargs="*", help="only these")
+    parser.add_argument("--out", type=Path, help="folder for routes.md and routes.svg")
     options = parser.parse_args()
     torch.set_num_threads(1)
     pathing.MODELLED_EVALUATIONS = options.evaluations
     network = json.loads((FOLDER / "data" / options.network).read_text())
-    print("| row | policy | makespan s | step s | simulated / predicted | work s a step |")
-    print("|---|---|---|---|---|---|")
+    lines = [
+        "| row | policy | makespan s | step s | simulated / predicted | work s a step |",
+        "|---|---|---|---|---|---|",
+    ]
+    groups: list[Group] = []
+    print("\n".join(lines))
     for row in rows_of(network):
-        if not options.rows or row.name in options.rows:
-            for policy in row.policies:
-                print(row.told(policy, options.steps), flush=True)
+        if options.rows and row.name not in options.rows:
+            continue
+        seconds: dict[str, float] = {}
+        for policy in row.policies:
+            seconds[policy], line = row.told(policy, options.steps)
+            lines.append(line)
+            print(line, flush=True)
+        groups.append((row.name, seconds))
+    if options.out is not None:
+        command = "`" + " ".join(["python -m benchmarks.routes", *sys.argv[1:]]) + "`"
+        page = [
+            "# Routes through the running peer code",
+            "",
+            command,
+            "",
+            *ABOUT,
+            "",
+            "![makespans](routes.svg)",
+            "",
+        ]
+        (options.out / "routes.md").write_text("\n".join([*page, *lines]) + "\n")
+        (options.out / "routes.svg").write_text(bars("seconds of a makespan", groups))
 
 
 if __name__ == "__main__":
