@@ -68,7 +68,7 @@ class Island:
     ) -> None:
         self.parts = parts
         self.conducting = Conducting(parts, failed)
-        self.recovering = Recovering(parts, self.perform, self._give_up, failed)
+        self.recovering = Recovering(parts, self.perform, self._has_no_state, failed)
         self._ended = ended
         self._tasks = Tasks(failed)
         self._queue: deque[Effect] = deque()
@@ -280,6 +280,19 @@ class Island:
     def _host_came_too_late(self, reason: str) -> None:
         if self.conducting.conductor is not None and self.conducting.conductor.phase == "revive":
             self._give_up(reason)
+
+    def _has_no_state(self, reason: str) -> None:
+        """Nobody could give this peer the state it missed. Who conducts brings a whole state back, from snapshots if
+        need be; anybody else ends, and the conductor does so if that leaves a stage without a replica."""
+        conductor = self.conducting.conductor
+        if (
+            conductor is not None
+            and conductor.is_elected
+            and conductor.phase not in ("finished", "leaving")
+        ):
+            self.perform(conductor.revive(reason))
+        else:
+            self._ended(False, reason)
 
     def _give_up(self, reason: str) -> None:
         conductor = self.conducting.conductor

@@ -133,6 +133,7 @@ class Recovering:
             self._failed_resyncs += 1
             parts.record(Noted("resync failed", str(error)))
             if self._failed_resyncs == MOST_RESYNCS:
+                self._failed_resyncs = 0
                 self._give_up(str(error))
             return  # the conductor's next opening, or the answer to JOIN, starts another try
         self._failed_resyncs = 0

@@ -1,6 +1,6 @@
 """Who waits to enter or to leave the roster between two steps; pure (R9, design.md section 9)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from swarmtrain.core.events import Event, MembershipChanged, Noted
 from swarmtrain.core.types import Member, PeerId, Roster, is_majority
@@ -17,10 +17,14 @@ class Membership:
     def next_roster(self, roster: Roster, stages: int, step: int) -> tuple[Roster, list[Event]]:
         """The roster of the next step, and what changed and why.
 
-        A peer may leave when every stage keeps a replica and the rest is a majority; otherwise it stays and the
-        wish stays with it.
+        A peer may leave or move when every stage keeps a replica and the rest is a majority; otherwise it stays and
+        the wish stays with it. Who joins or moves has no state yet, and would fetch it from whom it relieves: only
+        those count as replicas who stay where they were.
         """
         events: list[Event] = []
+        settled = roster
+        for peer in self.joining:
+            settled = settled.without(peer)
         for peer in sorted(self.joining):
             member = self.joining[peer]
             roster = roster.with_member(member)
@@ -32,13 +36,16 @@ class Membership:
             before = roster.member(peer)
             if before is None or before.stages == member.stages:
                 continue
-            missing = roster.with_member(member).missing_stages(stages)
-            orphans = [s for s in member.stages if not roster.replicas(s)]
-            if missing or orphans:
-                why = f"{peer}: nobody else hosts stage {[*missing, *orphans][0]}"
+            kept = tuple(stage for stage in before.stages if stage in member.stages)
+            staying = settled.without(peer)
+            if peer in settled and kept:
+                staying = staying.with_member(replace(before, stages=kept))
+            missing = staying.missing_stages(stages)
+            if missing:
+                why = f"{peer}: nobody else hosts stage {missing[0]}"
                 events.append(Noted("a peer cannot move", why))
                 continue
-            roster = roster.with_member(member)
+            roster, settled = roster.with_member(member), staying
             events.append(
                 MembershipChanged(
                     peer,
@@ -53,12 +60,12 @@ class Membership:
                 del self.leaving[peer]
                 continue
             without = roster.without(peer)
-            missing = without.missing_stages(stages)
+            missing = settled.without(peer).missing_stages(stages)
             if missing or not is_majority(without.peers, roster):
                 why = f"stage {missing[0]} would have no replica" if missing else "no majority left"
                 events.append(Noted("a peer cannot leave yet", f"{peer}: {why}"))
                 continue
-            roster = without
+            roster, settled = without, settled.without(peer)
             reason = f"leaves before step {step}: {self.leaving.pop(peer)}"
             events.append(MembershipChanged(peer, step, roster.version, reason))
         return roster, events

@@ -1,6 +1,8 @@
 """Entering, leaving and coming back to the roster; stopping at an acknowledged step."""
 
-from swarmtrain.core.events import MembershipChanged
+import pytest
+
+from swarmtrain.core.events import MembershipChanged, Noted
 from swarmtrain.core.messages import Decision, Freeze, Join, Leave, Open, Release, Stop
 from swarmtrain.core.types import Member, PeerId, Roster
 from swarmtrain.steps.effects import LEFT, Effect, End, Note
@@ -97,6 +99,50 @@ def test_a_stage_never_loses_its_last_replica_by_leaving() -> None:
     after, _ = wishes.next_roster(roster, 1, 5)
     assert not after.missing_stages(1)
     assert set(wishes.leaving) == set(after.peers)
+
+
+@pytest.mark.parametrize("wish", ["leave", "move"])
+def test_who_joins_or_comes_back_relieves_nobody_yet(wish: str) -> None:
+    """It would have nobody to fetch its state from: a run of real processes ended so."""
+    roster = roster_of(("a", 0), ("b", 1), ("c", 2), ("d", 2))
+    for newcomer in ("n", "b2"):
+        joining = {PeerId(newcomer): Member(PeerId(newcomer), (1,), "")}
+        wishes = Membership(joining=joining)
+        if wish == "leave":
+            wishes.leaving = {PeerId("b"): "tired"}
+        else:
+            wishes.moving = {PeerId("b"): Member(PeerId("b"), (2,), "")}
+        after, events = wishes.next_roster(roster, 2, 5)
+        assert set(after.replicas(1)) == {PeerId("b"), PeerId(newcomer)}
+        assert any(isinstance(event, Noted) for event in events)
+    # A step later it has its state, and may.
+    wishes.leaving = {PeerId("b"): "tired"}
+    later, _ = wishes.next_roster(after, 2, 6)
+    assert PeerId("b") not in later
+
+
+def test_a_replica_that_comes_back_relieves_nobody_yet() -> None:
+    """It is in the roster, and asks in again because it missed something."""
+    roster = roster_of(("a", 0), ("b", 1), ("c", 1))
+    wishes = Membership(
+        joining={PeerId("c"): Member(PeerId("c"), (1,), "")}, leaving={PeerId("b"): "tired"}
+    )
+    after, _ = wishes.next_roster(roster, 1, 5)
+    assert PeerId("b") in after
+
+
+def test_two_movers_do_not_relieve_each_other() -> None:
+    roster = roster_of(("a", 0), ("b", 1), ("c", 2), ("d", 0))
+    moving = {
+        PeerId("b"): Member(PeerId("b"), (2,), ""),
+        PeerId("c"): Member(PeerId("c"), (1,), ""),
+    }
+    after, _ = Membership(moving=moving).next_roster(roster, 2, 5)
+    assert after.replicas(1) == (PeerId("b"),) and after.replicas(2) == (PeerId("c"),)
+
+
+def roster_of(*places: tuple[str, int]) -> Roster:
+    return Roster.of(1, [Member(PeerId(name), (stage,), "") for name, stage in places])
 
 
 def test_a_drain_waits_for_the_decision_under_way() -> None:
