@@ -72,8 +72,8 @@ def _page(rows: Sequence[Row], command: str) -> Iterable[str]:
             + f" | {late:.3f} |"
         )
     yield ""
-    yield "The gap is makespan over lower bound. Where places are chosen the bound deals all visits to all peers, each"
-    yield "with its cheapest way, and is weak."
+    yield "The gap is makespan over lower bound. Where places are chosen the bound takes every visit at its"
+    yield "cheapest, as if all had the nearest neighbours, and is weaker."
     yield ""
     yield HEAD
     yield from map(line, rows)

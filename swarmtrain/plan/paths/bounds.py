@@ -9,15 +9,21 @@ With n visits at a peer that has m slots, f and b seconds for forward and backwa
    k (T - head - tail) >= n R + (n - k) g + (f + b + 2g) k (k - 1) / 2, for the best k up to m.
 
 2 and 3 grow with n: microbatches are dealt to edges, and visits to the replicas of each stage, so that the largest
-figure is smallest. Where peers have no place yet, all visits are dealt to all peers.
+figure is smallest. Where peers have no place yet, a makespan is too short as long as no choice of edges leaves the
+other peers room for all middle visits, or whole peers do not suffice for every stage.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from heapq import heapify, heapreplace
+
+import numpy as np
 
 from swarmtrain.plan.paths.instance import Instance
 from swarmtrain.plan.paths.walks import Walks, cheapest_walks
+
+HALVINGS = 40
+"""Of the interval in which the bound of peers without a place lies."""
 
 SAFETY = 1.0 - 1e-12
 """Sums round; a bound that is a rounding above an optimum would be a lie."""
@@ -52,17 +58,74 @@ def _stage_seconds(instance: Instance, walks: Walks, stage: int) -> float:
 
 
 def _anywhere_seconds(instance: Instance, walks: Walks) -> float:
-    """All visits, embeddings included, dealt to all peers in whatever role is lightest."""
+    """The longest makespan found for which the peers, each edge or middle as is best, could not serve all visits."""
+    least, most = 0.0, 1.0
+    while not _could_serve(instance, walks, most):
+        least, most = most, 2 * most
+    for _ in range(HALVINGS):
+        middle = (least + most) / 2
+        if _could_serve(instance, walks, middle):
+            most = middle
+        else:
+            least = middle
+    return least
 
-    def seconds(peer: int, visits: int) -> float:
+
+def _could_serve(instance: Instance, walks: Walks, limit_seconds: float) -> bool:
+    """Whether peers have room for all embeddings and all middle visits within the limit, however they are dealt."""
+    microbatches, visits = instance.microbatches, instance.microbatches * instance.middle_visits
+    as_edge = [_room(_edge_seconds, instance, walks, p, limit_seconds) for p in walks.head]
+    as_middle = [_room(_middle_seconds, instance, walks, p, limit_seconds) for p in walks.head]
+    # By embeddings that the edges so far have room for, the most middle visits of the other peers so far.
+    room_M = np.full(microbatches + 1, -np.inf)
+    room_M[0] = 0.0
+    for peer, (edge, middle) in enumerate(zip(as_edge, as_middle, strict=True)):
         stages = instance.peers[peer].stages
-        middle = _middle_seconds(instance, walks, peer, visits)
-        if stages is None:
-            return min(middle, _edge_seconds(instance, walks, peer, visits))
-        return middle if any(stages) else _edge_seconds(instance, walks, peer, visits)
+        if stages is not None:  # its place says what it is; with both roles it serves both
+            edge, middle = edge * (0 in stages), middle * any(stages)
+        edge = min(edge, microbatches)
+        is_both = stages is not None and 0 in stages
+        chosen_M = np.full(microbatches + 1, -np.inf)
+        chosen_M[edge:] = room_M[: microbatches + 1 - edge]
+        if edge:
+            chosen_M[-1] = max(chosen_M[-1], room_M[microbatches + 1 - edge :].max())
+        if is_both:
+            room_M = chosen_M + middle
+        else:
+            room_M = np.maximum(room_M + middle, chosen_M)
+    return bool(room_M[-1] >= visits) and _enough_peers(instance, as_edge, max(as_middle))
 
-    visits = instance.microbatches * instance.visits
-    return _dealt_seconds(dict.fromkeys(range(len(instance.peers)), 0), visits, visits, seconds)
+
+def _enough_peers(instance: Instance, as_edge: Sequence[int], most_visits: int) -> bool:
+    """Whether whole peers suffice: every stage takes as many as its visits need of the roomiest one."""
+    if any(peer.stages is not None for peer in instance.peers):
+        return True
+    edges = room = 0
+    for own in sorted(as_edge, reverse=True):
+        if room >= instance.microbatches:
+            break
+        edges, room = edges + 1, room + own
+    fewest = [least for least, _ in instance.visit_limits[1:]]
+    needed = sum(-(-visits // most_visits) for visits in fewest if visits)
+    return edges + needed <= len(instance.peers)
+
+
+def _room(
+    seconds: Callable[[Instance, Walks, int, int], float],
+    instance: Instance,
+    walks: Walks,
+    peer: int,
+    limit_seconds: float,
+) -> int:
+    """The most visits of the peer that end within the limit; `seconds` grow with them."""
+    least, most = 0, instance.microbatches * instance.visits
+    while least < most:
+        visits = (least + most + 1) // 2
+        if seconds(instance, walks, peer, visits) <= limit_seconds:
+            least = visits
+        else:
+            most = visits - 1
+    return least
 
 
 def _dealt_seconds(

@@ -1,10 +1,12 @@
 """The bound against exhaustive optima, and against plans by hand."""
 
 import math
+from collections.abc import Iterator
 from itertools import product
 
 import pytest
 
+from swarmtrain.plan.paths import bounds
 from swarmtrain.plan.paths.bounds import lower_bound_seconds
 from swarmtrain.plan.paths.execution import Executor
 from swarmtrain.plan.paths.instance import Instance
@@ -57,6 +59,48 @@ def test_the_bound_is_never_above_an_exhaustive_optimum():
             assert lower_bound_seconds(unplaced(instance)) <= optimum, seed
         tight += bound > 0.9 * optimum
     assert tight > 20
+
+
+def placements(instance: Instance) -> Iterator[Instance]:
+    """Every way to give each peer one stage, none left without."""
+    for stages in product(range(instance.stages), repeat=len(instance.peers)):
+        if len(set(stages)) == instance.stages:
+            yield instance.placed((stage,) for stage in stages)
+
+
+def test_the_bound_of_free_places_is_never_above_the_best_of_all_placements():
+    checked = tight = 0
+    for seed in range(2000, 2400):
+        instance = unplaced(random_instance(seed))
+        if len(instance.peers) > 4 or instance.microbatches > 3:
+            continue
+        options = list(placements(instance))
+        if sum(len(all_routes(one)) ** one.microbatches for one in options) > 20 * MOST_PLANS:
+            continue
+        best, bound = (
+            min(map(optimum_seconds, options), default=math.inf),
+            lower_bound_seconds(instance),
+        )
+        assert bound <= best, seed
+        checked, tight = checked + 1, tight + (bound > 0.8 * best)
+    assert checked > 20 and tight > 5
+
+
+def test_whole_peers_make_the_bound_of_free_places_longer(monkeypatch: pytest.MonkeyPatch):
+    """Five middle stages of ten visits each and eleven equal peers: fractions of peers would be done sooner."""
+    instance = Instance(
+        peers=tuple(peer(f"p{i}", None, 3) for i in range(11)),
+        send_seconds=tuple(tuple(0.5 * (a != b) for b in range(11)) for a in range(11)),
+        stages=6,
+        microbatches=10,
+        visits=6,
+        quotas="free",
+    )
+    bound = lower_bound_seconds(instance)
+    pairs = instance.placed((index // 2,) for index in range(11))
+    assert bound <= lower_bound_seconds(pairs) + 1e-9
+    monkeypatch.setattr(bounds, "_enough_peers", lambda *_: True)
+    assert lower_bound_seconds(instance) < 0.95 * bound
 
 
 def chain(microbatches: int, slots: int) -> Instance:
