@@ -1,0 +1,207 @@
+"""One member's side of the rounds of one fragment: what it sends, and what a merged round does to its parameters.
+
+    send    contribution = local, or codec(outer - local + residual), tagged with the digest of `outer`
+    merge   outer = outer step(outer, mean);  then the local parameters follow:
+            none of its own steps since it sent     local = outer
+            late, progress carried on top           local = local - (sent - outer)
+            late, merge factor alpha                local = alpha local + (1 - alpha) outer
+
+The pseudo-gradient is always taken from the newest outer parameters, whatever the delay, so its base is what the
+group has in common. Carried on top (diloco.md section 3.4: 2.27 against 3.30 for starting again from the late result)
+is written as a correction by what the group changed: alone, with plain averages, a member's parameters then are what
+they would be without rounds, to the bit. The merge factor is Streaming DiLoCo's (arXiv 2501.18512, section 2.3).
+
+A member that missed a round takes its result like all others; what it had sent stays in its residual and goes with the
+next payload (diloco.md section 6). Nothing here waits, sends or reads a clock.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from swarmtrain.core.errors import StateError
+from swarmtrain.outer.merge import Gathering, Merged, RoundContribution, RoundTag
+from swarmtrain.outer.optimizer import OuterOptimizer, OuterState, outer_step
+from swarmtrain.outer.payload import Payload, Sender, answered, round_codec
+from swarmtrain.wire.codecs import ROUND_CODEC, ROUND_ZSTD_LEVEL
+from swarmtrain.wire.parts import Part
+from swarmtrain.wire.tensors import is_finite
+
+
+@dataclass(frozen=True, slots=True)
+class RoundSettings:
+    """What all members of a run must have alike about the arithmetic of rounds."""
+
+    optimizer: OuterOptimizer
+    codec: str = ROUND_CODEC
+    """Of what members send."""
+    answer: str | None = None
+    """Codec of the mean on its way back; None: every member gathers and decodes all contributions."""
+    zstd_level: int = ROUND_ZSTD_LEVEL
+    feedback: bool | None = None
+    """Whether what codecs leave out is sent later; None asks the codec."""
+    merge_factor: float | None = None
+    """Share of the local parameters that stays when a result comes late; None carries local progress on top."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """Where a fragment lies: elements `start` to `stop` of its stage, and the tensors within, from its start."""
+
+    stage: int
+    number: int
+    start: int
+    stop: int
+    tensors: tuple[Part, ...]
+
+    @property
+    def elements(self) -> int:
+        return self.stop - self.start
+
+
+def cut_stage(
+    stage: int, tensors: Sequence[Part], bounds: Sequence[tuple[int, int]]
+) -> tuple[Fragment, ...]:
+    """The fragments of a stage whose `tensors` lie in its flat layout; `bounds` are `rounds.fragment_bounds`."""
+    return tuple(
+        Fragment(
+            stage,
+            number,
+            start,
+            stop,
+            tuple((offset - start, shape) for offset, shape in tensors if start <= offset < stop),
+        )
+        for number, (start, stop) in enumerate(bounds)
+    )
+
+
+class FragmentMember:
+    """A member's state of one fragment. `state` is the group's: equal at all members between rounds.
+
+    `clock` in what follows is how many inner steps the member has taken: it tells whether its parameters moved.
+    """
+
+    def __init__(
+        self,
+        member: str,
+        fragment: Fragment,
+        state: OuterState,
+        settings: RoundSettings,
+        clock: int = 0,
+    ) -> None:
+        """Owns `state` from now on. Whoever joins later starts from the group's state, with parameters equal to it."""
+        self.member, self.fragment, self.state = member, fragment, state
+        self._settings = settings
+        codec = round_codec(settings.codec, fragment.elements, fragment.tensors)
+        self.sender = Sender(codec, fragment.elements, settings.feedback, settings.zstd_level)
+        self._clock = clock
+        self._sent: Payload | None = None
+        self._sent_from: Tensor | None = None
+        self._last_rate = 0.0
+        self._base = state.digest()
+
+    @property
+    def tag(self) -> RoundTag:
+        """Of the round that comes next, or that is under way."""
+        place = self.fragment
+        return RoundTag(place.stage, place.number, self.state.round, self._base, self.sender.form)
+
+    def gathering(self) -> Gathering:
+        """An empty gathering for the round that comes next."""
+        return Gathering(self.tag, self.fragment.elements)
+
+    def send(
+        self, local: Tensor, tokens: int, clock: int, learning_rate: float
+    ) -> tuple[RoundContribution, int] | None:
+        """The contribution of `local`, float32 [elements], and its bytes on the wire.
+
+        `tokens` are those committed since the last call, `learning_rate` the inner one now. None when there is nothing
+        to weigh or nothing finite to send: the member then takes part in the result alone.
+        """
+        self._clock = clock
+        self._sent, self._sent_from = None, local.clone()
+        if not tokens:
+            return None
+        try:
+            payload = self.sender.make(self.state.parameters, local, self._ratio(learning_rate))
+        except StateError:
+            return None
+        self._sent = payload
+        contribution = RoundContribution(self.member, self.tag, tokens, payload.values)
+        return contribution, payload.payload_bytes
+
+    def merge(self, merged: Merged, local: Tensor, clock: int) -> None:
+        """Take a round's result: the outer state and `local`, float32 [elements], change in place.
+
+        Raises StateError, with nothing changed, for another round than the next, or made against another state.
+        """
+        if merged.tag != self.tag:
+            raise StateError(
+                f"the result of round {merged.tag.round} cannot be merged at round {self.state.round}",
+                "it was made against other outer parameters",
+                "fetch the outer state of the group",
+            )
+        if self._sent is not None and self.member not in merged.members:
+            self.sender.lost(self._sent, self.state.parameters)
+        sent_from = self._sent_from
+        if sent_from is None:
+            # It joined while the round was under way: it started from the outer parameters themselves.
+            sent_from = self.state.parameters.clone()
+        outer_step(self.state, merged, self._settings.optimizer)
+        self._base = self.state.digest()
+        self._sent, self._sent_from = None, None
+        follow(local, sent_from, self.state.parameters, clock > self._clock, self._settings)
+
+    def catch_up(
+        self, state: OuterState, local: Tensor, clock: int, was_counted: bool = False
+    ) -> None:
+        """Come back to the group, which is at `state` by now: owns it, and sets `local` to its parameters in place.
+
+        All that this member did on its own since its last result goes with its next payload; what it had sent as
+        well, unless it `was_counted`. Measuring `local` against the new outer parameters instead would take
+        back what the others did meanwhile, and refusing what was made against the old ones is what tags are for.
+        """
+        since = self.state.parameters if self._sent_from is None else self._sent_from
+        if is_finite(local):
+            self.sender.residual.restore(since - local)
+        if self._sent is not None and not was_counted:
+            self.sender.lost(self._sent, self.state.parameters)
+        self.state, self._base, self._clock = state, state.digest(), clock
+        self._sent, self._sent_from = None, None
+        local.copy_(state.parameters)
+
+    def _ratio(self, learning_rate: float) -> float:
+        """What the residual is worth now: see `Residual.take`. With no outer momentum the residual is the momentum."""
+        before, self._last_rate = self._last_rate, learning_rate
+        keeps_momentum = self._settings.optimizer.keeps_momentum
+        return learning_rate / before if keeps_momentum and before > 0.0 else 1.0
+
+
+def follow(
+    local: Tensor, sent_from: Tensor, outer: Tensor, has_moved: bool, settings: RoundSettings
+) -> None:
+    """What the local parameters become, in place; all float32 [elements]. `sent_from` is used up.
+
+    Without a step of its own since, `local - (local - outer)` would only nearly be `outer`. Parameters that are not
+    finite are not worth keeping either.
+    """
+    if not has_moved or not is_finite(local):
+        local.copy_(outer)
+    elif settings.merge_factor is None:
+        local.sub_(sent_from.sub_(outer))
+    else:
+        share = settings.merge_factor
+        local.mul_(share).add_(outer * (1.0 - share))
+
+
+def close(gathering: Gathering, settings: RoundSettings, fragment: Fragment) -> tuple[Merged, int]:
+    """The round as all members get it, and the bytes of the mean where it travels by itself.
+
+    Raises StateError when the mean does not fit the codec of the answer.
+    """
+    merged = gathering.merged()
+    if settings.answer is None:
+        return merged, 0
+    codec = round_codec(settings.answer, fragment.elements, fragment.tensors)
+    return answered(merged, codec, settings.zstd_level)
