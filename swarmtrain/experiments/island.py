@@ -9,10 +9,10 @@ from torch import Tensor
 from swarmtrain.compute.accumulate import Contribution
 from swarmtrain.compute.replica import Replica
 from swarmtrain.core.config import RunConfig
-from swarmtrain.core.messages import Commit, Scalars
+from swarmtrain.core.messages import Scalars
 from swarmtrain.core.schedule import learning_rate, scalars_of
 from swarmtrain.core.sequences import Sequences, sequence_of, stage_sequences
-from swarmtrain.core.types import EDGE_STAGE, Roster
+from swarmtrain.core.types import EDGE_STAGE
 from swarmtrain.data.stream import Corpus
 from swarmtrain.experiments.reference import Reference, ReferenceStep
 from swarmtrain.outer.member import Fragment, FragmentMember, RoundSettings, cut_stage
@@ -119,26 +119,8 @@ class Island(Reference):
     def _microbatch(self, step: int, index: int) -> tuple[float, list[Replica], list[Contribution]]:
         return super()._microbatch(step, self._first_index + index)
 
-    def _apply(self, step: int, tokens: int) -> None:
-        config = self.config
-        reduced = [replica.sealed(replica.total, tokens) for replica in self.stages]
-        commit = Commit(
-            term=0,
-            step=step,
-            seal=0,
-            base=b"",
-            roster=Roster.of(0, []),
-            stages=tuple(entry.facts for entry in reduced),
-            scalars=self._scalars(step),
-            tokens=tokens,
-            loss=0.0,
-            void=b"",
-        )
-        for replica, entry in zip(self.stages, reduced, strict=True):
-            replica.apply(entry, commit, config.optimizer.clip_norm)
-        self.sums = commit.stages
-
-    def _scalars(self, step: int) -> Scalars:
+    def scalars(self, step: int) -> Scalars:
+        """The run's learning rate; bias corrections count the island's own steps."""
         optimizer, steps = self.config.optimizer, self.config.run.steps
         own = scalars_of(optimizer, self.inner_steps, steps)
         return replace(own, learning_rate=learning_rate(optimizer, step, steps))

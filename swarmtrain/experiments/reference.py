@@ -21,7 +21,7 @@ from swarmtrain.compute.stage import EdgeCompute, MiddleCompute, StageCompute
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.errors import ConfigError, StateError
 from swarmtrain.core.layout import parameters_sha256
-from swarmtrain.core.messages import Commit, StageSum
+from swarmtrain.core.messages import Commit, Scalars, StageSum
 from swarmtrain.core.schedule import scalars_of
 from swarmtrain.core.sequences import Sequences, sequence_of, stage_sequences
 from swarmtrain.core.types import Roster
@@ -194,6 +194,10 @@ class Reference:
             contributions,
         )
 
+    def scalars(self, step: int) -> Scalars:
+        """Learning rate and bias corrections of a step."""
+        return scalars_of(self.config.optimizer, step, self.config.run.steps)
+
     def _apply(self, step: int, tokens: int) -> None:
         config = self.config
         reduced = [replica.sealed(replica.total, tokens) for replica in self.stages]
@@ -204,7 +208,7 @@ class Reference:
             base=b"",
             roster=Roster.of(0, []),
             stages=tuple(entry.facts for entry in reduced),
-            scalars=scalars_of(config.optimizer, step, config.run.steps),
+            scalars=self.scalars(step),
             tokens=tokens,
             loss=0.0,
             void=b"",

@@ -221,7 +221,7 @@ def test_a_joiner_counts_its_own_steps_and_uses_the_learning_rate_of_the_run() -
     run = trained(setting)
     joiner = run.active[1]
     assert joiner.inner_steps == 4
-    ours, theirs = joiner._scalars(5), run.active[0]._scalars(5)
+    ours, theirs = joiner.scalars(5), run.active[0].scalars(5)
     assert ours.learning_rate == theirs.learning_rate
     assert ours.bias_correction2 < theirs.bias_correction2
     first = [record for record in run.records if record.due.step == 4]
