@@ -7,15 +7,30 @@ def snapshot_holders(roster: Roster, stages: int, count: int) -> dict[int, tuple
     """For each of the stages 0..`stages`, up to `count` peers that do not host it.
 
     Peers of regions where the stage has no replica come first, so that one outage does not take both (GEMINI's group
-    placement, reliability_security.md 2); then those that hold least, then the lowest.
+    placement, reliability_security.md 2); then those on stages of which no peer holds this one yet, so that losing all
+    of another stage does not; then those that hold least, then the lowest.
     """
     load = dict.fromkeys(roster.peers, 0)
     holders: dict[int, tuple[PeerId, ...]] = {}
     for stage in range(stages + 1):
         near = {m.region for m in roster.members if stage in m.stages and m.region}
         others = [member for member in roster.members if stage not in member.stages]
-        others.sort(key=lambda m: (m.region in near, load[m.peer], m.peer))
-        holders[stage] = tuple(member.peer for member in others[:count])
+        chosen: list[PeerId] = []
+        covered: set[int] = set()
+        while others and len(chosen) < count:
+            best = min(
+                others,
+                key=lambda m: (
+                    m.region in near,
+                    not covered.isdisjoint(m.stages),
+                    load[m.peer],
+                    m.peer,
+                ),
+            )
+            others.remove(best)
+            chosen.append(best.peer)
+            covered.update(best.stages)
+        holders[stage] = tuple(chosen)
         for peer in holders[stage]:
             load[peer] += 1
     return holders

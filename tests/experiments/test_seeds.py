@@ -23,6 +23,7 @@ FOUND = {
         3506,
         True,
     ): "both replicas died before a snapshot had spread, so early that it can begin again",
+    (10532, True): "a whole stage took both holders of another one's snapshots with it",
     (5612, True): "a conductor cut off from the majority ended the run for those it still reached",
 }
 
