@@ -54,8 +54,17 @@ class Story:
                 note(f"{event['what']}: {event['detail']}")
             case "noted" if event["what"] == "killed on purpose":
                 note(f"killed on purpose: {event['detail']}")
-            case "peer_refused" | "bad_message" | "key_voided" | "diverged" | "banned":
-                note(f"{event['kind']}: {event}")
+            case "banned":
+                name = _name(state, event["peer"])
+                note(f"{name} is avoided for {event['seconds']:.1f} s: {event['reason']}")
+            case "paths_repaired":
+                note(
+                    f"step {event['step']}: {event['visits']} planned visits got other replicas "
+                    f"in {1000 * event['seconds']:.0f} ms"
+                )
+            case "peer_refused" | "bad_message" | "key_voided" | "diverged":
+                told = (f"{name} {value}" for name, value in event.items() if name != "kind")
+                note(f"{event['kind'].replace('_', ' ')}: {', '.join(told)}")
             case "run_stopped" if entry["peer"] == state.conductor:
                 note(f"the run ended after step {event['step']}: {event['reason']}")
 
