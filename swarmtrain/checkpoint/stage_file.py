@@ -1,6 +1,7 @@
 """One stage's state as a safetensors file of float32 tensors.
 
-They are called `parameters/<name>`, `moment1/<name>` and `moment2/<name>`. The file is written and
+They are called `parameters/<name>`, `moment1/<name>` and `moment2/<name>`; what outer rounds keep besides is one more,
+`rounds`. The file is written and
 hashed in one pass straight from the flat arrays, so nothing is held twice, and it needs numpy
 alone: a process without torch can keep a checkpoint. Any safetensors reader can read it.
 """
@@ -25,13 +26,15 @@ Flat = npt.NDArray[np.float32]
 NamesShapes = tuple[tuple[str, tuple[int, ...]], ...]
 
 SECTIONS = ("parameters", "moment1", "moment2")
+ROUNDS = "rounds"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StageState:
     """A stage's parameters and inner moments, each one flat array in the layout of `core.layout`.
 
-    The moments are None for an inner optimizer that keeps none.
+    The moments are None for an inner optimizer that keeps none. `rounds` is what outer rounds keep, as one array of
+    words that `swarmtrain.outer.stage` reads and writes; None in a run without them.
     """
 
     stage: int
@@ -39,9 +42,16 @@ class StageState:
     parameters: Flat
     moment1: Flat | None
     moment2: Flat | None
+    rounds: Flat | None = None
+
+    def arrays(self) -> Iterator[tuple[str, Flat]]:
+        """All arrays that are there, with their names: the sections, and what outer rounds keep."""
+        yield from self.sections()
+        if self.rounds is not None:
+            yield ROUNDS, self.rounds
 
     def sections(self) -> Iterator[tuple[str, Flat]]:
-        """The arrays that are there, with their section's name."""
+        """The arrays in the flat layout that are there, with their section's name."""
         for name in SECTIONS:
             array: Flat | None = getattr(self, name)
             if array is not None:
@@ -164,20 +174,30 @@ def _pieces(state: StageState) -> Iterator[bytes | memoryview]:
                 "data_offsets": [position_bytes, end_bytes],
             }
             position_bytes = end_bytes
+    if state.rounds is not None:
+        end_bytes = position_bytes + state.rounds.nbytes
+        extent, where = [state.rounds.size], [position_bytes, end_bytes]
+        header[ROUNDS] = {"dtype": "F32", "shape": extent, "data_offsets": where}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text
     for _, array in state.sections():
         for offset, (_, shape) in zip(offsets, state.names_shapes, strict=True):
             yield array[offset : offset + math.prod(shape)].view(np.uint8).data
+    if state.rounds is not None:
+        yield state.rounds.view(np.uint8).data
 
 
 def _assemble(path: Path, stage: int, file: safe_open) -> StageState:
     """The flat arrays from the open file; its order of tensors is the order of the parameters."""
     found: dict[str, dict[str, tuple[int, ...]]] = {}
+    rounds: Flat | None = None
     for key in file.offset_keys():
         section, _, name = key.partition("/")
         piece = file.get_slice(key)
+        if key == ROUNDS and piece.get_dtype() == "F32" and len(piece.get_shape()) == 1:
+            rounds = np.ascontiguousarray(file.get_tensor(key))
+            continue
         if section not in SECTIONS or piece.get_dtype() != "F32":
             raise damaged(path, f"the tensor {key[:200]!r} does not belong in a stage file")
         found.setdefault(section, {})[name] = tuple(piece.get_shape())
@@ -193,4 +213,5 @@ def _assemble(path: Path, stage: int, file: safe_open) -> StageState:
     parameters = arrays.get("parameters")
     if parameters is None:
         raise damaged(path, "it holds no parameters")
-    return StageState(stage, names_shapes, parameters, arrays.get("moment1"), arrays.get("moment2"))
+    moments = (arrays.get("moment1"), arrays.get("moment2"))
+    return StageState(stage, names_shapes, parameters, *moments, rounds)

@@ -9,6 +9,7 @@ import math
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import IntEnum
 
 from swarmtrain.core.types import Digest, Item, Member, PeerId, Roster
 
@@ -226,10 +227,55 @@ class Redriven:
 
 
 @dataclass(frozen=True, slots=True)
+class Scalars:
+    """Numbers every replica must use alike, computed once by the conductor (protocol.md, answer c)."""
+
+    learning_rate: float
+    bias_correction1: float
+    bias_correction2: float
+
+
+class RoundWorkKind(IntEnum):
+    """What a step's decision has the replicas of a stage do about the outer rounds of one of its fragments."""
+
+    SEND = 1
+    """Make the contribution to the round from the parameters they have now."""
+    MERGE = 2
+    """Take the result that the group decided."""
+    CATCH_UP = 3
+    """Go over to the group's outer state at the round: the island has missed results."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoundWork:
+    """One thing to do behind a step's update, in this order. `digest` names the group's choice, or the outer state to
+    catch up with; empty where a contribution is made."""
+
+    stage: int
+    fragment: int
+    round: int
+    kind: RoundWorkKind
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """What follows from a step's sum: the update's scalars, outer rounds, and the step that comes next.
+
+    That is `step + 1` unless the island follows its group to a later round (swarmtrain.outer.rounds).
+    """
+
+    scalars: Scalars
+    next_step: int
+    rounds: tuple[RoundWork, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Assign:
     """One owner per item; a peer retracts what it holds and does not own, and all items of void keys.
 
-    `loss` is the mean over the tokens of keys that are not void, in nats; it rides along into the commit.
+    `loss` is the mean over the tokens of keys that are not void, in nats; `closing` is what will be done with the sum.
+    Both ride along into the commit.
     """
 
     term: int
@@ -239,6 +285,7 @@ class Assign:
     owners: tuple[Ownership, ...]
     void: bytes
     loss: float
+    closing: Closing
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,15 +296,6 @@ class Reduced:
     step: int
     seal: int
     stages: tuple[StageSum, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Scalars:
-    """Numbers every replica must use alike, computed once by the conductor (protocol.md, answer c)."""
-
-    learning_rate: float
-    bias_correction1: float
-    bias_correction2: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,10 +311,18 @@ class Commit:
     base: Digest
     roster: Roster
     stages: tuple[StageSum, ...]
-    scalars: Scalars
+    closing: Closing
     tokens: int
     loss: float
     void: bytes
+
+    @property
+    def scalars(self) -> Scalars:
+        return self.closing.scalars
+
+    @property
+    def next_step(self) -> int:
+        return self.closing.next_step
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,6 +372,7 @@ class Prepared:
     stages: tuple[StageSum, ...]
     void: bytes
     loss: float
+    closing: Closing
 
 
 @dataclass(frozen=True, slots=True)
@@ -469,7 +516,35 @@ class Stop:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class PlaceNews:
+    """How a replica stands with one fragment of its stage: the round that comes next, or is under way.
+
+    `choice` is the digest of what the group decided for it, empty until then; `offered` how many other islands are
+    ready. A group that is ahead of this island is at `ahead_round`, with an outer state of digest `ahead_state`.
+    """
+
+    stage: int
+    fragment: int
+    round: int
+    is_sent: bool
+    choice: Digest
+    offered: int
+    ahead_round: int
+    ahead_state: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class RoundNews:
+    """What a replica at `step` tells the conductor, which decides in which step's closing a round has its place."""
+
+    step: int
+    base: Digest
+    places: tuple[PlaceNews, ...]
+
+
 StepMessage = (
     Open | Done | Freeze | Held | Reopen | Redrive | Redriven | Assign | Reduced | Decision | Ready
     | Release | NewTerm | Promise | Nack | Ask | Tell | Stop | Join | Leave | Move | Recall | Kept | Restore
+    | RoundNews
 )  # fmt: skip

@@ -323,6 +323,53 @@ class SwarmSection(Section):
     join_seconds: float = Field(60.0, gt=0, le=3600, description="Time a newcomer has to join")
 
 
+class OuterSection(Section):
+    """Outer rounds between islands, swarms that each hold a whole model (design.md 8). All of a run have them alike."""
+
+    inner_steps: int = Field(
+        0,
+        ge=0,
+        le=10**6,
+        description="Steps from one round of a fragment to its next; 0 has no rounds",
+    )
+    delay_steps: int = Field(
+        1,
+        ge=1,
+        le=10**6,
+        description="Steps that the result of a round has to come in, at most inner_steps; 1 hides little of it",
+    )
+    fragments: int = Field(
+        1, ge=1, le=1024, description="Pieces of each stage that have rounds of their own, in turns"
+    )
+    staggered: bool = Field(False, description="Stages take turns as well")
+    optimizer: Literal["auto", "nesterov", "momentum", "average"] = Field(
+        "auto", description="How outer parameters follow the mean; auto goes by codec and delay"
+    )
+    learning_rate: float = Field(
+        0.7, gt=0, le=10, description="Of the outer optimizer; auto has its own"
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="Of the outer optimizer; auto has its own")
+    warm_up: bool = Field(True, description="Let the outer momentum grow with the rounds done")
+    codec: Literal[
+        "none", "bf16", "fp16", "int8", "int4", "ternary",
+        "rank8", "rank16", "rank32", "top64", "top128",
+    ] = Field("int4", description="Of what islands send each other")  # fmt: skip
+    zstd_level: int = Field(3, ge=0, le=19, description="zstd level of payloads; 0 turns it off")
+    feedback: Literal["auto", "on", "off"] = Field(
+        "auto", description="Send later what the codec left out; auto: where it helps the codec"
+    )
+    merge_factor: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the own parameters that a late result leaves (Streaming DiLoCo); "
+        "0 carries own progress on top instead",
+    )
+    grace_seconds: float = Field(
+        10.0, gt=0, le=86_400, description="How long a round waits for islands once most are ready"
+    )
+
+
 class RunConfig(Section):
     """One run, frozen: what `load_config` reads, what peers are sent, what a checkpoint records."""
 
@@ -338,6 +385,7 @@ class RunConfig(Section):
     swarm: SwarmSection = Field(default_factory=SwarmSection)
     recovery: RecoverySection = Field(default_factory=RecoverySection)
     planner: PlannerSection = Field(default_factory=PlannerSection)
+    outer: OuterSection = Field(default_factory=OuterSection)
 
     @property
     def hash(self) -> str:
@@ -358,6 +406,7 @@ class RunConfig(Section):
         self._steps_fit()
         self._paths_fit()
         self._limits_fit()
+        self._rounds_fit()
         if self.data.tokenizer == "bytes" and 0 < self.model.vocab_size < BYTE_TOKENS:
             raise ConfigError(
                 f"model.vocab_size = {self.model.vocab_size} is too small for the byte tokenizer",
@@ -373,6 +422,15 @@ class RunConfig(Section):
                 f"optimizer.warmup_steps = {warmup_steps} is more than run.steps = {steps}",
                 "the learning rate would never reach its value",
                 f"set optimizer.warmup_steps to at most {steps}, or train longer",
+            )
+
+    def _rounds_fit(self) -> None:
+        outer = self.outer
+        if outer.inner_steps and outer.delay_steps > outer.inner_steps:
+            raise ConfigError(
+                f"outer.delay_steps = {outer.delay_steps} is more than outer.inner_steps = {outer.inner_steps}",
+                "a result has to be merged before the fragment sends again",
+                f"set outer.delay_steps to at most {outer.inner_steps}",
             )
 
     def _paths_fit(self) -> None:
@@ -457,6 +515,7 @@ def _hash_of(config: RunConfig) -> str:
             "swarm": True,
             "recovery": True,
             "planner": True,
+            "outer": {"grace_seconds"},
             "run": {"name"},
             "model": {"preset"},
         }

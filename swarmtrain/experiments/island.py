@@ -102,7 +102,8 @@ class Island(Reference):
         tokens = self.tokens[place[0]] - self._tokens_sent[place]
         self._tokens_sent[place] += tokens
         rate = learning_rate(self.config.optimizer, self.step, self.config.run.steps)
-        return member.send(self.local(member.fragment), tokens, self.inner_steps, rate)
+        sent = member.send(self.local(member.fragment), tokens, self.inner_steps, rate)
+        return None if sent is None else (sent[0], sent[1].payload_bytes)
 
     def catch_up(self, place: Place, sibling: "Island", was_counted: bool) -> None:
         """Come back to a fragment with the outer state of `sibling`; `was_counted` is whether what it last sent was."""

@@ -21,7 +21,7 @@ from swarmtrain.compute.stage import EdgeCompute, MiddleCompute, StageCompute
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.errors import ConfigError, StateError
 from swarmtrain.core.layout import parameters_sha256
-from swarmtrain.core.messages import Commit, Scalars, StageSum
+from swarmtrain.core.messages import Closing, Commit, Scalars, StageSum
 from swarmtrain.core.schedule import scalars_of
 from swarmtrain.core.sequences import Sequences, sequence_of, stage_sequences
 from swarmtrain.core.types import Roster
@@ -208,7 +208,7 @@ class Reference:
             base=b"",
             roster=Roster.of(0, []),
             stages=tuple(entry.facts for entry in reduced),
-            scalars=self.scalars(step),
+            closing=Closing(self.scalars(step), step + 1),
             tokens=tokens,
             loss=0.0,
             void=b"",

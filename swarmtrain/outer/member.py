@@ -15,8 +15,9 @@ A member that missed a round takes its result like all others; what it had sent 
 next payload (diloco.md section 6). Nothing here waits, sends or reads a clock.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -96,7 +97,7 @@ class FragmentMember:
         codec = round_codec(settings.codec, fragment.elements, fragment.tensors)
         self.sender = Sender(codec, fragment.elements, settings.feedback, settings.zstd_level)
         self._clock = clock
-        self._sent: Payload | None = None
+        self._sent: Tensor | None = None
         self._sent_from: Tensor | None = None
         self._last_rate = 0.0
         self._base = state.digest()
@@ -113,8 +114,8 @@ class FragmentMember:
 
     def send(
         self, local: Tensor, tokens: int, clock: int, learning_rate: float
-    ) -> tuple[RoundContribution, int] | None:
-        """The contribution of `local`, float32 [elements], and its bytes on the wire.
+    ) -> tuple[RoundContribution, Payload] | None:
+        """The contribution of `local`, float32 [elements], and how it looks on the wire.
 
         `tokens` are those committed since the last call, `learning_rate` the inner one now. None when there is nothing
         to weigh or nothing finite to send: the member then takes part in the result alone.
@@ -127,9 +128,9 @@ class FragmentMember:
             payload = self.sender.make(self.state.parameters, local, self._ratio(learning_rate))
         except StateError:
             return None
-        self._sent = payload
+        self._sent = payload.values
         contribution = RoundContribution(self.member, self.tag, tokens, payload.values)
-        return contribution, payload.payload_bytes
+        return contribution, payload
 
     def merge(self, merged: Merged, local: Tensor, clock: int) -> None:
         """Take a round's result: the outer state and `local`, float32 [elements], change in place.
@@ -170,6 +171,49 @@ class FragmentMember:
         self.state, self._base, self._clock = state, state.digest(), clock
         self._sent, self._sent_from = None, None
         local.copy_(state.parameters)
+
+    # ---- for other replicas of this island, snapshots and checkpoints -----------------------------------------------
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether this member has done its part of the round that comes next."""
+        return self._sent_from is not None
+
+    def saved(self) -> tuple[dict[str, object], list[Tensor]]:
+        """Counters, and the flat tensors they go with: views, not copies. `restored` reads them."""
+        counters: dict[str, object] = {
+            **self.state.counters(),
+            "clock": self._clock,
+            "last_rate": self._last_rate,
+            "is_sent": self._sent_from is not None,
+            "has_payload": self._sent is not None,
+        }
+        own = [self.state.parameters, self.state.momentum, *self.sender.residual.flats]
+        return counters, own + [flat for flat in (self._sent_from, self._sent) if flat is not None]
+
+    def restored(self, counters: Mapping[str, Any], flats: Sequence[Tensor]) -> "FragmentMember":
+        """A member of the same fragment in the state that was saved; owns `flats`. Raises StateError."""
+        optimizer, elements = self._settings.optimizer, self.fragment.elements
+        extra = [name for name in ("is_sent", "has_payload") if counters.get(name)]
+        sizes = [elements, elements if optimizer.keeps_momentum else 0, elements, elements]
+        sizes += [elements] * len(extra)
+        if [flat.numel() for flat in flats] != sizes or counters.get(
+            "has_payload", 0
+        ) > counters.get("is_sent", 0):
+            raise StateError(
+                "a saved member of a group does not fit its fragment", "", "take another replica's"
+            )
+        arrays = {"outer_parameters": flats[0].numpy(), "outer_momentum": flats[1].numpy()}
+        state = OuterState.restored(arrays, counters, elements, optimizer)
+        clock = int(counters.get("clock", 0))
+        member = FragmentMember(self.member, self.fragment, state, self._settings, clock)
+        for mine, saved in zip(member.sender.residual.flats, flats[2:4], strict=True):
+            mine.copy_(saved)
+        member._last_rate = float(counters.get("last_rate", 0.0))
+        rest = list(flats[4:])
+        member._sent_from = rest.pop(0) if counters.get("is_sent") else None
+        member._sent = rest.pop(0) if counters.get("has_payload") else None
+        return member
 
     def _ratio(self, learning_rate: float) -> float:
         """What the residual is worth now: see `Residual.take`. With no outer momentum the residual is the momentum."""

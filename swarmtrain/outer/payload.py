@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from swarmtrain.core.errors import StateError
+from swarmtrain.core.tensors import TensorHeader
 from swarmtrain.outer.merge import Form, Merged
 from swarmtrain.outer.residual import Residual
 from swarmtrain.wire.codec import Codec
 from swarmtrain.wire.codecs import codec_named
 from swarmtrain.wire.parts import Part, PartsCodec
-from swarmtrain.wire.tensors import decode_tensor, encode_tensor, is_finite
+from swarmtrain.wire.tensors import Buffer, decode_tensor, encode_tensor, is_finite
 
 GRAIN_ELEMENTS = 65536
 """Whole blocks of every codec; what one takes to encode hides what calling it costs."""
@@ -46,8 +47,13 @@ class Payload:
     """What is on its way: `values` float32 [elements] as everybody decodes it, in the form of the codec."""
 
     values: Tensor
-    payload_bytes: int
-    """On the wire, after zstd."""
+    header: TensorHeader
+    data: Buffer
+
+    @property
+    def payload_bytes(self) -> int:
+        """On the wire, after zstd."""
+        return len(self.data)
 
 
 class Sender:
@@ -69,25 +75,25 @@ class Sender:
         if self.form is Form.VALUES:
             return self._exact(local, rate_ratio)
         taken = self.residual.take(base - local, rate_ratio)
-        decoded, payload_bytes = through(taken, self.codec, self._zstd_level)
+        payload = through(taken, self.codec, self._zstd_level)
         try:
-            self.residual.sent(taken, decoded)
+            self.residual.sent(taken, payload.values)
         except StateError:
             self.residual.restore(taken)
             raise
-        return Payload(decoded, payload_bytes)
+        return payload
 
-    def lost(self, payload: Payload, base: Tensor) -> None:
-        """The round went without `payload`, which was made against `base`: send it again. Once for a payload."""
+    def lost(self, values: Tensor, base: Tensor) -> None:
+        """The round went without the payload of `values`, made against `base`: send it again. Once for a payload."""
         is_values = self.form is Form.VALUES
-        self.residual.restore(base - payload.values if is_values else payload.values)
+        self.residual.restore(base - values if is_values else values)
 
     def _exact(self, local: Tensor, rate_ratio: float) -> Payload:
         if not is_finite(local):
             raise StateError("parameters that are not finite cannot be sent", "", "leave them out")
         # Where nothing is to be sent later this subtracts +0, which leaves every bit as it is.
         values = local - self.residual.take(torch.zeros_like(local), rate_ratio)
-        return Payload(*through(values, self.codec, self._zstd_level))
+        return through(values, self.codec, self._zstd_level)
 
 
 def answered(merged: Merged, codec: Codec, zstd_level: int) -> tuple[Merged, int]:
@@ -100,7 +106,8 @@ def answered(merged: Merged, codec: Codec, zstd_level: int) -> tuple[Merged, int
         return merged, 0
     if codec.lossy and merged.tag.form is Form.VALUES:
         raise ValueError(f"{codec.name} is for differences, not for parameters")
-    values, payload_bytes = through(merged.values, codec, zstd_level)
+    payload = through(merged.values, codec, zstd_level)
+    values, payload_bytes = payload.values, payload.payload_bytes
     if not is_finite(values):
         raise StateError(
             f"a merged round does not fit {codec.name}", "it decodes to infinity or NaN", "use int4"
@@ -108,8 +115,8 @@ def answered(merged: Merged, codec: Codec, zstd_level: int) -> tuple[Merged, int
     return replace(merged, values=values), payload_bytes
 
 
-def through(x: Tensor, codec: Codec, zstd_level: int) -> tuple[Tensor, int]:
-    """What others decode of `x`, float32 of the same shape, and the bytes on the wire."""
+def through(x: Tensor, codec: Codec, zstd_level: int) -> Payload:
+    """`x` on its way: what others decode of it, float32 of the same shape."""
     header, data = encode_tensor(x, codec, zstd_level)
     decoded = decode_tensor(header, data, expect_shape=tuple(x.shape), expect_codec=codec)
-    return decoded, len(data)
+    return Payload(decoded, header, data)

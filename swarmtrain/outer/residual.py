@@ -28,6 +28,11 @@ class Residual:
         self._lost = torch.zeros(elements)
 
     @property
+    def flats(self) -> tuple[Tensor, Tensor]:
+        """What payloads left out, and what rounds lost: float32 [elements] each, as they are kept here."""
+        return self._left_out, self._lost
+
+    @property
     def value(self) -> Tensor:
         """All that is still to be sent: float32 [elements], a copy."""
         return self._left_out + self._lost

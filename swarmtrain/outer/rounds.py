@@ -8,8 +8,9 @@ takes the next inner step, with the parameters it has by then.
 
 Fragment p of stage s sends every H steps at an offset of its own (Streaming DiLoCo, arXiv 2501.18512, section 2.2) and
 merges `delay_steps` later, H for one round late. A result is always merged before the fragment's next payload is
-made, so at most one round of a fragment is under way. At the last step everything that is under way is merged, and
-then every fragment has one more round without delay: the run ends with all members equal.
+made, so at most one round of a fragment is under way. Every fragment has one more round at the end of the run, for
+which whatever is under way is merged before: the outer parameters that the run yields know all contributions. With a
+delay it is made one step before the end, so that its result has a step to come in.
 """
 
 from collections.abc import Iterator, Sequence
@@ -69,15 +70,18 @@ class Rhythm:
 
     def rounds(self, stage: int, fragment: int) -> int:
         """How many rounds the fragment has in the run, the last one at its end included."""
-        regular = (self.steps - 1 - self._first(stage, fragment)) // self.inner_steps + 1
+        regular = (self._last_send - 1 - self._first(stage, fragment)) // self.inner_steps + 1
         return max(0, regular) + 1
 
     def send_step(self, stage: int, fragment: int, number: int) -> int:
         """The step before which the contribution to round `number` is made."""
-        return min(self.steps, self._first(stage, fragment) + number * self.inner_steps)
+        return min(self._last_send, self._first(stage, fragment) + number * self.inner_steps)
 
     def merge_step(self, stage: int, fragment: int, number: int) -> int:
-        return min(self.steps, self.send_step(stage, fragment, number) + self.delay_steps)
+        """The step before which the result of round `number` is merged."""
+        is_last = number == self.rounds(stage, fragment) - 1
+        latest = self.steps if is_last else self._last_send
+        return min(latest, self.send_step(stage, fragment, number) + self.delay_steps)
 
     def next_round(self, stage: int, fragment: int, step: int) -> int:
         """The first round whose contributions are made after `step`."""
@@ -93,6 +97,10 @@ class Rhythm:
         ]
         found = [entry for place in places for entry in self._near(*place, step, stop)]
         return tuple(sorted(entry for entry in found if step <= entry.step < stop))
+
+    @property
+    def _last_send(self) -> int:
+        return self.steps - min(1, self.delay_steps, self.steps - 1)
 
     def _first(self, stage: int, fragment: int) -> int:
         return self.offset(stage, fragment) or self.inner_steps

@@ -10,7 +10,17 @@ from dataclasses import replace
 
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.events import TermStarted
-from swarmtrain.core.messages import Ask, Join, Leave, Nack, NewTerm, Promise, StepMessage, Tell
+from swarmtrain.core.messages import (
+    Ask,
+    Closing,
+    Join,
+    Leave,
+    Nack,
+    NewTerm,
+    Promise,
+    StepMessage,
+    Tell,
+)
 from swarmtrain.core.schedule import scalars_of
 from swarmtrain.core.sequences import stage_sequences
 from swarmtrain.core.types import PeerId, Roster, is_majority
@@ -225,7 +235,9 @@ def plan_of(config: RunConfig, pathing: Pathing) -> Plan:
         microbatches=config.train.microbatches,
         tokens=config.train.microbatches * config.train.tokens_per_microbatch,
         sequences=lambda step: stage_sequences(config, step),
-        scalars=lambda step: scalars_of(config.optimizer, step, config.run.steps),
+        closing=lambda step: Closing(
+            scalars_of(config.optimizer, step, config.run.steps), step + 1
+        ),
         recovery=RecoveryPolicy(
             initial_base=first_base(bytes.fromhex(config.hash)),
             snapshot_steps=config.recovery.snapshot_steps,

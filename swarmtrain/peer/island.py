@@ -264,7 +264,7 @@ class Island:
         reached("apply.done")
         if parts.member.ledger.applying is not commit:
             return  # the island was restored to another state meanwhile, which is loaded behind this one
-        parts.reducer.forget_before(commit.step + 1)
+        parts.reducer.forget_before(commit.next_step)
         self._acknowledging.applied(commit, now_seconds())
         self.perform(parts.member.applied(commit, digests))
         self.recovering.keeping.keep_own(parts.member.step, parts.member.base)
@@ -274,7 +274,7 @@ class Island:
     def _acknowledge(self, commit: Commit, stages: tuple[StageDigest, ...]) -> None:
         for event in self._acknowledging.acknowledged(commit, stages, now_seconds()):
             self.parts.record(event)
-        if commit.step + 1 == self.parts.config.run.steps:
+        if commit.next_step >= self.parts.config.run.steps:
             self.stop("the last step is committed", finished=True)
 
     def _host_came_too_late(self, reason: str) -> None:

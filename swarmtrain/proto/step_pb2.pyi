@@ -207,7 +207,7 @@ class Redriven(_message.Message):
     def __init__(self, step: _Optional[int] = ..., seal: _Optional[int] = ..., key: _Optional[int] = ..., position: _Optional[int] = ...) -> None: ...
 
 class Assign(_message.Message):
-    __slots__ = ("term", "step", "seal", "roster", "owners", "void", "loss")
+    __slots__ = ("term", "step", "seal", "roster", "owners", "void", "loss", "closing")
     TERM_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     SEAL_FIELD_NUMBER: _ClassVar[int]
@@ -215,6 +215,7 @@ class Assign(_message.Message):
     OWNERS_FIELD_NUMBER: _ClassVar[int]
     VOID_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
+    CLOSING_FIELD_NUMBER: _ClassVar[int]
     term: int
     step: int
     seal: int
@@ -222,7 +223,8 @@ class Assign(_message.Message):
     owners: _containers.RepeatedCompositeFieldContainer[Ownership]
     void: bytes
     loss: float
-    def __init__(self, term: _Optional[int] = ..., step: _Optional[int] = ..., seal: _Optional[int] = ..., roster: _Optional[_Union[Roster, _Mapping]] = ..., owners: _Optional[_Iterable[_Union[Ownership, _Mapping]]] = ..., void: _Optional[bytes] = ..., loss: _Optional[float] = ...) -> None: ...
+    closing: Closing
+    def __init__(self, term: _Optional[int] = ..., step: _Optional[int] = ..., seal: _Optional[int] = ..., roster: _Optional[_Union[Roster, _Mapping]] = ..., owners: _Optional[_Iterable[_Union[Ownership, _Mapping]]] = ..., void: _Optional[bytes] = ..., loss: _Optional[float] = ..., closing: _Optional[_Union[Closing, _Mapping]] = ...) -> None: ...
 
 class Reduced(_message.Message):
     __slots__ = ("term", "step", "seal", "stages")
@@ -236,15 +238,39 @@ class Reduced(_message.Message):
     stages: _containers.RepeatedCompositeFieldContainer[StageSum]
     def __init__(self, term: _Optional[int] = ..., step: _Optional[int] = ..., seal: _Optional[int] = ..., stages: _Optional[_Iterable[_Union[StageSum, _Mapping]]] = ...) -> None: ...
 
+class RoundWork(_message.Message):
+    __slots__ = ("stage", "fragment", "round", "kind", "digest")
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    FRAGMENT_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    stage: int
+    fragment: int
+    round: int
+    kind: int
+    digest: bytes
+    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., kind: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
+
+class Closing(_message.Message):
+    __slots__ = ("scalars", "next_step", "rounds")
+    SCALARS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_STEP_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    scalars: Scalars
+    next_step: int
+    rounds: _containers.RepeatedCompositeFieldContainer[RoundWork]
+    def __init__(self, scalars: _Optional[_Union[Scalars, _Mapping]] = ..., next_step: _Optional[int] = ..., rounds: _Optional[_Iterable[_Union[RoundWork, _Mapping]]] = ...) -> None: ...
+
 class Commit(_message.Message):
-    __slots__ = ("term", "step", "seal", "base", "roster", "stages", "scalars", "tokens", "loss", "void")
+    __slots__ = ("term", "step", "seal", "base", "roster", "stages", "closing", "tokens", "loss", "void")
     TERM_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     SEAL_FIELD_NUMBER: _ClassVar[int]
     BASE_FIELD_NUMBER: _ClassVar[int]
     ROSTER_FIELD_NUMBER: _ClassVar[int]
     STAGES_FIELD_NUMBER: _ClassVar[int]
-    SCALARS_FIELD_NUMBER: _ClassVar[int]
+    CLOSING_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
     VOID_FIELD_NUMBER: _ClassVar[int]
@@ -254,11 +280,11 @@ class Commit(_message.Message):
     base: bytes
     roster: Roster
     stages: _containers.RepeatedCompositeFieldContainer[StageSum]
-    scalars: Scalars
+    closing: Closing
     tokens: int
     loss: float
     void: bytes
-    def __init__(self, term: _Optional[int] = ..., step: _Optional[int] = ..., seal: _Optional[int] = ..., base: _Optional[bytes] = ..., roster: _Optional[_Union[Roster, _Mapping]] = ..., stages: _Optional[_Iterable[_Union[StageSum, _Mapping]]] = ..., scalars: _Optional[_Union[Scalars, _Mapping]] = ..., tokens: _Optional[int] = ..., loss: _Optional[float] = ..., void: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, term: _Optional[int] = ..., step: _Optional[int] = ..., seal: _Optional[int] = ..., base: _Optional[bytes] = ..., roster: _Optional[_Union[Roster, _Mapping]] = ..., stages: _Optional[_Iterable[_Union[StageSum, _Mapping]]] = ..., closing: _Optional[_Union[Closing, _Mapping]] = ..., tokens: _Optional[int] = ..., loss: _Optional[float] = ..., void: _Optional[bytes] = ...) -> None: ...
 
 class Decision(_message.Message):
     __slots__ = ("term", "commit", "open")
@@ -303,20 +329,22 @@ class NewTerm(_message.Message):
     def __init__(self, term: _Optional[int] = ..., step: _Optional[int] = ..., base: _Optional[bytes] = ..., roster: _Optional[_Union[Roster, _Mapping]] = ...) -> None: ...
 
 class Prepared(_message.Message):
-    __slots__ = ("term", "seal", "roster", "stages", "void", "loss")
+    __slots__ = ("term", "seal", "roster", "stages", "void", "loss", "closing")
     TERM_FIELD_NUMBER: _ClassVar[int]
     SEAL_FIELD_NUMBER: _ClassVar[int]
     ROSTER_FIELD_NUMBER: _ClassVar[int]
     STAGES_FIELD_NUMBER: _ClassVar[int]
     VOID_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
+    CLOSING_FIELD_NUMBER: _ClassVar[int]
     term: int
     seal: int
     roster: Roster
     stages: _containers.RepeatedCompositeFieldContainer[StageSum]
     void: bytes
     loss: float
-    def __init__(self, term: _Optional[int] = ..., seal: _Optional[int] = ..., roster: _Optional[_Union[Roster, _Mapping]] = ..., stages: _Optional[_Iterable[_Union[StageSum, _Mapping]]] = ..., void: _Optional[bytes] = ..., loss: _Optional[float] = ...) -> None: ...
+    closing: Closing
+    def __init__(self, term: _Optional[int] = ..., seal: _Optional[int] = ..., roster: _Optional[_Union[Roster, _Mapping]] = ..., stages: _Optional[_Iterable[_Union[StageSum, _Mapping]]] = ..., void: _Optional[bytes] = ..., loss: _Optional[float] = ..., closing: _Optional[_Union[Closing, _Mapping]] = ...) -> None: ...
 
 class Promise(_message.Message):
     __slots__ = ("term", "epoch", "step", "base", "seal", "last", "prepared", "open")
@@ -466,8 +494,38 @@ class Stop(_message.Message):
     reason: str
     def __init__(self, term: _Optional[int] = ..., step: _Optional[int] = ..., finished: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
 
+class PlaceNews(_message.Message):
+    __slots__ = ("stage", "fragment", "round", "is_sent", "choice", "offered", "ahead_round", "ahead_state")
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    FRAGMENT_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    IS_SENT_FIELD_NUMBER: _ClassVar[int]
+    CHOICE_FIELD_NUMBER: _ClassVar[int]
+    OFFERED_FIELD_NUMBER: _ClassVar[int]
+    AHEAD_ROUND_FIELD_NUMBER: _ClassVar[int]
+    AHEAD_STATE_FIELD_NUMBER: _ClassVar[int]
+    stage: int
+    fragment: int
+    round: int
+    is_sent: bool
+    choice: bytes
+    offered: int
+    ahead_round: int
+    ahead_state: bytes
+    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., is_sent: _Optional[bool] = ..., choice: _Optional[bytes] = ..., offered: _Optional[int] = ..., ahead_round: _Optional[int] = ..., ahead_state: _Optional[bytes] = ...) -> None: ...
+
+class RoundNews(_message.Message):
+    __slots__ = ("step", "base", "places")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    PLACES_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    base: bytes
+    places: _containers.RepeatedCompositeFieldContainer[PlaceNews]
+    def __init__(self, step: _Optional[int] = ..., base: _Optional[bytes] = ..., places: _Optional[_Iterable[_Union[PlaceNews, _Mapping]]] = ...) -> None: ...
+
 class StepEnvelope(_message.Message):
-    __slots__ = ("open", "done", "freeze", "held", "reopen", "redrive", "redriven", "assign", "reduced", "decision", "ready", "release", "new_term", "promise", "nack", "ask", "tell", "stop", "join", "leave", "move", "recall", "kept", "restore")
+    __slots__ = ("open", "done", "freeze", "held", "reopen", "redrive", "redriven", "assign", "reduced", "decision", "ready", "release", "new_term", "promise", "nack", "ask", "tell", "stop", "join", "leave", "move", "recall", "kept", "restore", "round_news")
     OPEN_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
     FREEZE_FIELD_NUMBER: _ClassVar[int]
@@ -492,6 +550,7 @@ class StepEnvelope(_message.Message):
     RECALL_FIELD_NUMBER: _ClassVar[int]
     KEPT_FIELD_NUMBER: _ClassVar[int]
     RESTORE_FIELD_NUMBER: _ClassVar[int]
+    ROUND_NEWS_FIELD_NUMBER: _ClassVar[int]
     open: Open
     done: Done
     freeze: Freeze
@@ -516,4 +575,5 @@ class StepEnvelope(_message.Message):
     recall: Recall
     kept: Kept
     restore: Restore
-    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., freeze: _Optional[_Union[Freeze, _Mapping]] = ..., held: _Optional[_Union[Held, _Mapping]] = ..., reopen: _Optional[_Union[Reopen, _Mapping]] = ..., redrive: _Optional[_Union[Redrive, _Mapping]] = ..., redriven: _Optional[_Union[Redriven, _Mapping]] = ..., assign: _Optional[_Union[Assign, _Mapping]] = ..., reduced: _Optional[_Union[Reduced, _Mapping]] = ..., decision: _Optional[_Union[Decision, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., new_term: _Optional[_Union[NewTerm, _Mapping]] = ..., promise: _Optional[_Union[Promise, _Mapping]] = ..., nack: _Optional[_Union[Nack, _Mapping]] = ..., ask: _Optional[_Union[Ask, _Mapping]] = ..., tell: _Optional[_Union[Tell, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., join: _Optional[_Union[Join, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., move: _Optional[_Union[Move, _Mapping]] = ..., recall: _Optional[_Union[Recall, _Mapping]] = ..., kept: _Optional[_Union[Kept, _Mapping]] = ..., restore: _Optional[_Union[Restore, _Mapping]] = ...) -> None: ...
+    round_news: RoundNews
+    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., freeze: _Optional[_Union[Freeze, _Mapping]] = ..., held: _Optional[_Union[Held, _Mapping]] = ..., reopen: _Optional[_Union[Reopen, _Mapping]] = ..., redrive: _Optional[_Union[Redrive, _Mapping]] = ..., redriven: _Optional[_Union[Redriven, _Mapping]] = ..., assign: _Optional[_Union[Assign, _Mapping]] = ..., reduced: _Optional[_Union[Reduced, _Mapping]] = ..., decision: _Optional[_Union[Decision, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., new_term: _Optional[_Union[NewTerm, _Mapping]] = ..., promise: _Optional[_Union[Promise, _Mapping]] = ..., nack: _Optional[_Union[Nack, _Mapping]] = ..., ask: _Optional[_Union[Ask, _Mapping]] = ..., tell: _Optional[_Union[Tell, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., join: _Optional[_Union[Join, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., move: _Optional[_Union[Move, _Mapping]] = ..., recall: _Optional[_Union[Recall, _Mapping]] = ..., kept: _Optional[_Union[Kept, _Mapping]] = ..., restore: _Optional[_Union[Restore, _Mapping]] = ..., round_news: _Optional[_Union[RoundNews, _Mapping]] = ...) -> None: ...

@@ -16,20 +16,21 @@ _DIGEST_BYTES = 16
 
 
 def state_piece(state: StageState, base: Digest, request: StateRequest) -> Message:
-    """A piece of `state`: parameters, then both moments, as one run of bytes.
+    """A piece of `state`: parameters, both moments and what outer rounds keep, as one run of bytes.
 
     A piece of no length asks for the digests of parameters and moments. Raises WireError beyond the end.
     """
-    arrays = [array for _, array in state.sections()]
-    each_bytes = arrays[0].nbytes
-    which, start = divmod(request.offset_bytes, each_bytes)
-    if which >= len(arrays):
+    start, total_bytes = request.offset_bytes, 0
+    body: memoryview | None = None
+    for _, array in state.arrays():
+        if 0 <= start < array.nbytes and body is None:
+            body = array.view(np.uint8).data[start : start + request.length_bytes]
+        start -= array.nbytes
+        total_bytes += array.nbytes
+    if body is None:
         raise WireError("a piece of state beyond its end", f"offset {request.offset_bytes}")
-    end = min(start + request.length_bytes, each_bytes)
-    body = arrays[which].view(np.uint8).data[start:end]
     digests = () if request.length_bytes else _digests(state)
     digest = hashlib.sha256(body).digest()[:_DIGEST_BYTES]
-    total_bytes = len(arrays) * each_bytes
     reply = StateReply(Status.OK, request.step, base, total_bytes, digests, digest)
     return Message(reply.encode(), body)
 
@@ -40,9 +41,9 @@ def layout_answer(state: StageState) -> Message:
 
 
 def _digests(state: StageState) -> tuple[StageDigest, StageDigest]:
-    """SHA-256 of the parameters, and of both moments together."""
+    """SHA-256 of the parameters, and of all else together."""
     moments = hashlib.sha256()
-    for name, array in state.sections():
+    for name, array in state.arrays():
         if name != "parameters":
             moments.update(array.data)
     parameters = hashlib.sha256(state.parameters.data).digest()

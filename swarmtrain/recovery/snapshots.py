@@ -20,7 +20,7 @@ class Snapshot:
 
     @property
     def bytes(self) -> int:
-        return sum(array.nbytes for _, array in self.state.sections())
+        return sum(array.nbytes for _, array in self.state.arrays())
 
 
 @dataclass(slots=True)
@@ -61,7 +61,7 @@ class Snapshots:
 
 def copy_of(state: StageState) -> StageState:
     """The same state in arrays of its own."""
-    copies = {name: np.array(array) for name, array in state.sections()}
+    copies = {name: np.array(array) for name, array in state.arrays()}
     return StageState(
         state.stage,
         state.names_shapes,

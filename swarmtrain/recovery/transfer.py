@@ -6,6 +6,7 @@ all three arrays, which a majority of the donors must agree on, fit. Nothing is 
 
 import asyncio
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -29,6 +30,10 @@ _PAUSE_SECONDS = 0.05
 _DIGEST_BYTES = 16
 _MOST_PARAMETERS = 100_000
 _MOST_ELEMENTS = 1 << 36
+_MOST_FLATS = 6
+"""Arrays of the stage's size in what outer rounds keep: `FragmentMember.saved`."""
+_MOST_ROUNDS_BYTES = 1 << 20
+"""Of the description of these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +92,17 @@ async def _pull(
     """All pieces, dealt round robin to the donors; the first donor also names and shapes the parameters."""
     layout = await _layout(donors[0], stage, silence_seconds)
     _, elements = flat_layout([shape for _, shape in layout])
-    whole = np.empty(3 * elements, dtype=np.float32)
-    target = whole.view(np.uint8).data
-    if target.nbytes != claim.total_bytes:
+    ends_bytes = [4 * elements, 8 * elements, 12 * elements, claim.total_bytes]
+    rounds_bytes = claim.total_bytes - 12 * elements
+    if rounds_bytes % 4 or not 0 <= rounds_bytes <= _MOST_ROUNDS_BYTES + 4 * _MOST_FLATS * elements:
         raise WireError("a stage's state has another size than its layout", f"stage {stage}")
+    whole = np.empty(claim.total_bytes // 4, dtype=np.float32)
+    target = whole.view(np.uint8).data
     gate = asyncio.Semaphore(PIECES_IN_FLIGHT)
 
     async def pull(number: int, offset_bytes: int) -> None:
-        end = min(_section_end(offset_bytes, target.nbytes // 3), offset_bytes + PIECE_BYTES)
+        section_end = next(end for end in ends_bytes if end > offset_bytes)
+        end = min(section_end, offset_bytes + PIECE_BYTES)
         request = StateRequest(stage, claim.step, offset_bytes, end - offset_bytes)
         async with gate:
             _, body = await _piece(donors[number % len(donors)], request, silence_seconds)
@@ -102,29 +110,25 @@ async def _pull(
             raise WireError("a piece of state has another size than asked for", f"{len(body)}")
         target[offset_bytes:end] = body
 
-    offsets = _offsets(target.nbytes)
+    offsets = _offsets(ends_bytes)
     await asyncio.gather(*(pull(number, offset) for number, offset in enumerate(offsets)))
-    parameters, moment1, moment2 = np.split(whole, 3)
+    parameters, moment1, moment2, rounds = np.split(whole, [elements, 2 * elements, 3 * elements])
     if hashlib.sha256(parameters.data).digest() != claim.parameters:
         raise WireError("the parameters that came are not those that were promised", "")
     if hashlib.sha256(whole[elements:].data).digest() != claim.moments:
         raise WireError("the optimizer moments that came are not those that were promised", "")
-    state = StageState(stage, layout, parameters, moment1, moment2)
+    state = StageState(stage, layout, parameters, moment1, moment2, rounds if rounds.size else None)
     return StageTransfer(state, claim.step, claim.base, target.nbytes)
 
 
-def _offsets(total_bytes: int) -> list[int]:
-    """Where pieces start; no piece crosses from one of the three arrays into the next."""
-    section_bytes = total_bytes // 3
+def _offsets(ends_bytes: Sequence[int]) -> list[int]:
+    """Where pieces start; no piece crosses from one of the arrays into the next."""
+    starts = (0, *ends_bytes)
     return [
-        section * section_bytes + start
-        for section in range(3)
-        for start in range(0, section_bytes, PIECE_BYTES)
+        offset
+        for start, end in itertools.pairwise(starts)
+        for offset in range(start, end, PIECE_BYTES)
     ]
-
-
-def _section_end(offset_bytes: int, section_bytes: int) -> int:
-    return (offset_bytes // section_bytes + 1) * section_bytes
 
 
 async def _claims(

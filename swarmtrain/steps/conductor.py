@@ -11,6 +11,7 @@ from swarmtrain.core.events import MembershipChanged, Moved, Sealed, StepOpened
 from swarmtrain.core.messages import (
     Ask,
     Assign,
+    Closing,
     Commit,
     Decision,
     Done,
@@ -187,6 +188,7 @@ class StepConductor:
             case "freeze" if self.open is not None:
                 for peer in self.roster.peers:
                     effects += self._ask_again(peer)
+                effects += self.close()
             case "replay":
                 effects += self._freeze()
             case "assign" if self._got.assign is not None:
@@ -269,7 +271,18 @@ class StepConductor:
         if len(self._got.held) < len(self.roster.members) or self.open is None:
             return []
         found = self._got.audit(self.open)
-        return self._replay(found) if found.missing else self._assign(found)
+        if found.missing:
+            return self._replay(found)
+        self._got.found = found
+        return self.close()
+
+    def close(self) -> list[Effect]:
+        """Assign what is held, unless the outer round that this step closes with is still waited for."""
+        found = self._got.found
+        if self.phase != "freeze" or found is None:
+            return []
+        closing = self.plan.closing(self.step)
+        return [] if closing is None else self._assign(found, closing)
 
     def _replay(self, found: Audit) -> list[Effect]:
         """Missing runs are driven again from the holder above (R6)."""
@@ -300,7 +313,7 @@ class StepConductor:
         self._got.runs = {run for run in self._got.runs if (run.key, run.first) != ended}
         return [] if self._got.runs else self._freeze()
 
-    def _assign(self, found: Audit) -> list[Effect]:
+    def _assign(self, found: Audit, closing: Closing) -> list[Effect]:
         assert self.open is not None
         self.phase = "assign"
         assign = Assign(
@@ -311,6 +324,7 @@ class StepConductor:
             owners=ownerships(found.owners),
             void=pack_keys(found.void),
             loss=mean_loss(self.open, found, self._got.held),
+            closing=closing,
         )
         self._got.assign = assign
         shares = {peer: 0 for peer in self.roster.peers}
@@ -347,7 +361,9 @@ class StepConductor:
         if split:
             return [Note(self._got.diverged(self.step, split[0], self.roster)), *self._freeze()]
         stages = tuple(next(iter(found)) for found in sums.values())
-        prepared = Prepared(self.term, self.seal, self.roster, stages, assign.void, assign.loss)
+        prepared = Prepared(
+            self.term, self.seal, self.roster, stages, assign.void, assign.loss, assign.closing
+        )
         return self._decide(self.plan.commit(prepared, self.step, self.base))
 
     def _decide(self, commit: Commit) -> list[Effect]:
@@ -396,7 +412,7 @@ class StepConductor:
 
     def _move_past(self, commit: Commit) -> None:
         self._acknowledging = Acknowledging(commit)
-        self.base, self.step, self.seal = next_base(commit), commit.step + 1, 0
+        self.base, self.step, self.seal = next_base(commit), commit.next_step, 0
         self.base_roster = commit.roster
         self._got, self.open = Gathering(), None
 
@@ -404,7 +420,7 @@ class StepConductor:
 
     def _ready(self, sender: PeerId, message: Ready) -> list[Effect]:
         waiting = self._acknowledging
-        if waiting is None or message.step != waiting.commit.step + 1 or message.base != self.base:
+        if waiting is None or message.step != waiting.commit.next_step or message.base != self.base:
             return []
         if sender not in waiting.commit.roster:
             return []

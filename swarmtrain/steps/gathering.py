@@ -29,6 +29,7 @@ class Gathering:
     runs: set[Run] = field(default_factory=set)
     reduced: dict[PeerId, tuple[StageSum, ...]] = field(default_factory=dict)
     assign: Assign | None = None
+    found: Audit | None = None
 
     def audit(self, opening: Open) -> Audit:
         held = {peer: frozenset(unpack_items(answer.held)) for peer, answer in self.held.items()}

@@ -38,6 +38,9 @@ def next_base(commit: Commit) -> Digest:
     facts += [scalars.bias_correction1.hex(), scalars.bias_correction2.hex()]
     for entry in sorted(commit.stages, key=lambda stage_sum: stage_sum.stage):
         facts += [entry.stage, entry.digest.hex(), entry.square_sum, entry.exponent]
+    facts.append(commit.next_step)
+    for work in commit.closing.rounds:
+        facts += [work.stage, work.fragment, work.round, int(work.kind), work.digest.hex()]
     chain.update(repr(facts).encode())
     return chain.digest()
 

@@ -151,14 +151,16 @@ class StepMember:
         if not sums:
             self.ledger.reduce_failed = True
             return self._to_conductor(Reduced(term, self.step, seal, ()))
-        self.ledger.prepared = Prepared(term, seal, assign.roster, sums, assign.void, assign.loss)
+        self.ledger.prepared = Prepared(
+            term, seal, assign.roster, sums, assign.void, assign.loss, assign.closing
+        )
         return self._to_conductor(Reduced(term, self.step, seal, sums))
 
     def applied(self, commit: Commit, digests: tuple[StageDigest, ...]) -> list[Effect]:
         """The decision is applied: move to the next step, and take up what came early."""
         decision = self.ledger.after
-        self.step, self.base = commit.step + 1, next_base(commit)
-        note = _state_applied(commit.step, commit.term, commit.seal, digests)
+        self.step, self.base = commit.next_step, next_base(commit)
+        note = _state_applied(commit.next_step - 1, commit.term, commit.seal, digests)
         return [note, *self._enter_step(digests, decision)]
 
     def _enter_step(
@@ -211,11 +213,11 @@ class StepMember:
                 return []
             case Tell(commit) if commit.step > self.step:
                 reason = "more than one decision was missed"
-                return [self._resync(commit.step + 1, commit.term, self.stages, reason)]
+                return [self._resync(commit.next_step, commit.term, self.stages, reason)]
             case Tell(commit):
                 return self._decided(commit, None)
             case Ask(step):
-                known = self.last is not None and self.last.step >= step
+                known = self.last is not None and self.last.next_step > step
                 return [Send(sender, Tell(self.last))] if known and self.last is not None else []
             case (
                 Open()
@@ -449,7 +451,7 @@ class StepMember:
     def _repeat_ready(self, sender: PeerId, message: Decision) -> list[Effect]:
         """READY again, and the opening on the decision's back, which may have been lost with it."""
         ready = self.ready
-        if ready is None or ready.step != message.commit.step + 1 or ready.step != self.step:
+        if ready is None or ready.step != message.commit.next_step or ready.step != self.step:
             return []
         effects: list[Effect] = [Send(sender, ready)]
         if message.open is not None and self.ledger.applying is None:
@@ -467,7 +469,7 @@ class StepMember:
         mine = [entry for entry in commit.stages if entry.stage in self.stages]
         if prepared is None or any(entry not in prepared.stages for entry in mine):
             reason = "a step was decided without this peer's sums"
-            return [self._resync(commit.step + 1, commit.term, self.stages, reason)]
+            return [self._resync(commit.next_step, commit.term, self.stages, reason)]
         self.last = commit
         self.ledger.applying, self.ledger.after = commit, decision
         self.ledger.closed, self.ledger.reopened = True, set()

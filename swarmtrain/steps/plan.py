@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from swarmtrain.core.messages import Commit, Open, Ownership, Prepared, Scalars
+from swarmtrain.core.messages import Closing, Commit, Open, Ownership, Prepared
 from swarmtrain.core.types import Digest, PeerId, Roster
 from swarmtrain.steps.keys import keep_leads, share_leads
 from swarmtrain.steps.restoring import RecoveryPolicy
@@ -34,8 +34,9 @@ def not_repaired(before: Open, roster: Roster, leads: tuple[Ownership, ...]) -> 
 class Plan:
     """What a conductor must know of the run. `tokens` is the divisor of a whole step.
 
-    `paths` gives the routes of a step that is about to open with a roster, if there is a plan for it; `repaired` those
-    of one that is open and goes on with another roster and these leads.
+    `closing` says what will be done with the sum of a step, None while an outer round is waited for. `paths` gives the
+    routes of a step that is about to open with a roster, if there is a plan for it; `repaired` those of one that is
+    open and goes on with another roster and these leads.
     """
 
     steps: int
@@ -43,7 +44,7 @@ class Plan:
     microbatches: int
     tokens: int
     sequences: Callable[[int], tuple[tuple[int, ...], ...]]
-    scalars: Callable[[int], Scalars]
+    closing: Callable[[int], Closing | None]
     recovery: RecoveryPolicy
     paths: Callable[[int, Roster], Paths | None] = no_paths
     repaired: Callable[[Open, Roster, tuple[Ownership, ...]], Paths | None] = not_repaired
@@ -88,7 +89,7 @@ class Plan:
             base=base,
             roster=prepared.roster,
             stages=prepared.stages,
-            scalars=self.scalars(step),
+            closing=prepared.closing,
             tokens=self.tokens,
             loss=prepared.loss,
             void=prepared.void,

@@ -39,6 +39,11 @@ def test_hash_covers_every_other_setting() -> None:
         "paths.protected": (1,),
         "paths.swaps": 1,
         "paths.shares": (1.0,) * RunConfig().model.stages,
+        "outer.inner_steps": 50,
+        "outer.optimizer": "average",
+        "outer.codec": "ternary",
+        "outer.feedback": "on",
+        "outer.merge_factor": 0.5,
     }
     one_choice_yet = "paths.visits"
     seen = {RunConfig().hash}
@@ -47,6 +52,7 @@ def test_hash_covers_every_other_setting() -> None:
         if section in ("limits", "links", "swarm", "recovery", "planner") or name in (
             "run.name",
             "model.preset",
+            "outer.grace_seconds",
             one_choice_yet,
         ):
             continue
@@ -66,7 +72,7 @@ def test_hash_does_not_depend_on_how_values_were_given() -> None:
 
 def test_hash_is_pinned() -> None:
     # Peers of one version must agree across machines; a change here refuses every older peer and checkpoint.
-    assert RunConfig().hash == "f7d823c519c485e47b55b97a45ba31f3d3c8cb8ee1ff4675fda73e6cf40e37da"
+    assert RunConfig().hash == "5d55e738ef6f871aec64aad627edd59cd3fc47a1d8b5a974f0c46488ff07146e"
 
 
 def test_configuration_is_frozen() -> None:

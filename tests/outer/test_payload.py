@@ -42,12 +42,12 @@ def padded(seed: int) -> torch.Tensor:
 @pytest.mark.parametrize("name", SLICED)
 def test_whole_grains_decode_alike_in_any_slices(name: str) -> None:
     x = normal(ELEMENTS, 1) * torch.logspace(-6, 2, ELEMENTS)
-    whole, _ = through(x, round_codec(name, ELEMENTS, TENSORS), 0)
+    whole = through(x, round_codec(name, ELEMENTS, TENSORS), 0).values
     for cuts in ([1], [2], [1, 2], [1, 2, 3]):
         at = [0, *(cut * GRAIN_ELEMENTS for cut in cuts), ELEMENTS]
         for start, stop in itertools.pairwise(at):
             part = x[start:stop].clone()
-            decoded, _ = through(part, round_codec(name, stop - start, ()), 0)
+            decoded = through(part, round_codec(name, stop - start, ()), 0).values
             assert same_bits(decoded, whole[start:stop])
 
 
@@ -62,7 +62,8 @@ def test_without_grains_slices_would_matter(name: str, monkeypatch) -> None:
 
 @pytest.mark.parametrize("name", sorted(CODECS))
 def test_padding_stays_zero(name: str) -> None:
-    decoded, size = through(padded(1), round_codec(name, PADDED, TENSORS), 3)
+    payload = through(padded(1), round_codec(name, PADDED, TENSORS), 3)
+    decoded, size = payload.values, payload.payload_bytes
     assert decoded[1650:1664].eq(0).all() and decoded[1671:1680].eq(0).all()
     assert decoded.count_nonzero() > 0 and size > 0
 
@@ -71,9 +72,9 @@ def test_top_k_alone_would_fill_padding() -> None:
     """Zeros that are kept decode to a level: one of the reasons why gathered codecs see tensors."""
     sparse = torch.zeros(PADDED)
     sparse[5] = 1.0
-    decoded, _ = through(sparse, codec_named("top64"), 0)
+    decoded = through(sparse, codec_named("top64"), 0).values
     assert decoded.count_nonzero() > 1
-    decoded, _ = through(sparse, round_codec("top64", PADDED, TENSORS), 0)
+    decoded = through(sparse, round_codec("top64", PADDED, TENSORS), 0).values
     assert decoded[1650:1664].eq(0).all()
 
 
@@ -113,7 +114,7 @@ def test_a_payload_that_missed_its_round_goes_with_the_next(name: str) -> None:
     base, first, second = padded(1), padded(1) + 0.1 * padded(2), padded(1) - 0.2 * padded(3)
     lost = sender.make(base, first)
     brought = base - lost.values if sender.form is Form.VALUES else lost.values
-    sender.lost(lost, base)
+    sender.lost(lost.values, base)
     assert torch.allclose(sender.residual.value, brought)
     again = sender.make(base, second)
     arrived = base - again.values if sender.form is Form.VALUES else again.values
@@ -142,7 +143,7 @@ def test_feedback_keeps_what_was_left_out(seed: int) -> None:
 def test_what_is_not_finite_is_never_sent_and_loses_nothing(name: str, bad: float) -> None:
     sender = Sender(round_codec(name, PADDED, TENSORS), PADDED)
     base, local = padded(1), padded(2)
-    sender.lost(sender.make(base, local), base)
+    sender.lost(sender.make(base, local).values, base)
     waiting = sender.residual.value
     local[7] = bad
     with pytest.raises(StateError):
@@ -166,7 +167,7 @@ def test_the_mean_comes_back_as_its_codec_has_it(name: str) -> None:
     mean = normal(1000, 1)
     codec = round_codec(name, 1000, ())
     merged, size = answered(merged_of(mean), codec, 3)
-    assert merged.values is not None and same_bits(merged.values, through(mean, codec, 3)[0])
+    assert merged.values is not None and same_bits(merged.values, through(mean, codec, 3).values)
     assert 0 < size <= codec.encoded_bytes(1000)
 
 

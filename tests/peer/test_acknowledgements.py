@@ -1,6 +1,6 @@
 """Each committed step is told once by who conducts, and a new conductor tells the one before first."""
 
-from swarmtrain.core.messages import Commit, Scalars, StageDigest
+from swarmtrain.core.messages import Closing, Commit, Scalars, StageDigest
 from swarmtrain.core.types import Roster
 from swarmtrain.peer.acknowledgements import Acknowledgements
 
@@ -8,7 +8,8 @@ DIGESTS = (StageDigest(0, b"0" * 32),)
 
 
 def commit(step: int) -> Commit:
-    return Commit(1, step, 1, b"", Roster.of(1, []), (), Scalars(0.1, 0.1, 0.2), 8, 1.0 + step, b"")
+    closing = Closing(Scalars(0.1, 0.1, 0.2), step + 1)
+    return Commit(1, step, 1, b"", Roster.of(1, []), (), closing, 8, 1.0 + step, b"")
 
 
 def told(

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from swarmtrain.core.messages import (
     Assign,
+    Closing,
     Commit,
     Freeze,
     Held,
@@ -34,13 +35,14 @@ HEAD = 3
 KEYS = 2
 TERM = 1 << 16
 SCALARS = Scalars(0.1, 0.2, 0.3)
+CLOSING = Closing(SCALARS, 1)
 PLAN = Plan(
     steps=3,
     stages=2,
     microbatches=KEYS,
     tokens=16,
     sequences=lambda step: (SEQUENCE,),
-    scalars=lambda step: SCALARS,
+    closing=lambda step: Closing(SCALARS, step + 1),
     recovery=RecoveryPolicy(BASE),
 )
 OPEN = Open(
@@ -71,7 +73,7 @@ def assign(
     seal: int, owners: dict[PeerId, list[Item]], term: int = TERM, void: tuple[int, ...] = ()
 ) -> Assign:
     shares = tuple(Ownership(peer, pack_items(items)) for peer, items in owners.items())
-    return Assign(term, 0, seal, ROSTER, shares, pack_keys(void), 1.5)
+    return Assign(term, 0, seal, ROSTER, shares, pack_keys(void), 1.5, CLOSING)
 
 
 def reduced(
@@ -81,7 +83,7 @@ def reduced(
 
 
 def prepared(stage: int, seal: int = 1, term: int = TERM, roster: Roster = ROSTER) -> Prepared:
-    return Prepared(term, seal, roster, (sum_of(stage),), b"", 1.5)
+    return Prepared(term, seal, roster, (sum_of(stage),), b"", 1.5, CLOSING)
 
 
 def commit_of(term: int = TERM, seal: int = 1, roster: Roster = ROSTER) -> Commit:

@@ -9,6 +9,7 @@ from swarmtrain.core.events import Diverged
 from swarmtrain.core.messages import (
     Ask,
     Assign,
+    Closing,
     Commit,
     Decision,
     Done,
@@ -41,6 +42,7 @@ from tests.steps.examples import (
     OPEN,
     PLAN,
     ROSTER,
+    SCALARS,
     STAGE_OF,
     TERM,
     A,
@@ -474,7 +476,8 @@ def test_that_ballot_completes_a_prepared_step() -> None:
     opening = replace(OPEN, step=1, base=conductor.base)
     effects: list[Effect] = []
     for peer, stage in STAGE_OF.items():
-        vote = promise(1, conductor.base, open=opening, seal=1, prepared=prepared(stage))
+        sums = replace(prepared(stage), closing=Closing(SCALARS, 2))
+        vote = promise(1, conductor.base, open=opening, seal=1, prepared=sums)
         effects = conductor.handle(peer, vote)
     [decision, *_] = only(effects, Decision)
     assert isinstance(decision, Decision) and decision.commit.step == 1

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarmtrain.core.messages import Commit, Scalars, StageSum, unpack_items
+from swarmtrain.core.messages import (
+    Closing,
+    Commit,
+    RoundWork,
+    RoundWorkKind,
+    Scalars,
+    StageSum,
+    unpack_items,
+)
 from swarmtrain.core.types import PeerId, Roster
 from swarmtrain.steps.keys import (
     first_base,
@@ -17,6 +25,7 @@ from swarmtrain.steps.keys import (
     unpack_keys,
 )
 
+MERGE = RoundWork(1, 0, 4, RoundWorkKind.MERGE, b"1" * 32)
 COMMIT = Commit(
     term=3,
     step=5,
@@ -24,7 +33,7 @@ COMMIT = Commit(
     base=b"b" * 32,
     roster=Roster.of(1, []),
     stages=(StageSum(0, b"0" * 32, "7", 3), StageSum(1, b"1" * 32, "8", 3)),
-    scalars=Scalars(0.1, 0.2, 0.3),
+    closing=Closing(Scalars(0.1, 0.2, 0.3), 6),
     tokens=64,
     loss=1.5,
     void=b"",
@@ -52,14 +61,17 @@ def test_runs_begin_apart() -> None:
         replace(COMMIT, step=6),
         replace(COMMIT, base=b"c" * 32),
         replace(COMMIT, tokens=65),
-        replace(COMMIT, scalars=Scalars(0.1000001, 0.2, 0.3)),
-        replace(COMMIT, scalars=Scalars(0.1, 0.2000001, 0.3)),
-        replace(COMMIT, scalars=Scalars(0.1, 0.2, 0.3000001)),
+        replace(COMMIT, closing=Closing(Scalars(0.1000001, 0.2, 0.3), 6)),
+        replace(COMMIT, closing=Closing(Scalars(0.1, 0.2000001, 0.3), 6)),
+        replace(COMMIT, closing=Closing(Scalars(0.1, 0.2, 0.3000001), 6)),
+        replace(COMMIT, closing=Closing(COMMIT.scalars, 7)),
+        replace(COMMIT, closing=Closing(COMMIT.scalars, 6, (MERGE,))),
+        replace(COMMIT, closing=Closing(COMMIT.scalars, 6, (replace(MERGE, digest=b"2" * 32),))),
         replace(COMMIT, stages=(COMMIT.stages[0], replace(COMMIT.stages[1], digest=b"2" * 32))),
         replace(COMMIT, stages=(COMMIT.stages[0], replace(COMMIT.stages[1], square_sum="9"))),
         replace(COMMIT, stages=(COMMIT.stages[0], replace(COMMIT.stages[1], exponent=4))),
     ],
-    ids=range(9),
+    ids=range(12),
 )
 def test_whatever_changes_the_parameters_changes_the_base(other: Commit) -> None:
     assert next_base(other) != next_base(COMMIT)
@@ -88,7 +100,7 @@ def test_every_field_of_a_commit_was_thought_of() -> None:
         "base",
         "roster",
         "stages",
-        "scalars",
+        "closing",
         "tokens",
         "loss",
         "void",

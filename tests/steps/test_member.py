@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from swarmtrain.core.messages import (
     Ask,
+    Closing,
     Decision,
     Done,
     Held,
@@ -49,6 +50,7 @@ from tests.steps.examples import (
     HEAD,
     OPEN,
     ROSTER,
+    SCALARS,
     STAGE_OF,
     TERM,
     A,
@@ -467,7 +469,7 @@ def test_the_answer_brings_a_prepared_peer_forward() -> None:
 
 
 def test_a_peer_two_steps_behind_fetches_its_state() -> None:
-    [effect] = prepared_member().handle(A, Tell(replace(commit_of(), step=1)))
+    [effect] = prepared_member().handle(A, Tell(replace(commit_of(), step=1, closing=Closing(SCALARS, 2))))
     assert isinstance(effect, Resync) and effect.step == 2
 
 
@@ -475,7 +477,7 @@ def test_whoever_is_behind_is_told_the_last_decision() -> None:
     member = applied_member()
     assert sent(member.handle(D, Ask(0)), D) == [Tell(commit_of())]
     assert member.handle(D, Ask(1)) == []
-    member.step, member.last = 2, replace(commit_of(), step=1)
+    member.step, member.last = 2, replace(commit_of(), step=1, closing=Closing(SCALARS, 2))
     assert sent(member.handle(D, Ask(0)), D) == [Tell(member.last)]
 
 

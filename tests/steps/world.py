@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from swarmtrain.core.messages import Commit, Decision, Scalars, StepMessage
+from swarmtrain.core.messages import Closing, Commit, Decision, Scalars, StepMessage
 from swarmtrain.core.types import EDGE_STAGE, Digest, Item, Member, PeerId, Roster
 from swarmtrain.steps.plan import Plan
 from swarmtrain.steps.restoring import RecoveryPolicy
@@ -102,7 +102,7 @@ class World:
             microbatches=setting.keys,
             tokens=setting.keys * 8,
             sequences=lambda step: (tuple(range(1, STAGES + 1)),),
-            scalars=lambda step: Scalars(0.1, 0.1, 0.1),
+            closing=lambda step: Closing(Scalars(0.1, 0.1, 0.1), step + 1),
             recovery=RecoveryPolicy(BASE),
         )
         self.parcels: list[Parcel] = []

@@ -1,0 +1,129 @@
+"""Which rounds have their place in the closing of which step: an island's own decision, made by its conductor.
+
+The conductor hears from every replica how it stands with each fragment (RoundNews) and answers with the closing of the
+step that is about to be decided. What is in a decision is done by all replicas or by none, so an island never splits
+over a result that one of its replicas has and another has not. Pure: time comes in as an argument.
+
+Rounds follow the run's step (`rounds.Rhythm`). An island that is slower than its group sends when the others are ready
+and it would not be within the grace window: it then stands where the group does, which may skip steps. It never waits
+for a result longer than `patience_seconds`; what comes later is merged later.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from swarmtrain.core.messages import PlaceNews, RoundNews, RoundWork, RoundWorkKind
+from swarmtrain.core.types import PeerId
+from swarmtrain.outer.rounds import Rhythm
+
+Place = tuple[int, int]
+"""Stage and fragment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """What a step closes with, and the step that comes next."""
+
+    next_step: int
+    works: tuple[RoundWork, ...] = ()
+
+
+@dataclass
+class Director:
+    """`grace_seconds` is how long the group waits for its slowest, `patience_seconds` this island for a result."""
+
+    rhythm: Rhythm
+    grace_seconds: float
+    patience_seconds: float
+    _news: dict[PeerId, RoundNews] = field(default_factory=dict)
+    _waiting: tuple[int, float] = (-1, 0.0)
+
+    def heard(self, sender: PeerId, news: RoundNews) -> None:
+        """Take a replica's news; older ones do not count any more."""
+        self._news[sender] = news
+
+    def closing(
+        self, step: int, peers: Iterable[PeerId], now_seconds: float, step_seconds: float
+    ) -> Rounds | None:
+        """What to do behind `step`, or None while a result is still worth waiting for.
+
+        `peers` are the roster's; `step_seconds` is what a step usually takes here.
+        """
+        known = self._known(step, peers)
+        next_step, reached = step + 1, 0
+        while reached != next_step:
+            # What one place skips to may make something due at another.
+            reached = next_step
+            standing = [self._standing(news, reached, step_seconds) for news in known.values()]
+            next_step = min(max([reached, *(s.next_step for s in standing)]), self.rhythm.steps)
+        places = (self.rhythm.stages + 1) * self.rhythm.fragments
+        is_whole = len(known) == places and not any(s.waits for s in standing)
+        if not is_whole and self._may_wait(step, now_seconds):
+            return None
+        works = sorted(
+            (work for s in standing for work in s.works),
+            key=lambda work: (work.stage, work.fragment, work.round),
+        )
+        return Rounds(next_step, tuple(works))
+
+    def _known(self, step: int, peers: Iterable[PeerId]) -> dict[Place, PlaceNews]:
+        """The best news of every place by replicas that are at `step`."""
+        best: dict[Place, PlaceNews] = {}
+        for peer in sorted(peers):
+            news = self._news.get(peer)
+            if news is None or news.step != step:
+                continue
+            for entry in news.places:
+                place = (entry.stage, entry.fragment)
+                before = best.get(place)
+                if before is None or _knowledge(entry) > _knowledge(before):
+                    best[place] = entry
+        return best
+
+    def _may_wait(self, step: int, now_seconds: float) -> bool:
+        if self._waiting[0] != step:
+            self._waiting = (step, now_seconds)
+        return now_seconds < self._waiting[1] + self.patience_seconds
+
+    def _standing(self, news: PlaceNews, next_step: int, step_seconds: float) -> "_Standing":
+        """What one place needs if the step after this one is `next_step`, or a later one."""
+        rhythm, stage, fragment, number = self.rhythm, news.stage, news.fragment, news.round
+        works: list[RoundWork] = []
+        is_sent = news.is_sent
+        if news.ahead_round > number and news.ahead_state:
+            number = news.ahead_round
+            works.append(_work(news, number, RoundWorkKind.CATCH_UP, news.ahead_state))
+            next_step = max(next_step, rhythm.send_step(stage, fragment, number - 1))
+            is_sent = False
+        elif news.choice and (
+            not is_sent or next_step >= rhythm.merge_step(stage, fragment, number)
+        ):
+            works.append(_work(news, number, RoundWorkKind.MERGE, news.choice))
+            next_step = max(next_step, rhythm.send_step(stage, fragment, number))
+            number, is_sent = number + 1, False
+        elif is_sent:
+            waits = next_step >= rhythm.merge_step(stage, fragment, number)
+            return _Standing(next_step, waits, ())
+        if number < rhythm.rounds(stage, fragment):
+            due_step = rhythm.send_step(stage, fragment, number)
+            late_seconds = (due_step - next_step) * step_seconds
+            is_late = news.offered > 0 and not works and late_seconds > self.grace_seconds
+            if next_step >= due_step or is_late:
+                works.append(_work(news, number, RoundWorkKind.SEND, b""))
+                next_step = max(next_step, due_step)
+        return _Standing(next_step, False, tuple(works))
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    next_step: int
+    waits: bool
+    works: tuple[RoundWork, ...]
+
+
+def _knowledge(news: PlaceNews) -> tuple[bool, bool, int]:
+    return bool(news.choice), bool(news.ahead_state), news.offered
+
+
+def _work(news: PlaceNews, number: int, kind: RoundWorkKind, digest: bytes) -> RoundWork:
+    return RoundWork(news.stage, news.fragment, number, kind, digest)

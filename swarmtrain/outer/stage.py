@@ -1,0 +1,181 @@
+"""The outer rounds of one stage at one replica: its fragments, what was committed, and all of it as one array.
+
+Replicas of a stage in one island hold this alike, to the bit, as they hold parameters and moments: a replica that joins
+fetches it, a snapshot keeps it. Nothing here waits, sends or reads a clock.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from swarmtrain.core.errors import StateError
+from swarmtrain.outer.member import Fragment, FragmentMember, RoundSettings, cut_stage
+from swarmtrain.outer.merge import Merged, RoundContribution
+from swarmtrain.outer.optimizer import OuterState
+from swarmtrain.outer.payload import Payload
+from swarmtrain.outer.rounds import fragment_bounds
+from swarmtrain.wire.parts import Part
+
+Flat = npt.NDArray[np.float32]
+
+_HEAD_BYTES = 8
+
+
+def member_name(island: int) -> str:
+    """An island's id in its groups: ascends with its number."""
+    return f"island-{island:04d}"
+
+
+def fragments_of(
+    stage: int, tensors: Sequence[Part], elements: int, count: int
+) -> tuple[Fragment, ...]:
+    """The `count` fragments of a stage whose `tensors` lie in a flat layout of `elements`. Raises ConfigError."""
+    bounds = fragment_bounds([offset for offset, _ in tensors], elements, count)
+    return cut_stage(stage, tensors, bounds)
+
+
+class StageRounds:
+    """What a replica keeps of its stage for rounds, beside parameters and moments.
+
+    `tokens` are those committed at this stage, `inner_steps` the updates it took, both since the island began.
+    """
+
+    def __init__(
+        self,
+        island: int,
+        fragments: Sequence[Fragment],
+        parameters: Tensor,
+        settings: RoundSettings,
+    ) -> None:
+        """The state before the first round; `parameters`, float32 [elements], are those the run starts from."""
+        self.island, self.settings = island, settings
+        self.inner_steps = self.tokens = 0
+        self.members = [
+            FragmentMember(
+                member_name(island),
+                fragment,
+                OuterState.first(local_of(parameters, fragment), settings.optimizer),
+                settings,
+            )
+            for fragment in fragments
+        ]
+        self._tokens_sent = [0] * len(fragments)
+
+    def stepped(self, tokens: int) -> None:
+        """An inner step was applied in which the stage saw `tokens`."""
+        self.inner_steps += 1
+        self.tokens += tokens
+
+    def send(
+        self, number: int, parameters: Tensor, learning_rate: float
+    ) -> tuple[RoundContribution, Payload] | None:
+        """The contribution of a fragment: see `FragmentMember.send`."""
+        member = self.members[number]
+        tokens = self.tokens - self._tokens_sent[number]
+        self._tokens_sent[number] = self.tokens
+        local = local_of(parameters, member.fragment)
+        return member.send(local, tokens, self.inner_steps, learning_rate)
+
+    def merge(self, number: int, merged: Merged, parameters: Tensor) -> None:
+        """Take a round's result, in place. Raises StateError for another round than the next."""
+        member = self.members[number]
+        member.merge(merged, local_of(parameters, member.fragment), self.inner_steps)
+
+    def catch_up(self, number: int, state: OuterState, parameters: Tensor) -> None:
+        """Go over to the group's `state`, which this owns then. What was sent and not heard of since is taken for
+        counted: twice would be worse than not at all."""
+        member = self.members[number]
+        local = local_of(parameters, member.fragment)
+        is_untrained = member.state.steps == 0 and state.steps > 0 and self.inner_steps <= 1
+        if is_untrained:
+            # What a newcomer learnt from untrained parameters is worth nothing to trained ones.
+            local.copy_(member.state.parameters)
+        member.catch_up(state, local, self.inner_steps, was_counted=True)
+        self._tokens_sent[number] = self.tokens
+
+    # ---- one array for transfers, snapshots and checkpoints -----------------------------------------------------
+
+    def pack(self) -> Flat:
+        """Everything as float32 words: eight bytes that count those of the description, the description as JSON, and
+        the arrays in its order."""
+        arrays: list[Tensor] = []
+        members = []
+        for member in self.members:
+            counters, flats = member.saved()
+            members.append({**counters, "lengths": [flat.numel() for flat in flats]})
+            arrays += flats
+        described = {
+            "island": self.island,
+            "inner_steps": self.inner_steps,
+            "tokens": self.tokens,
+            "tokens_sent": self._tokens_sent,
+            "members": members,
+        }
+        text = json.dumps(described).encode()
+        text += b" " * (-len(text) % 4)
+        head = len(text).to_bytes(_HEAD_BYTES, "little") + text
+        words = [np.frombuffer(head, dtype=np.float32), *(flat.numpy() for flat in arrays)]
+        return np.concatenate(words)
+
+    def unpack(self, packed: Flat) -> None:
+        """Take over what `pack` gave at another replica of this island. Raises StateError, with nothing changed."""
+        described, words = _described(packed)
+        try:
+            members = list(described["members"])
+            lengths = [[int(length) for length in entry["lengths"]] for entry in members]
+            island, inner_steps, tokens = (
+                int(described[name]) for name in ("island", "inner_steps", "tokens")
+            )
+            tokens_sent = [int(count) for count in described["tokens_sent"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise _not_whole(f"its description makes no sense ({error})") from None
+        flat_lengths = [length for entry in lengths for length in entry]
+        if len(members) != len(self.members) or len(tokens_sent) != len(self.members):
+            raise _not_whole(f"it has {len(members)} fragments instead of {len(self.members)}")
+        if min(flat_lengths, default=0) < 0 or sum(flat_lengths) != words.size:
+            raise _not_whole("its arrays are not as long as it says")
+        if island != self.island:
+            raise _not_whole(f"it is of island {island}, not of island {self.island}")
+        flats = [
+            torch.from_numpy(part.copy()) for part in np.split(words, np.cumsum(flat_lengths)[:-1])
+        ]
+        restored, start = [], 0
+        for member, counters, own in zip(self.members, members, lengths, strict=True):
+            restored.append(member.restored(counters, flats[start : start + len(own)]))
+            start += len(own)
+        self.members = restored
+        self.inner_steps, self.tokens, self._tokens_sent = inner_steps, tokens, tokens_sent
+
+
+def local_of(parameters: Tensor, fragment: Fragment) -> Tensor:
+    """The part of a stage's flat parameters that a fragment covers: float32 [elements], a view."""
+    return parameters[fragment.start : fragment.stop]
+
+
+def _described(packed: Flat) -> tuple[dict[str, Any], Flat]:
+    data = packed.view(np.uint8)
+    if data.size < _HEAD_BYTES:
+        raise _not_whole("it is too short")
+    length = int.from_bytes(data[:_HEAD_BYTES].tobytes(), "little")
+    if length % 4 or length > data.size - _HEAD_BYTES:
+        raise _not_whole("its description is longer than itself")
+    try:
+        described = json.loads(data[_HEAD_BYTES : _HEAD_BYTES + length].tobytes())
+    except ValueError as error:
+        raise _not_whole(f"its description makes no sense ({error})") from None
+    if not isinstance(described, dict):
+        raise _not_whole("its description makes no sense")
+    return described, packed[(_HEAD_BYTES + length) // 4 :]
+
+
+def _not_whole(why: str) -> StateError:
+    return StateError(
+        "the saved state of outer rounds cannot be used",
+        why,
+        "it was damaged, or belongs to another run; take it from another replica",
+    )
