@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from swarmtrain.compute.accumulate import mean_gradient
+from swarmtrain.core.closing import Scalars
 from swarmtrain.core.config import OptimizerSection
-from swarmtrain.core.messages import Scalars
 
 _CHUNK_ELEMENTS = 65536
 

@@ -17,8 +17,8 @@ from pydantic.fields import FieldInfo
 from swarmtrain.core.config_errors import explain
 from swarmtrain.core.errors import ConfigError
 from swarmtrain.core.presets import PRESETS
+from swarmtrain.core.section import ByteCount, Section
 from swarmtrain.core.sections import (
-    ByteCount,
     DataSection,
     LimitsSection,
     LinksSection,
@@ -27,7 +27,6 @@ from swarmtrain.core.sections import (
     PathsSection,
     RunConfig,
     RunSection,
-    Section,
     SwarmSection,
     TrainSection,
     WireSection,

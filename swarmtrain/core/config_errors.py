@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from swarmtrain.core.errors import ConfigError
-from swarmtrain.core.sections import RunConfig, Section
+from swarmtrain.core.section import Section
+from swarmtrain.core.sections import RunConfig
 
 SHOWN_CHARACTERS = 80
 

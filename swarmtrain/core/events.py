@@ -270,6 +270,42 @@ class StepCommitted(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class RoundSent(Event):
+    """This peer made its island's contribution to an outer round: `bytes` encoded, weighing `tokens`."""
+
+    stage: int
+    fragment: int
+    round: int
+    tokens: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RoundChosen(Event):
+    """The group decided an outer round: whose contributions count, who votes in the next, and the result's digest."""
+
+    stage: int
+    fragment: int
+    round: int
+    islands: tuple[int, ...]
+    members: tuple[int, ...]
+    result: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoundMerged(Event):
+    """The outer state of a fragment moved on: `how` is merge, or catch_up after missed rounds. It is at `round` now,
+    with digest `outer`, before the island's step `step`."""
+
+    stage: int
+    fragment: int
+    round: int
+    how: str
+    step: int
+    outer: str
+
+
+@dataclass(frozen=True, slots=True)
 class KeyVoided(Event):
     """A contribution or activation was not finite, or too large for the sum: the key counts nowhere."""
 

@@ -7,8 +7,9 @@ import math
 from collections.abc import Iterable
 from fractions import Fraction
 
+from swarmtrain.core.closing import Scalars
 from swarmtrain.core.config import OptimizerSection
-from swarmtrain.core.messages import Scalars, StageSum
+from swarmtrain.core.messages import StageSum
 
 
 def scalars_of(optimizer: OptimizerSection, step: int, steps: int) -> Scalars:

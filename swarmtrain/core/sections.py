@@ -8,13 +8,15 @@ import hashlib
 import json
 import math
 from functools import lru_cache
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from swarmtrain.core.errors import ConfigError
+from swarmtrain.core.outer_section import OuterSection
 from swarmtrain.core.presets import PRESETS
-from swarmtrain.core.units import format_bytes, parse_bytes
+from swarmtrain.core.section import ByteCount, Section, Shares, StageNumbers
+from swarmtrain.core.units import format_bytes
 
 MIB = 1 << 20
 BYTE_TOKENS = 257
@@ -22,47 +24,6 @@ BYTE_TOKENS = 257
 
 CODEC_BYTES_PER_VALUE = {"none": 4.0, "bf16": 2.0, "int8": 1.0 + 4 / 256}
 """Bytes on the wire per activation value; int8 carries one scale per block of 256."""
-
-
-def _whole_bytes(value: object) -> object:
-    """Pydantic takes a ValueError as the field's own fault and adds the key."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return parse_bytes(value)
-    except ConfigError as error:
-        raise ValueError(f"{error.what}; {error.remedy}") from error
-
-
-ByteCount = Annotated[int, BeforeValidator(_whole_bytes)]
-"""Bytes, as a number or as text with a unit such as "256MiB"."""
-
-
-def _as_tuple(value: object) -> object:
-    """TOML has lists only, and a section keeps nothing that could change."""
-    return tuple(value) if isinstance(value, list) else value
-
-
-StageNumbers = Annotated[tuple[int, ...], BeforeValidator(_as_tuple)]
-"""Stages, as a list of numbers."""
-
-
-def _as_shares(value: Any) -> Any:
-    """TOML's list of numbers as floats; anything else is left to fail."""
-    if not isinstance(value, list) or not all(type(entry) in (int, float) for entry in value):
-        return value
-    return tuple(map(float, value))
-
-
-Share = Annotated[float, Field(gt=0, le=1e6)]
-Shares = Annotated[tuple[Share, ...], BeforeValidator(_as_shares)]
-"""Proportions, as a list of numbers."""
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen, no unknown keys, no silent conversions, no infinities."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class RunSection(Section):
@@ -321,53 +282,6 @@ class SwarmSection(Section):
         30.0, ge=1, le=3600, description="Life of a record, renewed at a third"
     )
     join_seconds: float = Field(60.0, gt=0, le=3600, description="Time a newcomer has to join")
-
-
-class OuterSection(Section):
-    """Outer rounds between islands, swarms that each hold a whole model (design.md 8). All of a run have them alike."""
-
-    inner_steps: int = Field(
-        0,
-        ge=0,
-        le=10**6,
-        description="Steps from one round of a fragment to its next; 0 has no rounds",
-    )
-    delay_steps: int = Field(
-        1,
-        ge=1,
-        le=10**6,
-        description="Steps that the result of a round has to come in, at most inner_steps; 1 hides little of it",
-    )
-    fragments: int = Field(
-        1, ge=1, le=1024, description="Pieces of each stage that have rounds of their own, in turns"
-    )
-    staggered: bool = Field(False, description="Stages take turns as well")
-    optimizer: Literal["auto", "nesterov", "momentum", "average"] = Field(
-        "auto", description="How outer parameters follow the mean; auto goes by codec and delay"
-    )
-    learning_rate: float = Field(
-        0.7, gt=0, le=10, description="Of the outer optimizer; auto has its own"
-    )
-    momentum: float = Field(0.9, ge=0, lt=1, description="Of the outer optimizer; auto has its own")
-    warm_up: bool = Field(True, description="Let the outer momentum grow with the rounds done")
-    codec: Literal[
-        "none", "bf16", "fp16", "int8", "int4", "ternary",
-        "rank8", "rank16", "rank32", "top64", "top128",
-    ] = Field("int4", description="Of what islands send each other")  # fmt: skip
-    zstd_level: int = Field(3, ge=0, le=19, description="zstd level of payloads; 0 turns it off")
-    feedback: Literal["auto", "on", "off"] = Field(
-        "auto", description="Send later what the codec left out; auto: where it helps the codec"
-    )
-    merge_factor: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="Share of the own parameters that a late result leaves (Streaming DiLoCo); "
-        "0 carries own progress on top instead",
-    )
-    grace_seconds: float = Field(
-        10.0, gt=0, le=86_400, description="How long a round waits for islands once most are ready"
-    )
 
 
 class RunConfig(Section):

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from swarmtrain.compute.accumulate import Contribution
 from swarmtrain.compute.replica import Replica
+from swarmtrain.core.closing import Scalars
 from swarmtrain.core.config import RunConfig
-from swarmtrain.core.messages import Scalars
 from swarmtrain.core.schedule import learning_rate, scalars_of
 from swarmtrain.core.sequences import Sequences, sequence_of, stage_sequences
 from swarmtrain.core.types import EDGE_STAGE

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from swarmtrain.core.errors import ConfigError
-from swarmtrain.core.sections import ByteCount
+from swarmtrain.core.section import ByteCount
 from swarmtrain.core.units import parse_bytes_per_second
 
 Folder = Literal["machines", "networks", "churn"]

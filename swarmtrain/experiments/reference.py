@@ -18,10 +18,11 @@ from swarmtrain.checkpoint.store import save
 from swarmtrain.compute.accumulate import Contribution, contribution_limit, is_summable
 from swarmtrain.compute.replica import Replica
 from swarmtrain.compute.stage import EdgeCompute, MiddleCompute, StageCompute
+from swarmtrain.core.closing import Closing, Scalars
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.errors import ConfigError, StateError
 from swarmtrain.core.layout import parameters_sha256
-from swarmtrain.core.messages import Closing, Commit, Scalars, StageSum
+from swarmtrain.core.messages import Commit, StageSum
 from swarmtrain.core.schedule import scalars_of
 from swarmtrain.core.sequences import Sequences, sequence_of, stage_sequences
 from swarmtrain.core.types import Roster

@@ -42,7 +42,7 @@ class VirtualPeer:
     """One machine of the virtual world; `slowness` multiplies its modelled compute seconds.
 
     With a `machine` those seconds, its memory and its access line follow from that profile. `region` is one of the
-    network's; `churn` says when it leaves and what comes in its place.
+    network's, `island` the swarm that it is in; `churn` says when it leaves and what comes in its place.
     """
 
     name: str
@@ -51,6 +51,7 @@ class VirtualPeer:
     machine: MachineProfile | None = None
     region: str = ""
     churn: ChurnProfile | None = None
+    island: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +161,7 @@ class Stage:
     """The scene: network, directory, one session per peer, and what is done to them."""
 
     def __init__(self, config: RunConfig, scenario: Scenario, corpus: Corpus) -> None:
-        self.config = config.model_copy(
-            update={"swarm": config.swarm.model_copy(update={"min_peers": len(scenario.peers)})}
-        )
+        self.config = config
         self.scenario, self.corpus = scenario, corpus
         limits = LinkLimits(
             message_bytes=config.limits.message_bytes,
@@ -392,8 +391,15 @@ class Stage:
             memory_bytes=self.figures.memory_bytes(peer),
             kernel_class="virtual",
             region=peer.region,
+            island=peer.island,
         )
-        return Session(self.config, options, world, self.corpus, record)
+        return Session(self._config_of(peer.island), options, world, self.corpus, record)
+
+    def _config_of(self, island: int) -> RunConfig:
+        """An island starts when all its peers are there."""
+        count = sum(peer.island == island for peer in self.scenario.peers)
+        swarm = self.config.swarm.model_copy(update={"min_peers": count})
+        return self.config.model_copy(update={"swarm": swarm})
 
     def _observer(self, name: str) -> Callable[[Span], None]:
         def observe(span: Span) -> None:

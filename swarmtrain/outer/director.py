@@ -12,7 +12,8 @@ for a result longer than `patience_seconds`; what comes later is merged later.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from swarmtrain.core.messages import PlaceNews, RoundNews, RoundWork, RoundWorkKind
+from swarmtrain.core.closing import PlaceNews, RoundWork, RoundWorkKind
+from swarmtrain.core.messages import RoundNews
 from swarmtrain.core.types import PeerId
 from swarmtrain.outer.rounds import Rhythm
 
@@ -104,7 +105,7 @@ class Director:
         elif is_sent:
             waits = next_step >= rhythm.merge_step(stage, fragment, number)
             return _Standing(next_step, waits, ())
-        if number < rhythm.rounds(stage, fragment):
+        if 0 <= number < rhythm.rounds(stage, fragment):
             due_step = rhythm.send_step(stage, fragment, number)
             late_seconds = (due_step - next_step) * step_seconds
             is_late = news.offered > 0 and not works and late_seconds > self.grace_seconds

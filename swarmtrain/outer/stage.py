@@ -100,9 +100,10 @@ class StageRounds:
 
     # ---- one array for transfers, snapshots and checkpoints -----------------------------------------------------
 
-    def pack(self) -> Flat:
+    def pack(self, voters: Sequence[Sequence[tuple[int, int]]]) -> Flat:
         """Everything as float32 words: eight bytes that count those of the description, the description as JSON, and
-        the arrays in its order."""
+        the arrays in its order. `voters` are, by fragment, the islands that vote in its next round, and since which
+        version of their rosters."""
         arrays: list[Tensor] = []
         members = []
         for member in self.members:
@@ -115,6 +116,7 @@ class StageRounds:
             "tokens": self.tokens,
             "tokens_sent": self._tokens_sent,
             "members": members,
+            "voters": voters,
         }
         text = json.dumps(described).encode()
         text += b" " * (-len(text) % 4)
@@ -122,8 +124,11 @@ class StageRounds:
         words = [np.frombuffer(head, dtype=np.float32), *(flat.numpy() for flat in arrays)]
         return np.concatenate(words)
 
-    def unpack(self, packed: Flat) -> None:
-        """Take over what `pack` gave at another replica of this island. Raises StateError, with nothing changed."""
+    def unpack(self, packed: Flat) -> list[list[tuple[int, int]]]:
+        """Take over what `pack` gave at another replica of this island; its `voters`.
+
+        Raises StateError, with nothing changed.
+        """
         described, words = _described(packed)
         try:
             members = list(described["members"])
@@ -132,10 +137,11 @@ class StageRounds:
                 int(described[name]) for name in ("island", "inner_steps", "tokens")
             )
             tokens_sent = [int(count) for count in described["tokens_sent"]]
+            voters = [[(int(i), int(v)) for i, v in entry] for entry in described["voters"]]
         except (KeyError, TypeError, ValueError) as error:
             raise _not_whole(f"its description makes no sense ({error})") from None
         flat_lengths = [length for entry in lengths for length in entry]
-        if len(members) != len(self.members) or len(tokens_sent) != len(self.members):
+        if {len(members), len(tokens_sent), len(voters)} != {len(self.members)}:
             raise _not_whole(f"it has {len(members)} fragments instead of {len(self.members)}")
         if min(flat_lengths, default=0) < 0 or sum(flat_lengths) != words.size:
             raise _not_whole("its arrays are not as long as it says")
@@ -150,6 +156,7 @@ class StageRounds:
             start += len(own)
         self.members = restored
         self.inner_steps, self.tokens, self._tokens_sent = inner_steps, tokens, tokens_sent
+        return voters
 
 
 def local_of(parameters: Tensor, fragment: Fragment) -> Tensor:

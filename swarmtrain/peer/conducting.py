@@ -8,24 +8,28 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from swarmtrain.core.closing import Closing
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.events import TermStarted
 from swarmtrain.core.messages import (
     Ask,
-    Closing,
     Join,
     Leave,
     Nack,
     NewTerm,
     Promise,
+    RoundNews,
     StepMessage,
     Tell,
 )
-from swarmtrain.core.schedule import scalars_of
+from swarmtrain.core.schedule import learning_rate, scalars_of
 from swarmtrain.core.sequences import stage_sequences
 from swarmtrain.core.types import PeerId, Roster, is_majority
+from swarmtrain.outer.director import Director
+from swarmtrain.outer.rounds import Rhythm
 from swarmtrain.peer.parts import Parts
 from swarmtrain.peer.pathing import Pathing
+from swarmtrain.peer.restore import now_seconds
 from swarmtrain.steps.ballot import (
     Candidate,
     Complete,
@@ -50,7 +54,9 @@ class Conducting:
         self._parts, self._me = parts, parts.me
         self._member, self._record = parts.member, parts.record
         self.pathing = Pathing(parts.me, parts.config, parts.lane.is_modelled, parts.record, failed)
-        self._plan = plan_of(parts.config, self.pathing)
+        self._director = director_of(parts.config) if parts.outer is not None else None
+        self._applied_seconds, self._step_seconds = now_seconds(), 0.0
+        self._plan = plan_of(parts.config, self.pathing, self._closing)
         self.conductor: StepConductor | None = None
         self.candidate: Candidate | None = None
         self._first_roster: Roster | None = None
@@ -95,6 +101,10 @@ class Conducting:
             self._highest_term = max(self._highest_term, message.term)
             if self.candidate is not None and message.term > self.candidate.term:
                 self.candidate = None
+        if isinstance(message, RoundNews):
+            if self._director is not None:
+                self._director.heard(sender, message)
+            return self.conductor.close() if self.conductor is not None else []
         if isinstance(message, Promise) and self.candidate is not None:
             self.candidate.promised(sender, message)
             return self._conclude_if_heard()
@@ -144,6 +154,26 @@ class Conducting:
         """Ask the conductor to open the next step without this peer."""
         conductor = self._member.conductor
         return [Send(conductor, Leave(reason))] if conductor is not None else []
+
+    def _closing(self, step: int) -> Closing | None:
+        """What follows from the sum of `step`; None while an outer round is worth waiting for."""
+        config, outer = self._parts.config, self._parts.outer
+        if self._director is None or outer is None or self.conductor is None:
+            return Closing(scalars_of(config.optimizer, step, config.run.steps), step + 1)
+        peers = self.conductor.roster.peers
+        rounds = self._director.closing(step, peers, now_seconds(), self._step_seconds)
+        if rounds is None:
+            return None
+        # Moments count this island's own updates: the run's steps may have passed without it.
+        own_steps = next(iter(outer.stages.values())).inner_steps
+        scalars = scalars_of(config.optimizer, own_steps, config.run.steps)
+        rate = learning_rate(config.optimizer, step, config.run.steps)
+        return Closing(replace(scalars, learning_rate=rate), rounds.next_step, rounds.works)
+
+    def applied(self) -> None:
+        """A step is done here: what one usually takes tells when a slow island has to send."""
+        now = now_seconds()
+        self._applied_seconds, self._step_seconds = now, now - self._applied_seconds
 
     def _stand_if_lowest(self) -> list[Effect]:
         last = self._member.last
@@ -227,7 +257,21 @@ def _rank(peer: PeerId) -> int:
     return zlib.crc32(peer.encode()) & 0xFFFF
 
 
-def plan_of(config: RunConfig, pathing: Pathing) -> Plan:
+def director_of(config: RunConfig) -> Director:
+    """Half of the grace window is for stragglers, as in their group; a result is waited for through all of it."""
+    outer = config.outer
+    rhythm = Rhythm(
+        config.run.steps,
+        config.model.stages,
+        outer.inner_steps,
+        outer.fragments,
+        outer.delay_steps,
+        outer.staggered,
+    )
+    return Director(rhythm, outer.grace_seconds / 2, outer.grace_seconds)
+
+
+def plan_of(config: RunConfig, pathing: Pathing, closing: Callable[[int], Closing | None]) -> Plan:
     """What the conductor must know of the run."""
     return Plan(
         steps=config.run.steps,
@@ -235,9 +279,7 @@ def plan_of(config: RunConfig, pathing: Pathing) -> Plan:
         microbatches=config.train.microbatches,
         tokens=config.train.microbatches * config.train.tokens_per_microbatch,
         sequences=lambda step: stage_sequences(config, step),
-        closing=lambda step: Closing(
-            scalars_of(config.optimizer, step, config.run.steps), step + 1
-        ),
+        closing=closing,
         recovery=RecoveryPolicy(
             initial_base=first_base(bytes.fromhex(config.hash)),
             snapshot_steps=config.recovery.snapshot_steps,

@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from swarmtrain.compute.lane import Kind, Task
-from swarmtrain.core.errors import LinkError, WireError
+from swarmtrain.compute.replica import Replica
+from swarmtrain.core.errors import LinkError, StateError, WireError
 from swarmtrain.core.events import Noted, Replayed
 from swarmtrain.core.faultpoints import hearing, reached
 from swarmtrain.core.messages import (
@@ -21,6 +22,7 @@ from swarmtrain.core.messages import (
     Open,
     Reopen,
     Restore,
+    RoundNews,
     StageDigest,
     StepMessage,
 )
@@ -32,6 +34,7 @@ from swarmtrain.peer.hops import StepMoved
 from swarmtrain.peer.parts import Parts
 from swarmtrain.peer.recovering import Recovering
 from swarmtrain.peer.restore import now_seconds
+from swarmtrain.peer.rounds import OuterRounds
 from swarmtrain.steps.effects import (
     Acknowledged,
     Advance,
@@ -77,13 +80,14 @@ class Island:
         self._is_over = False
         self._reducing: asyncio.Task[None] | None = None
         self._acknowledging = Acknowledgements(now_seconds())
+        self.rounds = OuterRounds(parts, self._tell_news, failed) if parts.outer else None
         self._tasks.spawn(self._tick(), "tick")
 
     # ---- inputs -------------------------------------------------------------------------------------------------
 
     def receive(self, sender: PeerId, message: StepMessage) -> None:
         """Give a message to the machines it concerns. FREEZE waits for what was answered and is not held yet."""
-        if not isinstance(message, Ask | Join):
+        if not isinstance(message, Ask | Join | RoundNews):
             # Peers that wait ask again and again: that is no progress for the conductor they wait for.
             self._progress += 1
         if isinstance(message, Freeze) and not self.parts.worker.is_settled:
@@ -99,6 +103,8 @@ class Island:
         effects = self.parts.member.handle(sender, message)
         effects += self.conducting.handle(sender, message)
         self.perform(effects)
+        if self.rounds is not None:
+            self.rounds.look()
         self._tasks.spawn(self.parts.worker.moved(), "moved")
 
     async def _receive_settled(self, sender: PeerId, message: Freeze) -> None:
@@ -119,6 +125,8 @@ class Island:
 
     def lost(self, peer: PeerId) -> None:
         """A peer cannot be reached any more."""
+        if self.rounds is not None:
+            self.rounds.lost(peer)
         self.perform(self.conducting.lost(peer))
 
     def drain(self, reason: str) -> None:
@@ -137,6 +145,8 @@ class Island:
             self.perform(self.conducting.conductor.move(peer, stages, reason))
 
     async def close(self) -> None:
+        if self.rounds is not None:
+            await self.rounds.close()
         await self.recovering.close()
         await self.conducting.pathing.close()
         await self._tasks.cancel_all()
@@ -176,6 +186,8 @@ class Island:
                 self._tasks.spawn(self._apply(commit), f"apply {commit.step}")
             case Advance(step):
                 parts.worker.leave_step(step)
+                if self.rounds is not None:
+                    self.rounds.follow()
             case Forget(step):
                 parts.worker.store.forget_before(step)
                 if parts.member.roster is not None and parts.member.step == step:
@@ -247,16 +259,29 @@ class Island:
 
     async def _apply(self, commit: Commit) -> None:
         parts, clip_norm = self.parts, self.parts.config.optimizer.clip_norm
-        prepared = parts.member.ledger.prepared
+        prepared, rounds = parts.member.ledger.prepared, self.rounds
         assert prepared is not None, "only what was prepared is applied"
         sums = parts.reducer.sums_of(prepared)
         reached("apply.begun")
+        if rounds is not None:
+            try:
+                await rounds.prepare(commit)
+            except StateError as error:
+                self.perform(parts.member.unable(commit, str(error)))
+                return
+        tokens = rounds.tokens(commit) if rounds is not None else {}
+
+        def apply(replica: Replica) -> StageDigest:
+            digest = replica.apply(sums[replica.stage], commit, clip_norm)
+            if rounds is None:
+                return digest
+            rounds.states.close(replica, commit, tokens[replica.stage])
+            return StageDigest(replica.stage, replica.digest())
+
         queued = [
             parts.lane.submit(
                 Task(Kind.STATE, stage, name="apply"),
-                lambda replica=replica: replica.apply(  # type: ignore[misc]
-                    sums[replica.stage], commit, clip_norm
-                ),
+                lambda replica=replica: apply(replica),  # type: ignore[misc]
             )
             for stage, replica in sorted(parts.replicas.items())
         ]
@@ -266,8 +291,11 @@ class Island:
             return  # the island was restored to another state meanwhile, which is loaded behind this one
         parts.reducer.forget_before(commit.next_step)
         self._acknowledging.applied(commit, now_seconds())
+        self.conducting.applied()
         self.perform(parts.member.applied(commit, digests))
         self.recovering.keeping.keep_own(parts.member.step, parts.member.base)
+        if rounds is not None:
+            await rounds.closed(commit)
         await parts.worker.moved()
         await parts.reducer.fence()
 
@@ -276,6 +304,11 @@ class Island:
             self.parts.record(event)
         if commit.next_step >= self.parts.config.run.steps:
             self.stop("the last step is committed", finished=True)
+
+    def _tell_news(self, news: RoundNews) -> None:
+        conductor = self.parts.member.conductor
+        if conductor is not None:
+            self._send(conductor, news)
 
     def _host_came_too_late(self, reason: str) -> None:
         if self.conducting.conductor is not None and self.conducting.conductor.phase == "revive":

@@ -2,9 +2,7 @@
 
 from collections.abc import Callable
 
-from swarmtrain.checkpoint.stage_file import StageState
 from swarmtrain.compute.lane import Kind, Task
-from swarmtrain.compute.replica import Replica
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.errors import LinkError, StateError
 from swarmtrain.core.events import Noted, SnapshotKept
@@ -24,18 +22,6 @@ def is_kept(config: RunConfig, step: int) -> bool:
     return step > 0 and any(every and step % every == 0 for every in wanted)
 
 
-def live_state(replica: Replica) -> StageState:
-    """What the replica holds now, in its own memory: it changes when the step does."""
-    flat, current = replica.compute.flat, replica.current
-    return StageState(
-        stage=replica.stage,
-        names_shapes=tuple(zip(flat.names, flat.shapes, strict=True)),
-        parameters=current.parameters.numpy(),
-        moment1=current.moment1.numpy(),
-        moment2=current.moment2.numpy(),
-    )
-
-
 class Keeping:
     """Takes and holds snapshots beside training; never in its way."""
 
@@ -47,13 +33,13 @@ class Keeping:
     def keep_own(self, step: int, base: Digest) -> None:
         """Copy this peer's stages right behind the move to `step`, before anything can move them on."""
         if is_kept(self._parts.config, step):
-            for stage, replica in sorted(self._parts.replicas.items()):
-                self._tasks.spawn(self._keep(stage, replica, step, base), f"keep {stage}")
+            for stage in sorted(self._parts.replicas):
+                self._tasks.spawn(self._keep(stage, step, base), f"keep {stage}")
 
-    async def _keep(self, stage: int, replica: Replica, step: int, base: Digest) -> None:
+    async def _keep(self, stage: int, step: int, base: Digest) -> None:
         parts, start_seconds = self._parts, now_seconds()
-        task = Task(Kind.STATE, stage, name="keep")
-        state = await parts.lane.submit(task, lambda: copy_of(live_state(replica)))
+        task, live = Task(Kind.STATE, stage, name="keep"), parts.state_of(stage)
+        state = await parts.lane.submit(task, lambda: copy_of(live))
         parts.snapshots.put(state, step, base)
         parts.record(SnapshotKept(stage, step, 0, now_seconds() - start_seconds))
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from swarmtrain.checkpoint.stage_file import StageState
 from swarmtrain.compute.lane import Lane
 from swarmtrain.compute.replica import Replica
 from swarmtrain.core.config import RunConfig
@@ -12,6 +13,7 @@ from swarmtrain.core.messages import CheckpointAt
 from swarmtrain.core.types import Member, PeerId
 from swarmtrain.peer.links import Links
 from swarmtrain.peer.reduce import Reducer
+from swarmtrain.peer.stage_rounds import OuterStates
 from swarmtrain.peer.worker import Worker
 from swarmtrain.recovery.snapshots import Snapshots
 from swarmtrain.steps.member import StepMember
@@ -24,7 +26,7 @@ class Parts:
 
     `build(stage)` makes a replica with the run's initial parameters; `capacity_stages` is how many the machine's
     memory has room for; `coordinator()` is the link to the coordinator, if there is one; `checkpoint` the newest one
-    that the coordinator spoke of.
+    that the coordinator spoke of; `outer` what outer rounds keep, None in a run without them.
     """
 
     me: PeerId
@@ -43,6 +45,21 @@ class Parts:
     coordinator: Callable[[], Link | None]
     region: str = ""
     checkpoint: CheckpointAt | None = None
+    outer: OuterStates | None = None
+    island: int = 0
+
+    def state_of(self, stage: int) -> StageState:
+        """What this peer holds of a stage right now, in its own memory: it changes when the step does."""
+        replica = self.replicas[stage]
+        flat, current = replica.compute.flat, replica.current
+        return StageState(
+            stage=stage,
+            names_shapes=tuple(zip(flat.names, flat.shapes, strict=True)),
+            parameters=current.parameters.numpy(),
+            moment1=current.moment1.numpy(),
+            moment2=current.moment2.numpy(),
+            rounds=self.outer.packed(stage) if self.outer is not None else None,
+        )
 
     @property
     def own(self) -> Member:

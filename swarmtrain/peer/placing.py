@@ -40,7 +40,7 @@ class Machine:
 @dataclass(slots=True)
 class Placing:
     """One peer's view of the directory. `pinned` are the stages its owner chose, None for auto; `region` is where the
-    owner says it stands."""
+    owner says it stands. `records` are those of its own island, `elsewhere` those of others."""
 
     config: RunConfig
     me: PeerId
@@ -49,6 +49,8 @@ class Placing:
     directory: Directory
     record: Record
     region: str = ""
+    island: int = 0
+    elsewhere: tuple[PeerRecord, ...] = ()
     records: tuple[PeerRecord, ...] = ()
     assignment: Assignment = field(default_factory=lambda: Assignment((), ""))
     is_steady: bool = False
@@ -83,7 +85,12 @@ class Placing:
         if _differ(self._told_links, own.links):
             self._told_links = own.links
             self.record(LinksMeasured(self.me, own.links))
-        previous, self.records = self.records, await self.directory.records()
+        everybody = await self.directory.records()
+        previous, self.records = (
+            self.records,
+            tuple(r for r in everybody if r.island == self.island),
+        )
+        self.elsewhere = tuple(r for r in everybody if r.island != self.island)
         self.is_steady = _plain(previous) == _plain(self.records)
         if state == "joining":
             self.assignment = self._assign().get(self.me, self.assignment)
@@ -175,6 +182,7 @@ class Placing:
             task_seconds=(load.forward_seconds, load.backward_seconds, load.loss_seconds),
             links=machine.links(),
             region=self.region,
+            island=self.island,
         )
 
 

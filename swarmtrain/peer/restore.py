@@ -80,7 +80,7 @@ async def restore(parts: Parts, message: Restore, last: Commit | None) -> tuple[
         if _is_live_here(parts, source):
             continue
         if source.tier == INITIAL:
-            parts.replicas[stage] = await parts.build(stage)
+            await _begin_stage(parts, stage)
             continue
         found = await _state_of(parts, source, message, last)
         states[stage] = found.state
@@ -94,11 +94,16 @@ async def load(
     """Host exactly `stages`: those in `states` with that state, the others as they are, with empty sums."""
     for stage in stages:
         if stage not in parts.replicas:
-            parts.replicas[stage] = await parts.build(stage)
+            await _begin_stage(parts, stage)
     for stage, state in states.items():
         _check_size(parts.replicas[stage], state)
-    for stage in [known for known in parts.replicas if known not in stages]:
+        if parts.outer is not None:
+            parts.outer.load(stage, state.rounds)
+    gone = [known for known in parts.replicas if known not in stages]
+    for stage in gone:
         del parts.replicas[stage]
+    if parts.outer is not None:
+        parts.outer.forget(gone)
     digests = []
     for stage in stages:
         replica = parts.replicas[stage]
@@ -108,6 +113,13 @@ async def load(
         await parts.lane.submit(task, lambda r=replica, f=flats: _begin(r, f))  # type: ignore[misc]
         digests.append(StageDigest(stage, replica.digest()))
     return tuple(digests)
+
+
+async def _begin_stage(parts: Parts, stage: int) -> None:
+    """Host a stage with the parameters that the run starts from."""
+    replica = parts.replicas[stage] = await parts.build(stage)
+    if parts.outer is not None:
+        parts.outer.begin(replica)
 
 
 def _begin(replica: Replica, flats: list[torch.Tensor] | None) -> None:

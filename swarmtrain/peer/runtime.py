@@ -20,6 +20,7 @@ from swarmtrain.peer.position import Positions, Samples
 from swarmtrain.peer.probing import Probing
 from swarmtrain.peer.reduce import Reducer
 from swarmtrain.peer.restore import load_checkpoint
+from swarmtrain.peer.stage_rounds import OuterStates
 from swarmtrain.peer.worker import Worker
 from swarmtrain.recovery.snapshots import Snapshots
 from swarmtrain.steps.keys import first_base
@@ -46,6 +47,7 @@ class Setting:
     coordinator: Callable[[], Link | None]
     start: CheckpointAt | None
     region: str
+    island: int = 0
 
 
 @dataclass(slots=True)
@@ -85,6 +87,10 @@ async def build_runtime(
     start = setting.start or CheckpointAt(0, first_base(bytes.fromhex(config.hash)))
     member = StepMember(setting.me, stages, start.step, start.base)
     replicas = {stage: await build(stage) for stage in stages}
+    outer = OuterStates(config, setting.island) if config.outer.inner_steps else None
+    if outer is not None:
+        for replica in replicas.values():
+            outer.begin(replica)
     positions = Positions(
         member=member,
         replicas=replicas,
@@ -116,6 +122,8 @@ async def build_runtime(
         coordinator=setting.coordinator,
         region=setting.region,
         checkpoint=setting.start,
+        outer=outer,
+        island=setting.island,
     )
     if setting.start is not None:
         await load_checkpoint(parts, setting.start)

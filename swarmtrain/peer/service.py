@@ -7,18 +7,19 @@ from swarmtrain.core.errors import Incompatible, Refused, SwarmError, WireError
 from swarmtrain.core.events import BadMessage, LinkClosed, Noted, PeerRefused, Record
 from swarmtrain.core.messages import CheckpointAt, StepMessage
 from swarmtrain.core.types import PeerId
-from swarmtrain.peer.keeping import live_state
 from swarmtrain.peer.links import Links
 from swarmtrain.peer.meddling import Meddling
 from swarmtrain.peer.runtime import Runtime
 from swarmtrain.recovery.serving import layout_answer, state_piece
 from swarmtrain.transport.link import Hello, Link, Message
-from swarmtrain.transport.messages import decode, decode_step
+from swarmtrain.transport.messages import decode, decode_round, decode_step
 from swarmtrain.transport.requests import (
     Description,
     FinishRequest,
+    OuterStateRequest,
     PieceRequest,
     ProcessRequest,
+    RoundPieceRequest,
     StateReply,
     StateRequest,
     Status,
@@ -89,8 +90,13 @@ class Service:
 
     def _take(self, link: Link, method: str, meta: bytes) -> None:
         match method:
+            case "step" if link.remote.island != self._calls.hello().island:
+                raise WireError("a step message from another island", link.remote.peer)
             case "step":
                 self._calls.on_step(link.remote.peer, decode_step(meta))
+            case "round":
+                if self.runtime is not None and self.runtime.island.rounds is not None:
+                    self.runtime.island.rounds.receive(link.remote.peer, decode_round(meta))
             case "drain" | "finish" | "checkpoint" if not self.is_coordinator(link):
                 raise WireError("only the run's coordinator may end it", f"method {method}")
             case "checkpoint":
@@ -141,6 +147,12 @@ class Service:
             case "piece":
                 piece, body = await runtime.reducer.piece(PieceRequest.decode(request.meta))
                 return Message(piece.encode(), body)
+            case "round_piece" if runtime.island.rounds is not None:
+                piece_request = RoundPieceRequest.decode(request.meta)
+                return await runtime.island.rounds.payloads.answer(piece_request)
+            case "outer_state" if runtime.island.rounds is not None:
+                state_request = OuterStateRequest.decode(request.meta)
+                return await runtime.island.rounds.answer_state(state_request)
             case "state":
                 return _state(runtime, StateRequest.decode(request.meta))
             case "layout":
@@ -176,23 +188,22 @@ def _state(runtime: Runtime, request: StateRequest) -> Message:
 
     A piece of no length asks for the digests of parameters and moments.
     """
-    member, replica = runtime.member, runtime.replicas.get(request.stage)
+    member = runtime.member
     snapshot = runtime.snapshots.get(request.stage, request.step)
     if snapshot is not None:
         return state_piece(snapshot.state, snapshot.at.base, request)
-    if replica is None:
+    if request.stage not in runtime.replicas:
         raise WireError("this peer does not have that stage", f"stage {request.stage}")
     if request.step != member.step or member.is_busy:
         fenced = StateReply(Status.FENCED, member.step, member.base, 0, (), b"")
         return Message(fenced.encode())
-    return state_piece(live_state(replica), member.base, request)
+    return state_piece(runtime.island.parts.state_of(request.stage), member.base, request)
 
 
 def _layout(runtime: Runtime, request: StateRequest) -> Message:
     """Names and shapes of a stage's parameters, in the order of its flat layout, as JSON."""
-    replica = runtime.replicas.get(request.stage)
-    if replica is not None:
-        return layout_answer(live_state(replica))
+    if request.stage in runtime.replicas:
+        return layout_answer(runtime.island.parts.state_of(request.stage))
     for snapshot in runtime.snapshots:
         if snapshot.at.stage == request.stage:
             return layout_answer(snapshot.state)

@@ -63,7 +63,8 @@ class World:
 class PeerOptions:
     """A volunteer's choices. `stages` None means auto; `memory_bytes` is what the peer may use.
 
-    `start` is the checkpoint that the run starts from; `region` is where the machine stands, empty where nobody said.
+    `start` is the checkpoint that the run starts from; `region` is where the machine stands, empty where nobody said;
+    `island` is the swarm that it helps to hold a whole model.
     """
 
     me: PeerId
@@ -76,6 +77,7 @@ class PeerOptions:
     coordinator: str = ""
     start: CheckpointAt | None = None
     region: str = ""
+    island: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,7 @@ class Session:
             world.directory,
             record,
             options.region,
+            options.island,
         )
         self._balancing = Balancing(config, options.me, self.vocab_size)
         self._queued: list[tuple[PeerId, StepMessage]] = []
@@ -217,8 +220,9 @@ class Session:
             self._note_stages()
             is_in = self.runtime is not None
             await placing.look(machine, self.address, self._state(), is_in)
-            for entry in placing.records:
+            for entry in (*placing.records, *placing.elsewhere):
                 self.links.learn(entry.peer, entry.address)
+            self._meet_islands()
             if self.runtime is None and self._locking is None:
                 roster = placing.first_roster()
                 if roster is not None:
@@ -227,6 +231,13 @@ class Session:
                     self._locking = self._tasks.spawn(self._join_running(), "join")
             self._rebalance()
             await asyncio.sleep(LOOK_SECONDS if self._state() == "joining" else life_seconds / 3)
+
+    def _meet_islands(self) -> None:
+        """Peers of other islands that host stages of this one are in its groups."""
+        rounds = self.runtime.island.rounds if self.runtime is not None else None
+        for entry in self.placing.elsewhere:
+            if rounds is not None and entry.state in ("joining", "serving"):
+                rounds.meet(entry.peer, entry.stages)
 
     def _rebalance(self) -> None:
         """As conductor, plan with what is published by now, and move a peer to where it helps most, if that pays."""
@@ -335,6 +346,7 @@ class Session:
             coordinator=lambda: self.coordinator(),
             start=self.options.start,
             region=self.options.region,
+            island=self.options.island,
         )
         self.runtime = await build_runtime(setting, stages, self._end, self._failed)
         self.service.runtime = self.runtime
@@ -349,7 +361,7 @@ class Session:
             self.corpus,
             seed=self.config.run.seed,
             step=step,
-            index=index,
+            index=self.options.island * train.microbatches + index,
             microbatch_size=train.microbatch_size,
             sequence_length=train.sequence_length,
         )
@@ -438,6 +450,7 @@ class Session:
             kernel_class=self.options.kernel_class,
             address=self.address,
             role="peer",
+            island=self.options.island,
         )
 
     def _describe(self) -> Description:

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Hello(_message.Message):
-    __slots__ = ("protocol", "version", "run", "peer", "corpus", "kernel_class", "address", "role")
+    __slots__ = ("protocol", "version", "run", "peer", "corpus", "kernel_class", "address", "role", "island")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
@@ -17,6 +17,7 @@ class Hello(_message.Message):
     KERNEL_CLASS_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
+    ISLAND_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     version: str
     run: bytes
@@ -25,7 +26,8 @@ class Hello(_message.Message):
     kernel_class: str
     address: str
     role: str
-    def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., run: _Optional[bytes] = ..., peer: _Optional[str] = ..., corpus: _Optional[str] = ..., kernel_class: _Optional[str] = ..., address: _Optional[str] = ..., role: _Optional[str] = ...) -> None: ...
+    island: int
+    def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., run: _Optional[bytes] = ..., peer: _Optional[str] = ..., corpus: _Optional[str] = ..., kernel_class: _Optional[str] = ..., address: _Optional[str] = ..., role: _Optional[str] = ..., island: _Optional[int] = ...) -> None: ...
 
 class Describe(_message.Message):
     __slots__ = ()

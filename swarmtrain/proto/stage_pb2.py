@@ -22,35 +22,44 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from swarmtrain.proto import round_pb2 as swarmtrain_dot_proto_dot_round__pb2
 from swarmtrain.proto import step_pb2 as swarmtrain_dot_proto_dot_step__pb2
 from swarmtrain.proto import tensor_pb2 as swarmtrain_dot_proto_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cswarmtrain/proto/stage.proto\x12\rswarmtrain.v1\x1a\x1bswarmtrain/proto/step.proto\x1a\x1dswarmtrain/proto/tensor.proto\"\xc6\x01\n\x0eProcessRequest\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x0c\n\x04\x62\x61se\x18\x02 \x01(\x0c\x12\x16\n\x0eroster_version\x18\x03 \x01(\x03\x12\x0b\n\x03key\x18\x04 \x01(\x03\x12\x10\n\x08position\x18\x05 \x01(\x03\x12#\n\x05route\x18\x06 \x03(\x0b\x32\x14.swarmtrain.v1.Visit\x12\x0f\n\x07\x61ttempt\x18\x07 \x01(\x03\x12+\n\x06tensor\x18\x08 \x01(\x0b\x32\x1b.swarmtrain.v1.TensorHeader\"\x97\x01\n\x0cProcessReply\x12%\n\x06status\x18\x01 \x01(\x0e\x32\x15.swarmtrain.v1.Status\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0c\n\x04step\x18\x03 \x01(\x03\x12+\n\x06tensor\x18\x04 \x01(\x0b\x32\x1b.swarmtrain.v1.TensorHeader\x12\x15\n\rbelow_seconds\x18\x05 \x01(\x01\";\n\x0cWhereRequest\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x0b\n\x03key\x18\x02 \x01(\x03\x12\x10\n\x08position\x18\x03 \x01(\x03\"\x1e\n\nWhereReply\x12\x10\n\x08is_below\x18\x01 \x01(\x08\"\"\n\x0cProbeRequest\x12\x12\n\nbody_bytes\x18\x01 \x01(\x03\"w\n\x0cPieceRequest\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x0c\n\x04term\x18\x02 \x01(\x03\x12\x0c\n\x04seal\x18\x03 \x01(\x03\x12\r\n\x05stage\x18\x04 \x01(\x03\x12\r\n\x05slice\x18\x05 \x01(\x03\x12\x0e\n\x06slices\x18\x06 \x01(\x03\x12\x0f\n\x07reduced\x18\x07 \x01(\x08\"a\n\nPieceReply\x12%\n\x06status\x18\x01 \x01(\x0e\x32\x15.swarmtrain.v1.Status\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05\x63ount\x18\x03 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x0c\"W\n\x0cStateRequest\x12\r\n\x05stage\x18\x01 \x01(\x03\x12\x0c\n\x04step\x18\x02 \x01(\x03\x12\x14\n\x0coffset_bytes\x18\x03 \x01(\x03\x12\x14\n\x0clength_bytes\x18\x04 \x01(\x03\"\xa1\x01\n\nStateReply\x12%\n\x06status\x18\x01 \x01(\x0e\x32\x15.swarmtrain.v1.Status\x12\x0c\n\x04step\x18\x02 \x01(\x03\x12\x0c\n\x04\x62\x61se\x18\x03 \x01(\x0c\x12\x13\n\x0btotal_bytes\x18\x04 \x01(\x03\x12+\n\x07\x64igests\x18\x05 \x03(\x0b\x32\x1a.swarmtrain.v1.StageDigest\x12\x0e\n\x06\x64igest\x18\x06 \x01(\x0c*\x9e\x01\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\r\n\tSTATUS_OK\x10\x01\x12\x0f\n\x0bSTATUS_VOID\x10\x02\x12\x0f\n\x0bSTATUS_BUSY\x10\x03\x12\x11\n\rSTATUS_FENCED\x10\x04\x12\x12\n\x0eSTATUS_REFRESH\x10\x05\x12\x0f\n\x0bSTATUS_FULL\x10\x06\x12\x13\n\x0fSTATUS_MISMATCH\x10\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cswarmtrain/proto/stage.proto\x12\rswarmtrain.v1\x1a\x1cswarmtrain/proto/round.proto\x1a\x1bswarmtrain/proto/step.proto\x1a\x1dswarmtrain/proto/tensor.proto\"\xc6\x01\n\x0eProcessRequest\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x0c\n\x04\x62\x61se\x18\x02 \x01(\x0c\x12\x16\n\x0eroster_version\x18\x03 \x01(\x03\x12\x0b\n\x03key\x18\x04 \x01(\x03\x12\x10\n\x08position\x18\x05 \x01(\x03\x12#\n\x05route\x18\x06 \x03(\x0b\x32\x14.swarmtrain.v1.Visit\x12\x0f\n\x07\x61ttempt\x18\x07 \x01(\x03\x12+\n\x06tensor\x18\x08 \x01(\x0b\x32\x1b.swarmtrain.v1.TensorHeader\"\x97\x01\n\x0cProcessReply\x12%\n\x06status\x18\x01 \x01(\x0e\x32\x15.swarmtrain.v1.Status\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0c\n\x04step\x18\x03 \x01(\x03\x12+\n\x06tensor\x18\x04 \x01(\x0b\x32\x1b.swarmtrain.v1.TensorHeader\x12\x15\n\rbelow_seconds\x18\x05 \x01(\x01\";\n\x0cWhereRequest\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x0b\n\x03key\x18\x02 \x01(\x03\x12\x10\n\x08position\x18\x03 \x01(\x03\"\x1e\n\nWhereReply\x12\x10\n\x08is_below\x18\x01 \x01(\x08\"\"\n\x0cProbeRequest\x12\x12\n\nbody_bytes\x18\x01 \x01(\x03\"w\n\x0cPieceRequest\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x0c\n\x04term\x18\x02 \x01(\x03\x12\x0c\n\x04seal\x18\x03 \x01(\x03\x12\r\n\x05stage\x18\x04 \x01(\x03\x12\r\n\x05slice\x18\x05 \x01(\x03\x12\x0e\n\x06slices\x18\x06 \x01(\x03\x12\x0f\n\x07reduced\x18\x07 \x01(\x08\"a\n\nPieceReply\x12%\n\x06status\x18\x01 \x01(\x0e\x32\x15.swarmtrain.v1.Status\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05\x63ount\x18\x03 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x0c\"W\n\x0cStateRequest\x12\r\n\x05stage\x18\x01 \x01(\x03\x12\x0c\n\x04step\x18\x02 \x01(\x03\x12\x14\n\x0coffset_bytes\x18\x03 \x01(\x03\x12\x14\n\x0clength_bytes\x18\x04 \x01(\x03\"\xa1\x01\n\nStateReply\x12%\n\x06status\x18\x01 \x01(\x0e\x32\x15.swarmtrain.v1.Status\x12\x0c\n\x04step\x18\x02 \x01(\x03\x12\x0c\n\x04\x62\x61se\x18\x03 \x01(\x0c\x12\x13\n\x0btotal_bytes\x18\x04 \x01(\x03\x12+\n\x07\x64igests\x18\x05 \x03(\x0b\x32\x1a.swarmtrain.v1.StageDigest\x12\x0e\n\x06\x64igest\x18\x06 \x01(\x0c\"\x8d\x01\n\x11RoundPieceRequest\x12\r\n\x05stage\x18\x01 \x01(\x03\x12\x10\n\x08\x66ragment\x18\x02 \x01(\x03\x12\r\n\x05round\x18\x03 \x01(\x03\x12\x0c\n\x04\x62\x61se\x18\x04 \x01(\x0c\x12\x0e\n\x06island\x18\x05 \x01(\x03\x12\x14\n\x0coffset_bytes\x18\x06 \x01(\x03\x12\x14\n\x0clength_bytes\x18\x07 \x01(\x03\"]\n\x0fRoundPieceReply\x12%\n\x06status\x18\x01 \x01(\x0e\x32\x15.swarmtrain.v1.Status\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\"o\n\x11OuterStateRequest\x12\r\n\x05stage\x18\x01 \x01(\x03\x12\x10\n\x08\x66ragment\x18\x02 \x01(\x03\x12\r\n\x05round\x18\x03 \x01(\x03\x12\x14\n\x0coffset_bytes\x18\x04 \x01(\x03\x12\x14\n\x0clength_bytes\x18\x05 \x01(\x03\"\xb6\x01\n\x0fOuterStateReply\x12%\n\x06status\x18\x01 \x01(\x0e\x32\x15.swarmtrain.v1.Status\x12\r\n\x05round\x18\x02 \x01(\x03\x12\r\n\x05steps\x18\x03 \x01(\x03\x12\x0c\n\x04\x62\x61se\x18\x04 \x01(\x0c\x12+\n\x07members\x18\x05 \x03(\x0b\x32\x1a.swarmtrain.v1.GroupMember\x12\x13\n\x0btotal_bytes\x18\x06 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x07 \x01(\x0c*\x9e\x01\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\r\n\tSTATUS_OK\x10\x01\x12\x0f\n\x0bSTATUS_VOID\x10\x02\x12\x0f\n\x0bSTATUS_BUSY\x10\x03\x12\x11\n\rSTATUS_FENCED\x10\x04\x12\x12\n\x0eSTATUS_REFRESH\x10\x05\x12\x0f\n\x0bSTATUS_FULL\x10\x06\x12\x13\n\x0fSTATUS_MISMATCH\x10\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'swarmtrain.proto.stage_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STATUS']._serialized_start=1065
-  _globals['_STATUS']._serialized_end=1223
-  _globals['_PROCESSREQUEST']._serialized_start=108
-  _globals['_PROCESSREQUEST']._serialized_end=306
-  _globals['_PROCESSREPLY']._serialized_start=309
-  _globals['_PROCESSREPLY']._serialized_end=460
-  _globals['_WHEREREQUEST']._serialized_start=462
-  _globals['_WHEREREQUEST']._serialized_end=521
-  _globals['_WHEREREPLY']._serialized_start=523
-  _globals['_WHEREREPLY']._serialized_end=553
-  _globals['_PROBEREQUEST']._serialized_start=555
-  _globals['_PROBEREQUEST']._serialized_end=589
-  _globals['_PIECEREQUEST']._serialized_start=591
-  _globals['_PIECEREQUEST']._serialized_end=710
-  _globals['_PIECEREPLY']._serialized_start=712
-  _globals['_PIECEREPLY']._serialized_end=809
-  _globals['_STATEREQUEST']._serialized_start=811
-  _globals['_STATEREQUEST']._serialized_end=898
-  _globals['_STATEREPLY']._serialized_start=901
-  _globals['_STATEREPLY']._serialized_end=1062
+  _globals['_STATUS']._serialized_start=1632
+  _globals['_STATUS']._serialized_end=1790
+  _globals['_PROCESSREQUEST']._serialized_start=138
+  _globals['_PROCESSREQUEST']._serialized_end=336
+  _globals['_PROCESSREPLY']._serialized_start=339
+  _globals['_PROCESSREPLY']._serialized_end=490
+  _globals['_WHEREREQUEST']._serialized_start=492
+  _globals['_WHEREREQUEST']._serialized_end=551
+  _globals['_WHEREREPLY']._serialized_start=553
+  _globals['_WHEREREPLY']._serialized_end=583
+  _globals['_PROBEREQUEST']._serialized_start=585
+  _globals['_PROBEREQUEST']._serialized_end=619
+  _globals['_PIECEREQUEST']._serialized_start=621
+  _globals['_PIECEREQUEST']._serialized_end=740
+  _globals['_PIECEREPLY']._serialized_start=742
+  _globals['_PIECEREPLY']._serialized_end=839
+  _globals['_STATEREQUEST']._serialized_start=841
+  _globals['_STATEREQUEST']._serialized_end=928
+  _globals['_STATEREPLY']._serialized_start=931
+  _globals['_STATEREPLY']._serialized_end=1092
+  _globals['_ROUNDPIECEREQUEST']._serialized_start=1095
+  _globals['_ROUNDPIECEREQUEST']._serialized_end=1236
+  _globals['_ROUNDPIECEREPLY']._serialized_start=1238
+  _globals['_ROUNDPIECEREPLY']._serialized_end=1331
+  _globals['_OUTERSTATEREQUEST']._serialized_start=1333
+  _globals['_OUTERSTATEREQUEST']._serialized_end=1444
+  _globals['_OUTERSTATEREPLY']._serialized_start=1447
+  _globals['_OUTERSTATEREPLY']._serialized_end=1629
 # @@protoc_insertion_point(module_scope)

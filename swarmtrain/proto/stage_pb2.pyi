@@ -1,3 +1,4 @@
+from swarmtrain.proto import round_pb2 as _round_pb2
 from swarmtrain.proto import step_pb2 as _step_pb2
 from swarmtrain.proto import tensor_pb2 as _tensor_pb2
 from google.protobuf.internal import containers as _containers
@@ -141,3 +142,63 @@ class StateReply(_message.Message):
     digests: _containers.RepeatedCompositeFieldContainer[_step_pb2.StageDigest]
     digest: bytes
     def __init__(self, status: _Optional[_Union[Status, str]] = ..., step: _Optional[int] = ..., base: _Optional[bytes] = ..., total_bytes: _Optional[int] = ..., digests: _Optional[_Iterable[_Union[_step_pb2.StageDigest, _Mapping]]] = ..., digest: _Optional[bytes] = ...) -> None: ...
+
+class RoundPieceRequest(_message.Message):
+    __slots__ = ("stage", "fragment", "round", "base", "island", "offset_bytes", "length_bytes")
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    FRAGMENT_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    ISLAND_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_BYTES_FIELD_NUMBER: _ClassVar[int]
+    stage: int
+    fragment: int
+    round: int
+    base: bytes
+    island: int
+    offset_bytes: int
+    length_bytes: int
+    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[bytes] = ..., island: _Optional[int] = ..., offset_bytes: _Optional[int] = ..., length_bytes: _Optional[int] = ...) -> None: ...
+
+class RoundPieceReply(_message.Message):
+    __slots__ = ("status", "total_bytes", "digest")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    status: Status
+    total_bytes: int
+    digest: bytes
+    def __init__(self, status: _Optional[_Union[Status, str]] = ..., total_bytes: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
+
+class OuterStateRequest(_message.Message):
+    __slots__ = ("stage", "fragment", "round", "offset_bytes", "length_bytes")
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    FRAGMENT_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_BYTES_FIELD_NUMBER: _ClassVar[int]
+    stage: int
+    fragment: int
+    round: int
+    offset_bytes: int
+    length_bytes: int
+    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., offset_bytes: _Optional[int] = ..., length_bytes: _Optional[int] = ...) -> None: ...
+
+class OuterStateReply(_message.Message):
+    __slots__ = ("status", "round", "steps", "base", "members", "total_bytes", "digest")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    status: Status
+    round: int
+    steps: int
+    base: bytes
+    members: _containers.RepeatedCompositeFieldContainer[_round_pb2.GroupMember]
+    total_bytes: int
+    digest: bytes
+    def __init__(self, status: _Optional[_Union[Status, str]] = ..., round: _Optional[int] = ..., steps: _Optional[int] = ..., base: _Optional[bytes] = ..., members: _Optional[_Iterable[_Union[_round_pb2.GroupMember, _Mapping]]] = ..., total_bytes: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...

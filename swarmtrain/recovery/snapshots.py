@@ -68,4 +68,5 @@ def copy_of(state: StageState) -> StageState:
         copies["parameters"],
         copies.get("moment1"),
         copies.get("moment2"),
+        copies.get("rounds"),
     )

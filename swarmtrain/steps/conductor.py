@@ -7,11 +7,11 @@ effects. Messages may be lost or repeated: `tick` sends the current phase's ques
 from dataclasses import replace
 from typing import Literal
 
+from swarmtrain.core.closing import Closing
 from swarmtrain.core.events import MembershipChanged, Moved, Sealed, StepOpened
 from swarmtrain.core.messages import (
     Ask,
     Assign,
-    Closing,
     Commit,
     Decision,
     Done,

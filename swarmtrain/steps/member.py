@@ -163,6 +163,13 @@ class StepMember:
         note = _state_applied(commit.next_step - 1, commit.term, commit.seal, digests)
         return [note, *self._enter_step(digests, decision)]
 
+    def unable(self, commit: Commit, reason: str) -> list[Effect]:
+        """What the decision names besides its sum cannot be had here: the state behind it comes from a sibling."""
+        if self.ledger.applying is not commit:
+            return []
+        self.ledger.applying = None
+        return [self._resync(commit.next_step, commit.term, self.stages, reason)]
+
     def _enter_step(
         self, digests: tuple[StageDigest, ...], decision: Decision | None
     ) -> list[Effect]:

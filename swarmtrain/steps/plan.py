@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from swarmtrain.core.messages import Closing, Commit, Open, Ownership, Prepared
+from swarmtrain.core.closing import Closing
+from swarmtrain.core.messages import Commit, Open, Ownership, Prepared
 from swarmtrain.core.types import Digest, PeerId, Roster
 from swarmtrain.steps.keys import keep_leads, share_leads
 from swarmtrain.steps.restoring import RecoveryPolicy

@@ -27,6 +27,7 @@ MAX_LIFE_SECONDS = 3600.0
 """A record may not claim to live longer, or one lie would stay for ever."""
 
 MAX_STAGE = 512
+MAX_ISLAND = 9999
 MAX_SECONDS_PER_STAGE = 3600.0
 MAX_WAITING_TASKS = 1e6
 
@@ -63,7 +64,8 @@ class PeerRecord:
     The last are what a serving peer measured lately (compute.meter): the share of time its lane computed, the mean
     number of tasks that waited for it, and seconds of one microbatch through one stage under this work, in all and for
     a forward, a backward and a loss; 0 where there is nothing yet. `links` are the links it sends on, as it
-    measured them (`LinkRow`). `region` is where its owner says it stands, empty where nobody said.
+    measured them (`LinkRow`). `region` is where its owner says it stands, empty where nobody said;
+    `island` is the swarm that it is in.
     """
 
     run: str
@@ -85,6 +87,7 @@ class PeerRecord:
     task_seconds: tuple[float, ...] = (0.0, 0.0, 0.0)
     links: tuple[LinkRow, ...] = ()
     region: str = ""
+    island: int = 0
 
     def renewed(self, now: float, life_seconds: float) -> "PeerRecord":
         """The same record, newer than this one and than any an earlier process of this peer left behind."""
@@ -166,6 +169,7 @@ def _checked(values: dict[str, Any]) -> PeerRecord:
         "task_seconds": _are_seconds(values["task_seconds"]),
         "links": _are_links(values["links"]),
         "region": _matches(REGION, values["region"]),
+        "island": _is_integer(values["island"], 0, MAX_ISLAND),
     }
     for name, is_good in checks.items():
         if not is_good:

@@ -17,6 +17,7 @@ from swarmtrain.core.types import Member, Roster
 MAX_MICROBATCHES = 4096
 MAX_POSITION = 4096
 MAX_MEMBERS = 10_000
+MAX_ISLANDS = 10_000
 MAX_ITEMS = 1 << 20
 """Items of one step, microbatches x positions: more would not fit a peer's books."""
 
@@ -31,6 +32,8 @@ _INTEGERS: dict[str, tuple[int, int]] = {
     "exponent": (-4096, 4096),
     "attempt": (0, 1 << 20),
     "slices": (1, MAX_MEMBERS),
+    "round": (-1, 1 << 40),
+    "island": (0, MAX_ISLANDS - 1),
 }
 _INTEGER = (0, 1 << 62)
 

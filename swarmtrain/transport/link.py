@@ -34,7 +34,10 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """What each side says of itself before anything else; `address` is where it can be dialled, or empty."""
+    """What each side says of itself before anything else; `address` is where it can be dialled, or empty.
+
+    `island` is the swarm it belongs to: step messages come from no other.
+    """
 
     protocol: int
     version: str
@@ -44,6 +47,7 @@ class Hello:
     kernel_class: str
     address: str
     role: Role
+    island: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,8 @@ from google.protobuf.message import Message as ProtoMessage
 
 from swarmtrain.core.errors import WireError
 from swarmtrain.core.messages import StepMessage
-from swarmtrain.proto import coordinator_pb2, stage_pb2, step_pb2, tensor_pb2
+from swarmtrain.core.rounds import RoundMessage
+from swarmtrain.proto import coordinator_pb2, round_pb2, stage_pb2, step_pb2, tensor_pb2
 from swarmtrain.transport.checks import (
     check_bytes,
     check_count,
@@ -31,7 +32,7 @@ T = TypeVar("T")
 
 _PROTO_TYPES: dict[str, type[ProtoMessage]] = {
     name: getattr(module, name)
-    for module in (step_pb2, tensor_pb2, stage_pb2, coordinator_pb2)
+    for module in (step_pb2, round_pb2, tensor_pb2, stage_pb2, coordinator_pb2)
     for name in module.DESCRIPTOR.message_types_by_name
 }
 
@@ -89,11 +90,32 @@ def decode_step(data: bytes) -> StepMessage:
     return _build(_STEP_KINDS[field], getattr(envelope, field))
 
 
+def encode_round(message: RoundMessage) -> bytes:
+    """A message about an outer round in its envelope, which names its kind."""
+    envelope = round_pb2.RoundEnvelope()
+    member = getattr(envelope, _snake(type(message).__name__))
+    member.SetInParent()
+    _fill(member, message)
+    return envelope.SerializeToString()
+
+
+def decode_round(data: bytes) -> RoundMessage:
+    """The message about an outer round in an envelope. Raises WireError."""
+    envelope = _parse(round_pb2.RoundEnvelope, data)
+    field = envelope.WhichOneof("message")
+    if field is None:
+        raise WireError("malformed message", "a round message of no known kind")
+    return _build(_ROUND_KINDS[field], getattr(envelope, field))
+
+
 def _snake(name: str) -> str:
     return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).removeprefix("_")
 
 
 _STEP_KINDS: dict[str, type[Any]] = {_snake(kind.__name__): kind for kind in get_args(StepMessage)}
+_ROUND_KINDS: dict[str, type[Any]] = {
+    _snake(kind.__name__): kind for kind in get_args(RoundMessage)
+}
 _STEP_FIELDS = {kind: field for field, kind in _STEP_KINDS.items()}
 
 

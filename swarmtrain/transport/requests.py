@@ -8,6 +8,7 @@ from enum import IntEnum
 from typing import Self
 
 from swarmtrain.core.messages import CheckpointAt, StageDigest
+from swarmtrain.core.rounds import GroupMember
 from swarmtrain.core.tensors import TensorHeader
 from swarmtrain.core.types import Digest, PeerId, Route
 from swarmtrain.transport.messages import decode, encode
@@ -132,6 +133,55 @@ class StateReply(Encoded):
     base: Digest
     total_bytes: int
     digests: tuple[StageDigest, ...]
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class RoundPieceRequest(Encoded):
+    """A piece of what `island` contributes to an outer round, encoded; whoever has it may serve it."""
+
+    stage: int
+    fragment: int
+    round: int
+    base: Digest
+    island: int
+    offset_bytes: int
+    length_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RoundPieceReply(Encoded):
+    """The piece as the body; `digest` is the piece's, `total_bytes` the whole contribution's size."""
+
+    status: Status
+    total_bytes: int
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class OuterStateRequest(Encoded):
+    """A piece of a fragment's outer state, at `round` or a later one."""
+
+    stage: int
+    fragment: int
+    round: int
+    offset_bytes: int
+    length_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class OuterStateReply(Encoded):
+    """The piece as the body: parameters, then momentum; `base` is the state's digest, `digest` the piece's.
+
+    `members` vote in the round that comes next.
+    """
+
+    status: Status
+    round: int
+    steps: int
+    base: Digest
+    members: tuple[GroupMember, ...]
+    total_bytes: int
     digest: Digest
 
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from swarmtrain.compute.accumulate import SCALE_BITS
 from swarmtrain.compute.inner import Buffers, Update, adamw
+from swarmtrain.core.closing import Scalars
 from swarmtrain.core.config import OptimizerSection
-from swarmtrain.core.messages import Scalars
 from swarmtrain.core.schedule import scalars_of
 
 ELEMENTS = 70_000

@@ -1,6 +1,7 @@
 """Each committed step is told once by who conducts, and a new conductor tells the one before first."""
 
-from swarmtrain.core.messages import Closing, Commit, Scalars, StageDigest
+from swarmtrain.core.closing import Closing, Scalars
+from swarmtrain.core.messages import Commit, StageDigest
 from swarmtrain.core.types import Roster
 from swarmtrain.peer.acknowledgements import Acknowledgements
 

@@ -22,7 +22,7 @@ def service(events: list[Event]) -> Service:
     return Service(calls, events.append)  # type: ignore[arg-type]
 
 
-LINK: Any = SimpleNamespace(remote=SimpleNamespace(role="peer", peer="somebody"))
+LINK: Any = SimpleNamespace(remote=SimpleNamespace(role="peer", peer="somebody", island=0))
 
 
 def test_a_message_that_cannot_be_handled_is_an_event() -> None:

@@ -8,10 +8,10 @@ from typing import get_args
 
 import pytest
 
-from swarmtrain.core import messages, types
+from swarmtrain.core import closing, messages, rounds, types
 from swarmtrain.core.messages import StepMessage
 from swarmtrain.core.tensors import TensorHeader
-from swarmtrain.proto import coordinator_pb2, stage_pb2, step_pb2, tensor_pb2
+from swarmtrain.proto import coordinator_pb2, round_pb2, stage_pb2, step_pb2, tensor_pb2
 from swarmtrain.transport import link, requests
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,9 +23,13 @@ MIRRORED = [
         for value in (
             *(getattr(messages, name) for name in step_pb2.DESCRIPTOR.message_types_by_name
               if hasattr(messages, name)),
+            *(getattr(closing, name) for name in step_pb2.DESCRIPTOR.message_types_by_name
+              if hasattr(closing, name) and not hasattr(messages, name)),
             types.Visit, types.Member, types.Roster,
         )
     ),
+    *((getattr(rounds, name), round_pb2) for name in round_pb2.DESCRIPTOR.message_types_by_name
+      if name != "RoundEnvelope"),
     (TensorHeader, tensor_pb2),
     (link.Hello, coordinator_pb2),
     *((getattr(requests, name), stage_pb2) for name in stage_pb2.DESCRIPTOR.message_types_by_name),
@@ -57,6 +61,12 @@ def test_the_envelope_holds_every_kind_of_step_message() -> None:
     members = step_pb2.StepEnvelope.DESCRIPTOR.oneofs_by_name["message"].fields
     held = [field.message_type.name for field in members]
     assert held == [kind.__name__ for kind in get_args(StepMessage)]
+
+
+def test_the_envelope_holds_every_kind_of_round_message() -> None:
+    members = round_pb2.RoundEnvelope.DESCRIPTOR.oneofs_by_name["message"].fields
+    held = [field.message_type.name for field in members]
+    assert held == [kind.__name__ for kind in get_args(rounds.RoundMessage)]
 
 
 def test_status_values_are_those_of_the_proto() -> None:

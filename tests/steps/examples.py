@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
+from swarmtrain.core.closing import Closing, Scalars
 from swarmtrain.core.messages import (
     Assign,
-    Closing,
     Commit,
     Freeze,
     Held,
@@ -14,7 +14,6 @@ from swarmtrain.core.messages import (
     Prepared,
     Ready,
     Reduced,
-    Scalars,
     StageDigest,
     StageSum,
     StepMessage,

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
+from swarmtrain.core.closing import Closing
 from swarmtrain.core.events import Diverged
 from swarmtrain.core.messages import (
     Ask,
     Assign,
-    Closing,
     Commit,
     Decision,
     Done,

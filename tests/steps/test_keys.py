@@ -6,15 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarmtrain.core.messages import (
-    Closing,
-    Commit,
-    RoundWork,
-    RoundWorkKind,
-    Scalars,
-    StageSum,
-    unpack_items,
-)
+from swarmtrain.core.closing import Closing, RoundWork, RoundWorkKind, Scalars
+from swarmtrain.core.messages import Commit, StageSum, unpack_items
 from swarmtrain.core.types import PeerId, Roster
 from swarmtrain.steps.keys import (
     first_base,

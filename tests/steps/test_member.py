@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from swarmtrain.core.closing import Closing
 from swarmtrain.core.messages import (
     Ask,
-    Closing,
     Decision,
     Done,
     Held,
@@ -469,7 +469,9 @@ def test_the_answer_brings_a_prepared_peer_forward() -> None:
 
 
 def test_a_peer_two_steps_behind_fetches_its_state() -> None:
-    [effect] = prepared_member().handle(A, Tell(replace(commit_of(), step=1, closing=Closing(SCALARS, 2))))
+    [effect] = prepared_member().handle(
+        A, Tell(replace(commit_of(), step=1, closing=Closing(SCALARS, 2)))
+    )
     assert isinstance(effect, Resync) and effect.step == 2
 
 

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from swarmtrain.core.messages import Closing, Commit, Decision, Scalars, StepMessage
+from swarmtrain.core.closing import Closing, Scalars
+from swarmtrain.core.messages import Commit, Decision, StepMessage
 from swarmtrain.core.types import EDGE_STAGE, Digest, Item, Member, PeerId, Roster
 from swarmtrain.steps.plan import Plan
 from swarmtrain.steps.restoring import RecoveryPolicy

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from swarmtrain.core import closing
 from swarmtrain.core import messages as core
 from swarmtrain.core.errors import WireError
 from swarmtrain.core.messages import Open, StepMessage
@@ -147,10 +148,10 @@ def test_absurd_values_are_refused(message: StepMessage) -> None:
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
 def test_scalars_must_be_finite_but_a_loss_need_not(value: float) -> None:
     commit = core.Commit(
-        1, 2, 3, b"", ROSTER, (), core.Closing(core.Scalars(1e-3, 0.1, 0.2), 3), 4, value, b""
+        1, 2, 3, b"", ROSTER, (), closing.Closing(closing.Scalars(1e-3, 0.1, 0.2), 3), 4, value, b""
     )
     assert repr(decode_step(encode_step(core.Tell(commit)))) == repr(core.Tell(commit))
-    broken = replace(commit, closing=core.Closing(core.Scalars(value, 0.1, 0.2), 3))
+    broken = replace(commit, closing=closing.Closing(closing.Scalars(value, 0.1, 0.2), 3))
     with pytest.raises(WireError, match="not finite"):
         decode_step(encode_step(core.Tell(broken)))
 

@@ -1,0 +1,54 @@
+"""What can be configured of outer rounds."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from swarmtrain.core.section import Section
+
+
+class OuterSection(Section):
+    """Outer rounds between islands, swarms that each hold a whole model (design.md 8). All of a run have them alike."""
+
+    inner_steps: int = Field(
+        0,
+        ge=0,
+        le=10**6,
+        description="Steps from one round of a fragment to its next; 0 has no rounds",
+    )
+    delay_steps: int = Field(
+        1,
+        ge=1,
+        le=10**6,
+        description="Steps that the result of a round has to come in, at most inner_steps; 1 hides little of it",
+    )
+    fragments: int = Field(
+        1, ge=1, le=1024, description="Pieces of each stage that have rounds of their own, in turns"
+    )
+    staggered: bool = Field(False, description="Stages take turns as well")
+    optimizer: Literal["auto", "nesterov", "momentum", "average"] = Field(
+        "auto", description="How outer parameters follow the mean; auto goes by codec and delay"
+    )
+    learning_rate: float = Field(
+        0.7, gt=0, le=10, description="Of the outer optimizer; auto has its own"
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="Of the outer optimizer; auto has its own")
+    warm_up: bool = Field(True, description="Let the outer momentum grow with the rounds done")
+    codec: Literal[
+        "none", "bf16", "fp16", "int8", "int4", "ternary",
+        "rank8", "rank16", "rank32", "top64", "top128",
+    ] = Field("int4", description="Of what islands send each other")  # fmt: skip
+    zstd_level: int = Field(3, ge=0, le=19, description="zstd level of payloads; 0 turns it off")
+    feedback: Literal["auto", "on", "off"] = Field(
+        "auto", description="Send later what the codec left out; auto: where it helps the codec"
+    )
+    merge_factor: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the own parameters that a late result leaves (Streaming DiLoCo); "
+        "0 carries own progress on top instead",
+    )
+    grace_seconds: float = Field(
+        10.0, gt=0, le=86_400, description="How long a round waits for islands once most are ready"
+    )

@@ -1,0 +1,209 @@
+"""The messages by which the members of a group agree on an outer round, as frozen values (design.md section 8).
+
+A place is (stage, fragment); its group are the peers that hold the stage, of all islands. Its rounds count 0, 1, ...,
+and `base` is the digest of the outer state that a round starts from: what was made for another one is refused (I4).
+An island speaks through all peers on one version of its replica list: `island`, `version` and `peers` say for which.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from swarmtrain.core.types import Digest, PeerId
+
+
+def is_quorum(present: Iterable[int], members: Iterable[int]) -> bool:
+    """Whether the islands `present` outvote the rest of `members`; an exact half does with the lowest member.
+
+    So of two islands the second may be lost. Two quorums of the same members always share an island.
+    """
+    voters = frozenset(members)
+    votes = voters.intersection(present)
+    if 2 * len(votes) == len(voters):
+        return bool(votes) and min(voters) in votes
+    return 2 * len(votes) > len(voters)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Ballot:
+    """One attempt of one chair; compared field by field.
+
+    `born` is the version of the replica list with which the chair's process began. A process that starts again
+    does not know which attempts it made, and must not make one of them twice.
+    """
+
+    attempt: int
+    chair: PeerId
+    born: int
+
+
+NO_BALLOT = Ballot(0, PeerId(""), 0)
+"""Below every ballot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """The contribution of `island` that a round counts: its weight in tokens, and the digest of its payload."""
+
+    island: int
+    tokens: int
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class GroupMember:
+    """An island that votes in a round, under replica lists of this `version` or later."""
+
+    island: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a round agrees on; islands ascend. `result` is empty until somebody has merged what is counted."""
+
+    counted: tuple[Counted, ...]
+    members: tuple[GroupMember, ...]
+    """Of the round that follows."""
+    result: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A peer's vote: what it accepted last. It holds the merged result."""
+
+    ballot: Ballot
+    choice: Choice
+
+
+@dataclass(frozen=True, slots=True)
+class RoundOffer:
+    """A contribution is ready, of `tokens` committed tokens; an empty `digest` only greets."""
+
+    stage: int
+    fragment: int
+    round: int
+    base: Digest
+    island: int
+    version: int
+    peers: tuple[PeerId, ...]
+    tokens: int
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class RoundAsk:
+    """A chair asks to promise `ballot`, and for what was accepted below it."""
+
+    stage: int
+    fragment: int
+    round: int
+    base: Digest
+    ballot: Ballot
+
+
+@dataclass(frozen=True, slots=True)
+class RoundPromise:
+    """Nothing below `ballot` will be accepted here any more."""
+
+    stage: int
+    fragment: int
+    round: int
+    base: Digest
+    ballot: Ballot
+    island: int
+    version: int
+    peers: tuple[PeerId, ...]
+    accepted: Accepted | None
+
+
+@dataclass(frozen=True, slots=True)
+class RoundNack:
+    """`ballot` is refused: a higher one was promised."""
+
+    stage: int
+    fragment: int
+    round: int
+    base: Digest
+    ballot: Ballot
+    promised: Ballot
+
+
+@dataclass(frozen=True, slots=True)
+class Collect:
+    """Merge what `choice` counts, or fetch its result from one of `holders`, and accept it."""
+
+    stage: int
+    fragment: int
+    round: int
+    base: Digest
+    ballot: Ballot
+    choice: Choice
+    holders: tuple[PeerId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """The choice of `ballot` is accepted with this `result`; or, where that is empty, cannot be had here.
+
+    `missing` then names the islands whose payloads could not be had.
+    """
+
+    stage: int
+    fragment: int
+    round: int
+    base: Digest
+    ballot: Ballot
+    island: int
+    version: int
+    peers: tuple[PeerId, ...]
+    result: Digest
+    missing: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RoundDecided:
+    """A quorum accepted `choice`; `holders` have its result."""
+
+    stage: int
+    fragment: int
+    round: int
+    base: Digest
+    choice: Choice
+    holders: tuple[PeerId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VotesAsk:
+    """A replica that may not know its island's votes asks a sibling for them."""
+
+    stage: int
+    fragment: int
+    round: int
+    base: Digest
+    island: int
+    version: int
+    peers: tuple[PeerId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VotesTell:
+    """All that the island has voted in this round, from one that knows it; `version` is its replica list's.
+
+    It knows what was voted under lists of version `fence` or later.
+    """
+
+    stage: int
+    fragment: int
+    round: int
+    base: Digest
+    island: int
+    version: int
+    peers: tuple[PeerId, ...]
+    fence: int
+    promised: Ballot
+    accepted: Accepted | None
+
+
+RoundMessage = (
+    RoundOffer | RoundAsk | RoundPromise | RoundNack | Collect | Collected | RoundDecided | VotesAsk | VotesTell
+)  # fmt: skip

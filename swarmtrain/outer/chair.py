@@ -1,0 +1,225 @@
+"""The chair of an outer round: when a peer stands, what it proposes, and when that is decided.
+
+The peers of the member islands stand in turn, the lowest first, each `patience` after the one before. A chair asks for
+promises, proposes what was accepted by the highest ballot or else all offers, and has it collected. When one of these
+takes too long, or a higher ballot is heard of, it steps back behind all others.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from swarmtrain.core.events import Noted
+from swarmtrain.core.rounds import (
+    NO_BALLOT,
+    Ballot,
+    Choice,
+    Collect,
+    Collected,
+    GroupMember,
+    RoundAsk,
+    RoundDecided,
+    RoundOffer,
+    RoundPromise,
+    is_quorum,
+)
+from swarmtrain.core.types import Digest, PeerId
+from swarmtrain.outer.effects import Effect, Note, Seat, SendRound, Waits
+from swarmtrain.outer.roll import Roll, choose, voted
+
+_MOST_TURNS_BACK = 3
+"""How many times a chair that failed lets all others go first; more would only make it slow after a long outage."""
+
+
+def accepted_choices(promises: Iterable[RoundPromise]) -> tuple[Choice, ...]:
+    """What the highest ballot accepted; more than one only where equal payloads merged to unequal results."""
+    found = [promise.accepted for promise in promises if promise.accepted is not None]
+    highest = max((accepted.ballot for accepted in found), default=None)
+    return tuple({accepted.choice: None for accepted in found if accepted.ballot == highest})
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One attempt of a chair; it asks while it has no choice, and then collects."""
+
+    ballot: Ballot
+    since_seconds: float
+    """When it began to ask, or to collect."""
+    promises: dict[PeerId, RoundPromise] = field(default_factory=dict)
+    collected: dict[PeerId, Collected] = field(default_factory=dict)
+    choice: Choice | None = None
+    holders: tuple[PeerId, ...] = ()
+
+    def propose(self, choice: Choice, now_seconds: float) -> None:
+        """Collect `choice` from now on; whoever had accepted it holds its result."""
+        self.choice, self.since_seconds = choice, now_seconds
+        accepted = [(p, promise.accepted) for p, promise in sorted(self.promises.items())]
+        self.holders = tuple(p for p, a in accepted if a is not None and a.choice == choice)
+
+    def lacks(self, peer: PeerId, roll: Roll) -> bool:
+        """Whether `peer` is to be asked (again): it has not answered under the newest list of its island."""
+        answer = (self.promises if self.choice is None else self.collected).get(peer)
+        if answer is None or (isinstance(answer, Collected) and not answer.result):
+            return True
+        listed = roll.lists.get(answer.island)
+        return listed is None or answer.version != listed.version
+
+
+class Chair:
+    """What one peer needs to chair the rounds of a place, whether or not it does."""
+
+    def __init__(self, seat: Seat, waits: Waits, roll: Roll) -> None:
+        self._peer, self._island, self._born = seat.peer, seat.island, seat.version
+        self._waits, self._roll = waits, roll
+        self.enter((0, 0, -1, b""), (), 0.0)
+
+    def enter(
+        self,
+        head: tuple[int, int, int, Digest],
+        members: Sequence[GroupMember],
+        now_seconds: float,
+    ) -> None:
+        """A new round, of stage, fragment, number and base `head`."""
+        self._head, self._members = head, tuple(members)
+        self.offers: dict[int, RoundOffer] = {}
+        self._greeted: set[int] = set()
+        self._excluded: set[tuple[int, Digest]] = set()
+        self.attempt: Attempt | None = None
+        self._heard = (NO_BALLOT, False)
+        self._quorum_at: float | None = None
+        self._ready_at: float | None = None
+        self._quiet_until, self._failures = now_seconds, 0
+
+    # ---- what it hears ----------------------------------------------------------------------------------------
+
+    def take(self, message: RoundOffer) -> None:
+        """A greeting, or an offer; one of a newer list replaces an island's: the older payload may be lost by then."""
+        self._greeted.add(message.island)
+        known = self.offers.get(message.island)
+        if message.digest and (known is None or message.version > known.version):
+            self.offers[message.island] = message
+
+    def hear(self, ballot: Ballot, is_collecting: bool, now_seconds: float) -> None:
+        """Some chair is at work: leave it the time it needs. Its repeats earn it no more."""
+        if (ballot, is_collecting) <= self._heard:
+            return
+        self._heard = ballot, is_collecting
+        if ballot.chair != self._peer:
+            self._quiet_until = now_seconds + (
+                self._waits.gather if is_collecting else self._waits.patience
+            )
+        if self.attempt is not None and self.attempt.ballot < ballot:
+            self._step_back()
+
+    def promised(self, sender: PeerId, message: RoundPromise, now_seconds: float) -> list[Effect]:
+        """Propose, once a quorum promised."""
+        attempt = self.attempt
+        if attempt is None or attempt.ballot != message.ballot or attempt.choice is not None:
+            return []
+        attempt.promises[sender] = message
+        if not self._is_quorum(voted(self._roll, self._members, attempt.promises)):
+            return []
+        accepted = self._accepted(attempt)
+        if len(accepted) > 1:
+            # Either may be decided, and nobody here can tell which: proposing none is safe.
+            detail = f"ballot of {message.ballot.chair} in round {message.round}"
+            return [Note(Noted("equal payloads merged to unequal results", detail))]
+        attempt.propose(accepted[0] if accepted else self._fresh(), now_seconds)
+        self.hear(attempt.ballot, True, now_seconds)
+        return self._question(attempt)
+
+    def collected(self, sender: PeerId, message: Collected, now_seconds: float) -> list[Effect]:
+        """Decided once a quorum accepted; without payloads that cannot be had, try anew if nothing was accepted."""
+        attempt = self.attempt
+        if attempt is None or attempt.ballot != message.ballot or attempt.choice is None:
+            return []
+        attempt.collected[sender] = message
+        if message.missing and not attempt.choice.result:
+            gone = {c for c in attempt.choice.counted if c.island in message.missing}
+            self._excluded |= {(counted.island, counted.digest) for counted in gone}
+            if self._usable():
+                return self._stand(now_seconds)
+            self._excluded.clear()
+            self._step_back()
+            return []
+        alike = {p: a for p, a in attempt.collected.items() if a.result == message.result}
+        is_decided = self._is_quorum(voted(self._roll, self._members, alike))
+        if not message.result or not is_decided:
+            return []
+        choice = replace(attempt.choice, result=message.result)
+        decided = RoundDecided(*self._head, choice, tuple(sorted(alike)))
+        return [SendRound(peer, decided) for peer in sorted({*self._roll.peers, self._peer})]
+
+    # ---- time -------------------------------------------------------------------------------------------------
+
+    def tick(self, now_seconds: float) -> list[Effect]:
+        """Ask again, give up what takes too long, or stand."""
+        attempt = self.attempt
+        if attempt is None:
+            return self.consider(now_seconds)
+        limit = self._waits.patience if attempt.choice is None else self._waits.gather
+        if now_seconds - attempt.since_seconds <= limit:
+            return self._question(attempt)
+        self._step_back()
+        return self.consider(now_seconds)
+
+    def consider(self, now_seconds: float) -> list[Effect]:
+        """Stand, if enough has been offered and it is this peer's turn."""
+        candidates = self._roll.live_peers(member.island for member in self._members)
+        ready_at = self._ready(now_seconds)
+        if self.attempt is not None or self._peer not in candidates or ready_at is None:
+            return []
+        turns = min(self._failures, _MOST_TURNS_BACK) * len(candidates)
+        rank = candidates.index(self._peer) + turns
+        if now_seconds < max(ready_at, self._quiet_until) + rank * self._waits.patience:
+            return []
+        return self._stand(now_seconds)
+
+    def _ready(self, now_seconds: float) -> float | None:
+        """Since when a round can begin: all who live have offered, or a quorum has for as long as stragglers get."""
+        members = [member.island for member in self._members]
+        if not is_quorum(self.offers, members):
+            return None
+        if self._quorum_at is None:
+            self._quorum_at = now_seconds
+        if self._ready_at is None:
+            awaited = {i for i in {*members, *self._greeted} if self._roll.is_alive(i)}
+            if awaited <= self.offers.keys():
+                self._ready_at = now_seconds
+            elif now_seconds >= self._quorum_at + self._waits.grace:
+                self._ready_at = self._quorum_at + self._waits.grace
+        return self._ready_at
+
+    def _stand(self, now_seconds: float) -> list[Effect]:
+        ballot = Ballot(self._heard[0].attempt + 1, self._peer, self._born)
+        self.attempt = Attempt(ballot, now_seconds)
+        self._heard = ballot, False
+        return self._question(self.attempt)
+
+    def _step_back(self) -> None:
+        self.attempt, self._failures = None, self._failures + 1
+
+    def _question(self, attempt: Attempt) -> list[Effect]:
+        """What the attempt waits to hear, to those voters who have not answered."""
+        asked = self._roll.live_peers(member.island for member in self._members)
+        message: RoundAsk | Collect = RoundAsk(*self._head, attempt.ballot)
+        if attempt.choice is not None:
+            message = Collect(*self._head, attempt.ballot, attempt.choice, attempt.holders)
+        return [SendRound(peer, message) for peer in asked if attempt.lacks(peer, self._roll)]
+
+    # ---- what it proposes -------------------------------------------------------------------------------------
+
+    def _accepted(self, attempt: Attempt) -> tuple[Choice, ...]:
+        return accepted_choices(attempt.promises.values())
+
+    def _usable(self) -> dict[int, RoundOffer]:
+        """The offers whose payloads are not known to be gone."""
+        return {i: o for i, o in self.offers.items() if (i, o.digest) not in self._excluded}
+
+    def _fresh(self) -> Choice:
+        """All offers that can probably be had: without those of lost islands, where any others are left."""
+        usable = self._usable()
+        alive = {i: offer for i, offer in usable.items() if self._roll.is_alive(i)}
+        return choose(self._roll, self._members, alive or usable)
+
+    def _is_quorum(self, islands: Iterable[int]) -> bool:
+        return is_quorum(islands, [member.island for member in self._members])

@@ -1,0 +1,319 @@
+"""How one peer agrees with its group on the rounds of a place (stage, fragment): a pure machine, one round at a time.
+
+Paxos per (place, round, base), with islands as acceptors, each made of all replicas on its list (`roll.voted`):
+
+    offer      every peer tells all that its island's contribution is ready, or greets while it is not
+    ask        the chair, the first live peer of the lowest member island, asks for promises; PROMISE, NACK
+    collect    it proposes what was accepted, or else all offers; each peer merges or fetches, then accepts
+    decided    a quorum accepted one result of one ballot; everybody learns, and tells whoever still asks
+
+Asked of the driver: a version of an island's list names one list; a process that starts, or a peer that returns to
+the list, does so in a version under which that peer never spoke before. All times are seconds of one clock, which comes
+in as `now_seconds`. Messages may be lost, late, repeated and reordered: `tick` repeats what has no answer yet.
+"""
+
+from collections.abc import Sequence
+
+from swarmtrain.core.events import Noted
+from swarmtrain.core.rounds import (
+    Ballot,
+    Choice,
+    Collect,
+    Collected,
+    GroupMember,
+    RoundAsk,
+    RoundDecided,
+    RoundMessage,
+    RoundNack,
+    RoundOffer,
+    RoundPromise,
+    VotesAsk,
+    VotesTell,
+)
+from swarmtrain.core.types import Digest, PeerId
+from swarmtrain.outer.chair import Chair
+from swarmtrain.outer.effects import Behind, Chosen, Effect, Gather, Note, Seat, SendRound, Waits
+from swarmtrain.outer.roll import Roll
+from swarmtrain.outer.votes import Votes
+
+_QUESTIONS = (RoundOffer, RoundAsk, Collect, VotesAsk)
+"""What gets an answer in another round than its own; answers are not answered."""
+
+
+class RoundGroup:
+    """One peer's machine for one place (stage, fragment); it takes part from the first `advance` on.
+
+    `is_first` says that the run begins here and now: nobody in the group can have voted before. Raises nothing.
+    """
+
+    def __init__(
+        self, place: tuple[int, int], seat: Seat, waits: Waits, is_first: bool = False
+    ) -> None:
+        self.place, self.peer, self.island = place, seat.peer, seat.island
+        self.round, self.base = -1, b""
+        self.members: tuple[GroupMember, ...] = ()
+        self.votes = Votes(seat, 0 if is_first else seat.version)
+        self.choice: Choice | None = None
+        """The round's, once it is decided."""
+        self.behind: Behind | None = None
+        """Who is in a newer round: fetch the outer state there, then `advance`. Where this round is decided here and
+        that is the next one, only if its result cannot be had: all who held it may be dead."""
+        self.wrong_bases = 0
+        """Messages of this peer's round that were refused for another base."""
+        self._roll = Roll()
+        self._roll.hear(seat.island, seat.version, seat.peers)
+        self._chair = Chair(seat, waits, self._roll)
+        self._own: tuple[int, Digest] = (0, b"")
+        self._decided: RoundDecided | None = None
+        self._early: dict[int, tuple[PeerId, RoundOffer]] = {}
+        self._strange: set[PeerId] = set()
+
+    @property
+    def offered(self) -> tuple[int, ...]:
+        """The islands that have offered to this round, ascending."""
+        return tuple(sorted(self._chair.offers))
+
+    @property
+    def everybody(self) -> tuple[PeerId, ...]:
+        """All peers heard of in the group, those that are lost as well."""
+        return self._roll.peers
+
+    def peers_of(self, island: int) -> tuple[PeerId, ...]:
+        """An island's replicas as last heard of."""
+        listed = self._roll.lists.get(island)
+        return listed.peers if listed is not None else ()
+
+    # ---- what the driver knows --------------------------------------------------------------------------------
+
+    def advance(
+        self, round: int, base: Digest, members: Sequence[GroupMember], now_seconds: float
+    ) -> list[Effect]:
+        """This peer holds the outer state `base` that `round` starts from; `members` are the last choice's.
+
+        A round that is not newer changes nothing. What was offered early is looked at now.
+        """
+        if round <= self.round:
+            return []
+        self.round, self.base, self.members, self.choice = round, base, tuple(members), None
+        if self.behind is not None and self.behind.round <= round:
+            self.behind = None
+        self._own, self._strange = (0, b""), set()
+        self._roll.forget_dead({self.island, *(member.island for member in members)})
+        self.votes.enter(self.members)
+        self._chair.enter(self._head, self.members, now_seconds)
+        early, self._early = self._early, {}
+        effects = self._greet()
+        for sender, message in early.values():
+            if message.round == round:
+                effects += self.handle(sender, message, now_seconds)
+        return effects
+
+    def offer(self, tokens: int, digest: Digest, now_seconds: float) -> list[Effect]:
+        """The island's contribution to this round is ready here: its committed tokens, its payload's digest."""
+        if self.choice is not None or self.round < 0:
+            return []
+        self._own = tokens, digest
+        self._chair.take(self._offer())
+        return self._greet() + self._here(self._chair.consider(now_seconds), now_seconds)
+
+    def collected(
+        self, gather: Gather, result: Digest, missing: Sequence[int], now_seconds: float
+    ) -> list[Effect]:
+        """`gather` ended: the merged result's digest, or empty, and the islands whose payloads could not be had.
+
+        Accepted only if no higher ballot was promised meanwhile. The peer holds the result from here on.
+        """
+        if self.choice is not None or gather.round != self.round:
+            return []
+        ballot = gather.ballot
+        if not self.votes.may_vote:
+            self.votes.fetched(ballot, result)
+            return []
+        choice = self.votes.gathered(ballot)
+        if choice is None:
+            return []
+        if self.votes.accept(ballot, choice, result):
+            answer = self._answer(ballot, result, ())
+        elif self.votes.promised > ballot:
+            return self._here([self._nack(ballot)], now_seconds)
+        else:
+            answer = self._answer(ballot, b"", tuple(missing))
+        return self._here([answer], now_seconds)
+
+    def set_peers(self, version: int, peers: Sequence[PeerId], returned: bool = False) -> None:
+        """The island's replica list; `returned`: this peer was out of it since it last heard."""
+        self.votes.set_peers(version, tuple(peers), returned)
+        self._roll.hear(self.island, version, tuple(peers))
+
+    def lost(self, peer: PeerId) -> None:
+        """`peer` is silent: nobody waits for it from the next tick on."""
+        if peer != self.peer:
+            self._roll.lose(peer)
+
+    def seen(self, peer: PeerId) -> None:
+        """`peer` lives, and is greeted from now on, whatever its island."""
+        if peer != self.peer:
+            self._roll.see(peer)
+
+    def tick(self, now_seconds: float) -> list[Effect]:
+        """Repeat what may have been lost, give up what takes too long, stand as chair when it is time."""
+        if self.round < 0 or self.choice is not None:
+            return []
+        effects = self._greet()
+        if self.votes.is_member and not self.votes.may_vote:
+            ask = VotesAsk(*self._head, *self._speaker)
+            effects += [SendRound(peer, ask) for peer in self.votes.peers if peer != self.peer]
+        return effects + self._here(self._chair.tick(now_seconds), now_seconds)
+
+    # ---- messages ---------------------------------------------------------------------------------------------
+
+    def handle(self, sender: PeerId, message: RoundMessage, now_seconds: float) -> list[Effect]:
+        """A message of `sender`; those of other places change nothing."""
+        if (message.stage, message.fragment) != self.place:
+            return []
+        self.seen(sender)
+        if isinstance(message, RoundOffer | RoundPromise | Collected | VotesAsk | VotesTell):
+            self._roll.hear(message.island, message.version, message.peers)
+        if message.round > self.round:
+            return self._ahead(sender, message)
+        if message.round < self.round:
+            return self._tell_older(sender, message)
+        if not self._fits(message):
+            return self._of_another_base(sender)
+        if self.choice is not None:
+            return self._tell_decided(sender, message)
+        return self._here(self._current(sender, message, now_seconds), now_seconds)
+
+    def _current(self, sender: PeerId, message: RoundMessage, now_seconds: float) -> list[Effect]:
+        match message:
+            case RoundOffer():
+                self._chair.take(message)
+                return self._chair.consider(now_seconds)
+            case RoundAsk():
+                return self._ask(message, now_seconds)
+            case RoundPromise():
+                return self._chair.promised(sender, message, now_seconds)
+            case RoundNack():
+                self._chair.hear(message.promised, False, now_seconds)
+                return []
+            case Collect():
+                return self._collect(message, now_seconds)
+            case Collected():
+                return self._chair.collected(sender, message, now_seconds)
+            case RoundDecided():
+                return self._learn(message)
+            case VotesAsk():
+                return self._tell_votes(sender, message)
+            case VotesTell():
+                return self._hear_votes(sender, message)
+
+    def _here(self, effects: list[Effect], now_seconds: float) -> list[Effect]:
+        """What this peer sends to itself arrives at once."""
+        done: list[Effect] = []
+        for effect in effects:
+            if isinstance(effect, SendRound) and effect.to == self.peer:
+                done += self.handle(self.peer, effect.message, now_seconds)
+            else:
+                done.append(effect)
+        return done
+
+    def _fits(self, message: RoundMessage) -> bool:
+        return message.base == self.base
+
+    def _of_another_base(self, sender: PeerId) -> list[Effect]:
+        """Refused, and noted once for each sender."""
+        self.wrong_bases += 1
+        if sender in self._strange:
+            return []
+        self._strange.add(sender)
+        place = f"stage {self.place[0]}, fragment {self.place[1]}, round {self.round}"
+        return [Note(Noted("a round on another base", f"{place}, from {sender}"))]
+
+    def _ahead(self, sender: PeerId, message: RoundMessage) -> list[Effect]:
+        if isinstance(message, RoundOffer) and message.round == self.round + 1:
+            self._early[message.island] = (sender, message)
+        if self.behind is None or message.round > self.behind.round:
+            self.behind = Behind(message.round, sender)
+        return []
+
+    def _tell_older(self, sender: PeerId, message: RoundMessage) -> list[Effect]:
+        """What was decided in its round, or else where the group is by now."""
+        if not isinstance(message, _QUESTIONS):
+            return []
+        decided = self._decided
+        if decided is not None and decided.round == message.round:
+            return [SendRound(sender, decided)]
+        return [SendRound(sender, self._offer())]
+
+    def _tell_decided(self, sender: PeerId, message: RoundMessage) -> list[Effect]:
+        if self._decided is None or not isinstance(message, _QUESTIONS):
+            return []
+        return [SendRound(sender, self._decided)]
+
+    def _learn(self, message: RoundDecided) -> list[Effect]:
+        self.choice, self._decided = message.choice, message
+        return [Chosen(message.choice, message.holders)]
+
+    # ---- voting -----------------------------------------------------------------------------------------------
+
+    def _ask(self, message: RoundAsk, now_seconds: float) -> list[Effect]:
+        self._chair.hear(message.ballot, False, now_seconds)
+        votes, ballot = self.votes, message.ballot
+        if not votes.may_vote:
+            return []
+        if not votes.promise(ballot):
+            return [self._nack(ballot)]
+        promise = RoundPromise(*self._head, ballot, *self._speaker, votes.accepted)
+        return [SendRound(ballot.chair, promise)]
+
+    def _collect(self, message: Collect, now_seconds: float) -> list[Effect]:
+        """Gather, to accept when that is done; a repeat is answered again, or gathers again what failed."""
+        votes, ballot = self.votes, message.ballot
+        self._chair.hear(ballot, True, now_seconds)
+        if not votes.may_vote:
+            return []
+        if not votes.promise(ballot):
+            return [self._nack(ballot)]
+        if votes.accepted is not None and votes.accepted.ballot == ballot:
+            return [self._answer(ballot, votes.accepted.choice.result, ())]
+        if not votes.gather(ballot, message.choice):
+            return []
+        return [Gather(self.round, ballot, message.choice, message.holders)]
+
+    def _tell_votes(self, sender: PeerId, message: VotesAsk) -> list[Effect]:
+        votes = self.votes
+        if message.island != self.island or not votes.may_tell(sender, message.version):
+            return []
+        tell = VotesTell(*self._head, *self._speaker, votes.fence, votes.promised, votes.accepted)
+        return [SendRound(sender, tell)]
+
+    def _hear_votes(self, sender: PeerId, message: VotesTell) -> list[Effect]:
+        accepted = self.votes.hear(message) if message.island == self.island else None
+        if accepted is None:
+            return []
+        return [Gather(self.round, accepted.ballot, accepted.choice, (sender,))]
+
+    # ---- what it says -----------------------------------------------------------------------------------------
+
+    @property
+    def _head(self) -> tuple[int, int, int, Digest]:
+        return *self.place, self.round, self.base
+
+    @property
+    def _speaker(self) -> tuple[int, int, tuple[PeerId, ...]]:
+        return self.island, self.votes.version, self.votes.peers
+
+    def _offer(self) -> RoundOffer:
+        return RoundOffer(*self._head, *self._speaker, *self._own)
+
+    def _greet(self) -> list[Effect]:
+        """The offer or a greeting to all, lost peers too: two that lost each other must find out that both live."""
+        offer = self._offer()
+        return [SendRound(peer, offer) for peer in self._roll.peers if peer != self.peer]
+
+    def _answer(self, ballot: Ballot, result: Digest, missing: tuple[int, ...]) -> SendRound:
+        collected = Collected(*self._head, ballot, *self._speaker, result, missing)
+        return SendRound(ballot.chair, collected)
+
+    def _nack(self, ballot: Ballot) -> SendRound:
+        return SendRound(ballot.chair, RoundNack(*self._head, ballot, self.votes.promised))

@@ -1,0 +1,110 @@
+"""One peer's share of its island's vote in the rounds of a place: what it promised and accepted, and whether it may.
+
+A peer knows what its island voted under lists of version `fence` or later: 0 where it was there when the run began,
+else the version it came into the list with, or the fence of the sibling who told it all votes before. A round counts
+votes under lists no older than its member entry (`GroupMember.version`). So a peer votes in rounds whose entry is at
+its fence or above, and in no others: it waits for a choice made after it came in, or for a sibling to tell it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from swarmtrain.core.rounds import NO_BALLOT, Accepted, Ballot, Choice, GroupMember, VotesTell
+from swarmtrain.core.types import Digest, PeerId
+from swarmtrain.outer.effects import Seat
+
+
+class Votes:
+    """The votes of one peer in one round after another."""
+
+    def __init__(self, seat: Seat, fence: int) -> None:
+        self.peer, self.island = seat.peer, seat.island
+        self.version, self.peers, self.fence = seat.version, tuple(sorted(seat.peers)), fence
+        self.enter(())
+
+    def enter(self, members: Sequence[GroupMember]) -> None:
+        """Another round begins: nobody has voted in it here."""
+        entry = {member.island: member.version for member in members}
+        self._entry = entry.get(self.island)
+        self.promised = NO_BALLOT
+        self.accepted: Accepted | None = None
+        self._gathering: tuple[Ballot, Choice] | None = None
+        self._told: VotesTell | None = None
+
+    def set_peers(self, version: int, peers: tuple[PeerId, ...], returned: bool) -> None:
+        """The island's list; older versions change nothing. Whoever was out of it missed what was voted meanwhile."""
+        if version <= self.version:
+            return
+        if returned or (self.peer in peers and self.peer not in self.peers):
+            self.fence, self._gathering, self._told = version, None, None
+        self.version, self.peers = version, tuple(sorted(peers))
+
+    @property
+    def is_member(self) -> bool:
+        return self._entry is not None and self.peer in self.peers
+
+    @property
+    def may_vote(self) -> bool:
+        return self.is_member and self._entry is not None and self.fence <= self._entry
+
+    # ---- promise and accept -----------------------------------------------------------------------------------
+
+    def promise(self, ballot: Ballot) -> bool:
+        """Accept nothing below `ballot` from now on; False when a higher one was promised."""
+        if ballot < self.promised:
+            return False
+        self.promised = ballot
+        return True
+
+    def gather(self, ballot: Ballot, choice: Choice) -> bool:
+        """The result of `choice` is to be gathered; False while that is under way."""
+        if self._gathering == (ballot, choice):
+            return False
+        self._gathering = ballot, choice
+        return True
+
+    def gathered(self, ballot: Ballot) -> Choice | None:
+        """What was to be gathered for `ballot`; None when that is not awaited any more."""
+        if self._gathering is None or self._gathering[0] != ballot:
+            return None
+        choice, self._gathering = self._gathering[1], None
+        return choice if self.may_vote else None
+
+    def accept(self, ballot: Ballot, choice: Choice, result: Digest) -> bool:
+        """The vote; False when it would break a promise, or is for another result than `choice` names."""
+        if not self.promise(ballot) or not result or choice.result not in (b"", result):
+            return False
+        self.accepted = Accepted(ballot, replace(choice, result=result))
+        return True
+
+    # ---- between siblings -------------------------------------------------------------------------------------
+
+    def may_tell(self, sibling: PeerId, version: int) -> bool:
+        """Whether this peer knows all votes, and gives none from here on without `sibling`, who is at `version`."""
+        return self.may_vote and sibling in self.peers and self.version >= version
+
+    def hear(self, tell: VotesTell) -> Accepted | None:
+        """A sibling's votes. What it accepted has to be fetched first: a vote stands for a result that is held.
+
+        Returns what to fetch, None when there is nothing. What was told before this peer came in is out of date.
+        """
+        if self.may_vote or not self.is_member or tell.version < self.fence or self._told:
+            return None
+        self._told = tell
+        if tell.accepted is None:
+            self._adopt(tell)
+            return None
+        return tell.accepted
+
+    def fetched(self, ballot: Ballot, result: Digest) -> None:
+        """The result of a sibling's vote is here, or could not be had where `result` is empty."""
+        tell, self._told = self._told, None
+        accepted = None if tell is None else tell.accepted
+        if tell is None or accepted is None or accepted.ballot != ballot:
+            return
+        if accepted.choice.result == result:
+            self._adopt(tell)
+
+    def _adopt(self, tell: VotesTell) -> None:
+        self.fence, self.promised, self.accepted = tell.fence, tell.promised, tell.accepted
+        self._told = None

@@ -1,0 +1,432 @@
+"""Drives the outer rounds of a peer's stages: its groups' machines, what they gather, and news for the conductor.
+
+A round runs beside training and moves nothing by itself. A decision of the island's step protocol has a contribution
+made or a result taken (`outer.director`), so all replicas do it behind the same step or none does; here everything that
+a decision names is brought to this peer before it is applied.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from swarmtrain.compute.lane import Kind, Task
+from swarmtrain.core.closing import PlaceNews, RoundWork, RoundWorkKind
+from swarmtrain.core.errors import LinkError, StateError, WireError
+from swarmtrain.core.events import Noted, RoundChosen, RoundMerged, RoundSent
+from swarmtrain.core.messages import Commit, RoundNews
+from swarmtrain.core.rounds import Choice, Counted, RoundMessage
+from swarmtrain.core.tasks import Tasks
+from swarmtrain.core.types import EDGE_STAGE, PeerId, Roster
+from swarmtrain.outer.director import Place
+from swarmtrain.outer.effects import Chosen, Effect, Gather, Note, Seat, SendRound, Waits
+from swarmtrain.outer.group import RoundGroup
+from swarmtrain.peer.parts import Parts
+from swarmtrain.peer.payloads import Payloads, RoundKey, Sources, ordered
+from swarmtrain.peer.restore import now_seconds
+from swarmtrain.peer.stage_rounds import (
+    GroupState,
+    Result,
+    fetch_state,
+    settings_of,
+    state_answer,
+)
+from swarmtrain.steps.keys import unpack_keys
+from swarmtrain.transport.link import Message
+from swarmtrain.transport.messages import encode_round
+from swarmtrain.transport.requests import OuterStateRequest
+
+FIRST_ROSTER_VERSION = 1
+TERM_SHIFT = 20
+"""Versions of rosters begin anew with each conductor: (term, version) as one number that grows."""
+
+Unreachable = (LinkError, WireError, StateError)
+
+
+class OuterRounds:
+    """The rounds at one peer. `tell(news)` brings news to the conductor of this peer's island."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        tell: Callable[[RoundNews], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        config = parts.config
+        assert parts.outer is not None, "the run has outer rounds"
+        self._parts, self.island, self._tell = parts, parts.island, tell
+        self.states = parts.outer
+        self.payloads = Payloads(parts.me, parts.links.to, config.links.silence_seconds)
+        silence_seconds = config.links.silence_seconds
+        # The other half of the grace window is for what is on its way by then.
+        self._waits = Waits(silence_seconds, config.outer.grace_seconds / 2, 20 * silence_seconds)
+        self._groups: dict[Place, RoundGroup] = {}
+        self._others: dict[PeerId, tuple[int, ...]] = {}
+        self._version, self._roster = 0, Roster.of(0, ())
+        self._gathering: dict[Place, asyncio.Task[None]] = {}
+        self._fetching: dict[Place, asyncio.Task[None]] = {}
+        self._behind_since: dict[Place, float] = {}
+        self._ahead: dict[Place, GroupState] = {}
+        self._served: dict[Place, GroupState] = {}
+        self._arrived = asyncio.Condition()
+        self._tasks = Tasks(failed)
+        self._tasks.spawn(self._tick(), "rounds")
+
+    async def close(self) -> None:
+        await self._tasks.cancel_all()
+
+    # ---- who is there -------------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """The open step's roster says which siblings answer for the island with this peer."""
+        opening = self._parts.member.ledger.open
+        if opening is None:
+            return
+        version = opening.term << TERM_SHIFT | opening.roster.version
+        if version <= self._version or self._parts.me not in opening.roster:
+            return
+        self._version, self._roster = version, opening.roster
+        is_first = opening.roster.version == FIRST_ROSTER_VERSION and opening.step == 0
+        for place in [known for known in self._groups if known[0] not in self.states.stages]:
+            self._drop(place)
+        for place in self.states.places:
+            siblings = opening.roster.replicas(place[0])
+            group = self._groups.get(place)
+            if group is not None:
+                group.set_peers(version, siblings)
+            elif self._parts.me in siblings:
+                seat = Seat(self._parts.me, self.island, version, siblings)
+                self._groups[place] = RoundGroup(place, seat, self._waits, is_first)
+                self._meet(place, self._others)
+                self._advance(place)
+        self.tell()
+
+    def meet(self, peer: PeerId, stages: tuple[int, ...]) -> None:
+        """A peer of another island hosts `stages`."""
+        if self._others.get(peer) != stages:
+            self._others[peer] = stages
+            for place in self._groups:
+                self._meet(place, (peer,))
+
+    def _meet(self, place: Place, peers: Sequence[PeerId] | dict[PeerId, tuple[int, ...]]) -> None:
+        for peer in peers:
+            if place[0] in self._others[peer]:
+                self._groups[place].seen(peer)
+
+    def lost(self, peer: PeerId) -> None:
+        """`peer` cannot be reached."""
+        self._others.pop(peer, None)
+        for group in self._groups.values():
+            group.lost(peer)
+
+    def _drop(self, place: Place) -> None:
+        del self._groups[place]
+        for kept in (self._gathering, self._fetching):
+            task = kept.pop(place, None)
+            if task is not None:
+                task.cancel()
+        self._ahead.pop(place, None)
+
+    def follow(self) -> None:
+        """What the stages here hold has moved, or was replaced by siblings' state, a snapshot or a checkpoint.
+
+        Where this island went back, what it voted since is lost with what it knew: it takes a new seat under the
+        next roster.
+        """
+        for place in list(self._groups):
+            is_here = place[0] in self.states.stages and place[0] not in self.states.stranded
+            if is_here and self.states.key(place).round >= self._groups[place].round:
+                self._advance(place)
+            else:
+                self._drop(place)
+
+    def _advance(self, place: Place) -> None:
+        """The group's machine follows the outer state that is here."""
+        if place[0] in self.states.stranded:
+            return
+        key, group = self.states.key(place), self._groups[place]
+        members = self.states.members[place]
+        self._act(place, group.advance(key.round, key.base, members, now_seconds()))
+        self._ahead.pop(place, None)
+        self._behind_since.pop(place, None)
+
+    # ---- messages -----------------------------------------------------------------------------------------------
+
+    def receive(self, sender: PeerId, message: RoundMessage) -> None:
+        place = (message.stage, message.fragment)
+        group = self._groups.get(place)
+        if group is not None:
+            self._act(place, group.handle(sender, message, now_seconds()))
+
+    async def answer_state(self, request: OuterStateRequest) -> Message:
+        """A piece of the outer state here; all pieces of one answer are of one round."""
+        place = (request.stage, request.fragment)
+        if place not in self._groups or place[0] in self.states.stranded:
+            return state_answer(None, request)
+        held, ahead = self._served.get(place), self._ahead.get(place)
+        if request.length_bytes == 0 or held is None:
+            is_ahead = ahead is not None and self.states.key(place).round < request.round
+            held = ahead if is_ahead and ahead is not None else await self._held(place)
+            self._served[place] = held
+        return state_answer(held, request)
+
+    async def _held(self, place: Place) -> GroupState:
+        """A copy of the outer state here, for good."""
+
+        def copy() -> GroupState:
+            state = self.states.member(place).state.copy()
+            return GroupState(state, self.states.members[place], state.digest())
+
+        return await self._parts.lane.submit(Task(Kind.STATE, place[0], name="outer state"), copy)
+
+    def _act(self, place: Place, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case SendRound(to, message):
+                    self._parts.links.tell(to, "round", encode_round(message))
+                case Gather(choice=choice, holders=holders):
+                    self._gather(place, effect, choice, holders)
+                case Chosen(choice, holders):
+                    self._chosen(place, choice, holders)
+                case Note(event):
+                    self._parts.record(event)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(self._parts.config.links.heartbeat_seconds)
+            for place, group in list(self._groups.items()):
+                self._act(place, group.tick(now_seconds()))
+                self._look_ahead(place, group)
+            self.tell()
+
+    # ---- payloads and results -----------------------------------------------------------------------------------
+
+    def _gather(
+        self, place: Place, asked: Gather | None, choice: Choice, holders: tuple[PeerId, ...]
+    ) -> None:
+        before = self._gathering.get(place)
+        if before is not None:
+            before.cancel()
+        work = self._merge(place, asked, choice, holders)
+        self._gathering[place] = self._tasks.spawn(work, f"gather {place}")
+
+    async def _merge(
+        self, place: Place, asked: Gather | None, choice: Choice, holders: tuple[PeerId, ...]
+    ) -> None:
+        """Fetch what `choice` counts and merge it; answer the group's machine where it asked for that."""
+        key, payloads, missing = self.states.key(place), dict[int, bytes](), list[int]()
+        known = self.states.results.get((place, choice.result))
+        if known is None:
+            fetched = await asyncio.gather(
+                *(self._payload(place, key, counted, holders) for counted in choice.counted),
+                return_exceptions=True,
+            )
+            for counted, found in zip(choice.counted, fetched, strict=True):
+                if isinstance(found, bytes):
+                    payloads[counted.island] = found
+                elif isinstance(found, Unreachable):
+                    self._parts.record(Noted("a contribution is missing", str(found)))
+                    missing.append(counted.island)
+                else:
+                    raise found
+            known = None if missing else await self._merged(place, key, choice, payloads)
+        if known is not None:
+            self.states.results[place, known.merged.digest()] = known
+            await self._notify()
+        group = self._groups.get(place)
+        if asked is not None and group is not None:
+            digest = known.choice.result if known is not None else b""
+            self._act(place, group.collected(asked, digest, missing, now_seconds()))
+
+    async def _payload(
+        self, place: Place, key: RoundKey, counted: Counted, holders: tuple[PeerId, ...]
+    ) -> bytes:
+        island = counted.island
+        theirs = self._groups[place].peers_of(island)
+        asked = dict.fromkeys((*ordered(theirs, self._parts.me), *ordered(holders, self._parts.me)))
+        siblings = self._roster.replicas(place[0]) if island != self.island else ()
+        sources = Sources(tuple(asked), siblings)
+        return await self.payloads.fetch(key, counted, sources)
+
+    async def _merged(
+        self, place: Place, key: RoundKey, choice: Choice, payloads: dict[int, bytes]
+    ) -> Result | None:
+        """None when the round is over meanwhile, or what came cannot be merged."""
+        if place[0] not in self.states.stages or self.states.key(place) != key:
+            return None
+        task = Task(Kind.STATE, place[0], name="merge")
+        try:
+            result = await self._parts.lane.submit(
+                task, lambda: self.states.merge(place, choice, payloads)
+            )
+        except (WireError, StateError) as error:
+            self._parts.record(Noted("a round cannot be merged", str(error)))
+            return None
+        is_another = choice.result not in (b"", result.choice.result)
+        return None if is_another else result
+
+    def _chosen(self, place: Place, choice: Choice, holders: tuple[PeerId, ...]) -> None:
+        islands = tuple(counted.island for counted in choice.counted)
+        key = self.states.key(place)
+        self._parts.record(
+            RoundChosen(
+                *place,
+                key.round,
+                islands,
+                tuple(m.island for m in choice.members),
+                choice.result.hex(),
+            )
+        )
+        if (place, choice.result) not in self.states.results:
+            self._gather(place, None, choice, holders)
+        self.tell()
+
+    async def _notify(self) -> None:
+        async with self._arrived:
+            self._arrived.notify_all()
+        self.tell()
+
+    # ---- missed rounds ------------------------------------------------------------------------------------------
+
+    def _look_ahead(self, place: Place, group: RoundGroup) -> None:
+        """A group that is further on for longer than its messages take was missed: fetch what it has in common."""
+        if group.behind is None:
+            self._behind_since.pop(place, None)
+            return
+        since = self._behind_since.setdefault(place, now_seconds())
+        fetching = self._fetching.get(place)
+        is_idle = fetching is None or fetching.done()
+        ahead = self._ahead.get(place)
+        is_known = ahead is not None and ahead.state.round >= group.behind.round
+        if is_idle and not is_known and now_seconds() > since + self._waits.patience:
+            work = self._fetch_ahead(place, group.behind.peer, group.behind.round)
+            self._fetching[place] = self._tasks.spawn(work, f"catch up {place}")
+
+    async def _fetch_ahead(self, place: Place, peer: PeerId, number: int) -> None:
+        try:
+            found = await self._fetch_state(place, peer, number)
+        except Unreachable as error:
+            self._parts.record(Noted("the group's outer state cannot be had", str(error)))
+            return
+        self._ahead[place] = found
+        self.states.arrived[place, found.digest] = found
+        await self._notify()
+
+    async def _fetch_state(self, place: Place, peer: PeerId, number: int) -> GroupState:
+        link = await self._parts.links.to(peer)
+        member = self.states.member(place)
+        elements, optimizer = member.fragment.elements, settings_of(self._parts.config).optimizer
+        silence_seconds = self._parts.config.links.silence_seconds
+        return await fetch_state(link, place, number, elements, optimizer, silence_seconds)
+
+    # ---- decisions ------------------------------------------------------------------------------------------------
+
+    async def prepare(self, commit: Commit) -> None:
+        """Bring everything here that `commit` names. Raises StateError when that is not to be had in time."""
+        limit_seconds = 10 * self._waits.patience
+        for work in commit.closing.rounds:
+            place = (work.stage, work.fragment)
+            if work.stage not in self.states.stages or work.kind == RoundWorkKind.SEND:
+                continue
+            try:
+                async with asyncio.timeout(limit_seconds):
+                    await self._have(place, work)
+            except TimeoutError:
+                raise StateError(
+                    f"what round {work.round} of stage {work.stage} came to did not get here",
+                    f"nobody gave it within {limit_seconds:g} s",
+                    "this peer takes its state from a sibling",
+                ) from None
+
+    async def _have(self, place: Place, work: RoundWork) -> None:
+        is_state = work.kind == RoundWorkKind.CATCH_UP
+        kept = self.states.arrived if is_state else self.states.results
+        while (place, work.digest) not in kept:
+            if is_state:
+                await self._fetch_named(place, work)
+            async with self._arrived:
+                try:
+                    async with asyncio.timeout(self._waits.patience):
+                        await self._arrived.wait()
+                except TimeoutError:
+                    continue
+
+    async def _fetch_named(self, place: Place, work: RoundWork) -> None:
+        """The outer state that a decision names: from siblings, or the group."""
+        group = self._groups.get(place)
+        others = group.everybody if group is not None else ()
+        for peer in dict.fromkeys((*self._roster.replicas(place[0]), *others)):
+            if peer == self._parts.me:
+                continue
+            try:
+                found = await self._fetch_state(place, peer, work.round)
+            except Unreachable:
+                continue
+            if found.digest == work.digest:
+                self.states.arrived[place, found.digest] = found
+                return
+
+    def tokens(self, commit: Commit) -> dict[int, int]:
+        """Committed tokens of a decided step, by stage hosted here."""
+        opening = self._parts.member.ledger.open
+        assert opening is not None, "what is applied was open here"
+        void, each = set(unpack_keys(commit.void)), self._parts.config.train.tokens_per_microbatch
+        counted = dict.fromkeys(self.states.stages, 0)
+        for key in range(opening.microbatches):
+            if key not in void:
+                for stage in (EDGE_STAGE, *opening.sequence(key)):
+                    if stage in counted:
+                        counted[stage] += each
+        return counted
+
+    async def closed(self, commit: Commit) -> None:
+        """`commit` is applied: the groups hear of contributions, and go on from what was merged."""
+        works = [work for work in commit.closing.rounds if work.stage in self.states.stages]
+        for work in works:
+            place = (work.stage, work.fragment)
+            if work.kind == RoundWorkKind.SEND:
+                self._sent(place)
+            else:
+                key, how = self.states.key(place), work.kind.name.lower()
+                outer = key.base.hex()
+                self._parts.record(RoundMerged(*place, key.round, how, commit.next_step, outer))
+                if place in self._groups:
+                    self._advance(place)
+        self.states.forget_done(works)
+        if works:
+            await self.payloads.arrived()
+        self.tell()
+
+    def _sent(self, place: Place) -> None:
+        made, key = self.states.made.pop(place, None), self.states.key(place)
+        if made is None:
+            return
+        digest = self.payloads.put(key, self.island, made.payload)
+        self._parts.record(RoundSent(*place, key.round, made.tokens, len(made.payload)))
+        group = self._groups.get(place)
+        if group is not None:
+            self._act(place, group.offer(made.tokens, digest, now_seconds()))
+
+    def tell(self) -> None:
+        """How this peer stands with its fragments, to whoever conducts."""
+        member = self._parts.member
+        if self._groups and not member.is_busy:
+            news = tuple(self._news(place, group) for place, group in sorted(self._groups.items()))
+            self._tell(RoundNews(member.step, member.base, news))
+
+    def _news(self, place: Place, group: RoundGroup) -> PlaceNews:
+        own = self.states.member(place)
+        is_current = group.round == own.state.round and place[0] not in self.states.stranded
+        choice, ahead = group.choice if is_current else None, self._ahead.get(place)
+        others = [island for island in group.offered if island != self.island]
+        return PlaceNews(
+            stage=place[0],
+            fragment=place[1],
+            round=own.state.round if place[0] not in self.states.stranded else -1,
+            is_sent=own.is_sent,
+            choice=choice.result if choice is not None and self._has(place, choice) else b"",
+            offered=len(others) if is_current else 0,
+            ahead_round=ahead.state.round if ahead is not None else 0,
+            ahead_state=ahead.digest if ahead is not None else b"",
+        )
+
+    def _has(self, place: Place, choice: Choice) -> bool:
+        return (place, choice.result) in self.states.results

@@ -1,0 +1,281 @@
+"""The outer state of this peer's stages: made, moved by decisions, served to who joins or was away, fetched when away.
+
+What touches tensors runs on the lane; the rest only looks at counters, and never while a decision is applied.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from swarmtrain.compute.replica import Replica
+from swarmtrain.core.closing import RoundWork, RoundWorkKind
+from swarmtrain.core.config import RunConfig
+from swarmtrain.core.errors import WireError
+from swarmtrain.core.messages import Commit
+from swarmtrain.core.rounds import Choice, GroupMember
+from swarmtrain.core.schedule import learning_rate
+from swarmtrain.core.tensors import TensorHeader
+from swarmtrain.core.types import Digest
+from swarmtrain.outer.director import Place
+from swarmtrain.outer.member import FragmentMember, RoundSettings
+from swarmtrain.outer.merge import Merged, RoundContribution
+from swarmtrain.outer.optimizer import OuterOptimizer, OuterState, suggested
+from swarmtrain.outer.payload import Payload
+from swarmtrain.outer.stage import Flat, StageRounds, fragments_of, member_name
+from swarmtrain.peer.payloads import PIECE_BYTES, RoundKey
+from swarmtrain.transport.link import Link, Message
+from swarmtrain.transport.messages import decode, encode
+from swarmtrain.transport.requests import OuterStateReply, OuterStateRequest, Status
+from swarmtrain.wire.codecs import codec_named
+from swarmtrain.wire.tensors import decode_tensor
+
+_DIGEST_BYTES = 16
+_HEAD_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """What a round came to, and what the group chose with it."""
+
+    merged: Merged
+    choice: Choice
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GroupState:
+    """The outer state of a fragment that the group starts a round from, and who votes in that round."""
+
+    state: OuterState
+    members: tuple[GroupMember, ...]
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Made:
+    """A contribution of this island, encoded."""
+
+    payload: bytes
+    tokens: int
+
+
+def settings_of(config: RunConfig) -> RoundSettings:
+    """What the configuration says of the arithmetic of rounds."""
+    outer = config.outer
+    optimizer = (
+        suggested(codec_named(outer.codec), outer.delay_steps if outer.delay_steps > 1 else 0)[0]
+        if outer.optimizer == "auto"
+        else OuterOptimizer(outer.optimizer, outer.learning_rate, outer.momentum, outer.warm_up)
+    )
+    return RoundSettings(
+        optimizer=optimizer,
+        codec=outer.codec,
+        zstd_level=outer.zstd_level,
+        feedback={"auto": None, "on": True, "off": False}[outer.feedback],
+        merge_factor=outer.merge_factor or None,
+    )
+
+
+class OuterStates:
+    """Per hosted stage its `StageRounds`, and the results and group states that decisions name by digest."""
+
+    def __init__(self, config: RunConfig, island: int) -> None:
+        self._config, self._island = config, island
+        self._settings = settings_of(config)
+        self.stages: dict[int, StageRounds] = {}
+        self.members: dict[Place, tuple[GroupMember, ...]] = {}
+        self.stranded: set[int] = set()
+        """Stages whose parameters are not of the group's making, as after CheckFree: they must catch up first."""
+        self.results: dict[tuple[Place, Digest], Result] = {}
+        self.arrived: dict[tuple[Place, Digest], GroupState] = {}
+        self.made: dict[Place, Made | None] = {}
+        self._packed: dict[int, Flat] = {}
+
+    # ---- stages come and go -------------------------------------------------------------------------------------
+
+    def begin(self, replica: Replica) -> None:
+        """The stage with the parameters that the run starts from."""
+        flat = replica.compute.flat
+        tensors = list(zip(flat.offsets, flat.shapes, strict=True))
+        fragments = fragments_of(replica.stage, tensors, flat.total, self._config.outer.fragments)
+        stage = replica.stage
+        self.stages[stage] = StageRounds(
+            self._island, fragments, replica.current.parameters, self._settings
+        )
+        for fragment in fragments:
+            self.members[stage, fragment.number] = (GroupMember(0, 0),)
+        self._packed.pop(stage, None)
+        self.stranded.discard(stage)
+
+    def load(self, stage: int, packed: Flat | None) -> None:
+        """The stage as another replica had it; None: nobody knows, and it has to catch up. Raises StateError."""
+        if packed is None:
+            self.stranded.add(stage)
+        else:
+            described = self.stages[stage].unpack(packed)
+            for number, members in enumerate(described):
+                self.members[stage, number] = tuple(GroupMember(*entry) for entry in members)
+            self.stranded.discard(stage)
+        self._packed.pop(stage, None)
+
+    def forget(self, stages: Sequence[int]) -> None:
+        for stage in stages:
+            self.stages.pop(stage, None)
+            self._packed.pop(stage, None)
+
+    def packed(self, stage: int) -> Flat:
+        """What travels with the stage's state; not while a decision is applied."""
+        if stage not in self._packed:
+            rounds = self.stages[stage]
+            members = [
+                [(entry.island, entry.version) for entry in self.members[stage, number]]
+                for number in range(len(rounds.members))
+            ]
+            self._packed[stage] = rounds.pack(members)
+        return self._packed[stage]
+
+    def member(self, place: Place) -> FragmentMember:
+        return self.stages[place[0]].members[place[1]]
+
+    def key(self, place: Place) -> RoundKey:
+        """Names the round of a fragment that comes next, or is under way."""
+        tag = self.member(place).tag
+        return RoundKey(tag.stage, tag.fragment, tag.round, tag.base)
+
+    @property
+    def places(self) -> list[Place]:
+        return [
+            (stage, number)
+            for stage in sorted(self.stages)
+            for number in range(len(self.stages[stage].members))
+        ]
+
+    # ---- a decision -----------------------------------------------------------------------------------------------
+
+    def close(self, replica: Replica, commit: Commit, tokens: int) -> None:
+        """On the lane, behind the update of `commit`: what it has this stage do. The stage saw `tokens`."""
+        stage, parameters = replica.stage, replica.current.parameters
+        rounds = self.stages[stage]
+        rounds.stepped(tokens)
+        for work in commit.closing.rounds:
+            if work.stage == stage:
+                self._do(rounds, work, parameters, commit.next_step)
+        self._packed.pop(stage, None)
+
+    def _do(self, rounds: StageRounds, work: RoundWork, parameters: Tensor, step: int) -> None:
+        place = (work.stage, work.fragment)
+        match work.kind:
+            case RoundWorkKind.SEND:
+                rate = learning_rate(self._config.optimizer, step, self._config.run.steps)
+                made = rounds.send(work.fragment, parameters, rate)
+                self.made[place] = None if made is None else _made(*made)
+            case RoundWorkKind.MERGE:
+                result = self.results[place, work.digest]
+                rounds.merge(work.fragment, result.merged, parameters)
+                self.members[place] = result.choice.members
+            case RoundWorkKind.CATCH_UP:
+                found = self.arrived[place, work.digest]
+                rounds.catch_up(work.fragment, found.state.copy(), parameters)
+                self.members[place] = found.members
+                self.stranded.discard(work.stage)
+
+    def forget_done(self, works: Sequence[RoundWork]) -> None:
+        """Results and group states of rounds that are over."""
+        over = {(work.stage, work.fragment) for work in works if work.kind != RoundWorkKind.SEND}
+        for kept in (self.results, self.arrived):
+            for known in [k for k in kept if k[0] in over]:
+                del kept[known]
+
+    # ---- results --------------------------------------------------------------------------------------------------
+
+    def merge(self, place: Place, choice: Choice, payloads: Mapping[int, bytes]) -> Result:
+        """On the lane: what the counted contributions come to. Raises WireError or StateError for what is refused."""
+        member = self.member(place)
+        gathering, elements = member.gathering(), member.fragment.elements
+        for counted in choice.counted:
+            values = _decoded(payloads[counted.island], member, elements)
+            name = member_name(counted.island)
+            gathering.add(RoundContribution(name, gathering.tag, counted.tokens, values))
+        merged = gathering.merged()
+        return Result(merged, Choice(choice.counted, choice.members, merged.digest()))
+
+
+def _made(contribution: RoundContribution, payload: Payload) -> Made:
+    head = encode(payload.header)
+    length = len(head).to_bytes(_HEAD_BYTES, "little")
+    return Made(b"".join((length, head, bytes(payload.data))), contribution.tokens)
+
+
+def _decoded(payload: bytes, member: FragmentMember, elements: int) -> Tensor:
+    """The values in another island's payload: float32 [elements]. Raises WireError."""
+    length = int.from_bytes(payload[:_HEAD_BYTES], "little")
+    header = decode(TensorHeader, payload[_HEAD_BYTES : _HEAD_BYTES + length])
+    # On memory of its own, which a codec that loses nothing then need not copy.
+    data = bytearray(memoryview(payload)[_HEAD_BYTES + length :])
+    return decode_tensor(header, data, expect_shape=(elements,), expect_codec=member.sender.codec)
+
+
+# ---- the group's outer state, for who missed rounds ---------------------------------------------------------------
+
+
+def state_answer(held: GroupState | None, request: OuterStateRequest) -> Message:
+    """A piece of the outer state: parameters, then momentum. A piece of no length asks what there is."""
+    if held is None or held.state.round < request.round:
+        return Message(OuterStateReply(Status.FENCED, 0, 0, b"", (), 0, b"").encode())
+    flats = [held.state.parameters.numpy(), held.state.momentum.numpy()]
+    whole = np.concatenate(flats).view(np.uint8).data
+    end = request.offset_bytes + min(request.length_bytes, PIECE_BYTES)
+    body = whole[request.offset_bytes : end]
+    reply = OuterStateReply(
+        status=Status.OK,
+        round=held.state.round,
+        steps=held.state.steps,
+        base=held.digest,
+        members=held.members,
+        total_bytes=whole.nbytes,
+        digest=hashlib.sha256(body).digest()[:_DIGEST_BYTES],
+    )
+    return Message(reply.encode(), body)
+
+
+async def fetch_state(
+    link: Link,
+    place: Place,
+    number: int,
+    elements: int,
+    optimizer: OuterOptimizer,
+    silence_seconds: float,
+) -> GroupState:
+    """The outer state of a fragment at round `number` or later. Raises LinkError, WireError or StateError."""
+
+    async def ask(offset: int, length: int) -> tuple[OuterStateReply, memoryview]:
+        request = OuterStateRequest(*place, number, offset, length)
+        answer = await link.call(
+            "outer_state", Message(request.encode()), silence_seconds=silence_seconds
+        )
+        reply, body = OuterStateReply.decode(answer.meta), memoryview(answer.body)
+        if reply.status is not Status.OK:
+            raise WireError("a peer does not have that outer state", reply.status.name)
+        if hashlib.sha256(body).digest()[:_DIGEST_BYTES] != reply.digest:
+            raise WireError("a piece of outer state was damaged on its way", "")
+        return reply, body
+
+    claim, _ = await ask(0, 0)
+    momentum = elements if optimizer.keeps_momentum else 0
+    if claim.total_bytes != 4 * (elements + momentum):
+        raise WireError(
+            "an outer state has another size than this model's", f"{claim.total_bytes} bytes"
+        )
+    pieces = []
+    for offset in range(0, claim.total_bytes, PIECE_BYTES):
+        reply, body = await ask(offset, PIECE_BYTES)
+        if reply.base != claim.base:
+            raise WireError("an outer state moved on while it was fetched", f"round {reply.round}")
+        pieces.append(body)
+    words = np.frombuffer(b"".join(pieces), dtype=np.float32)
+    flats = {"outer_parameters": words[:elements], "outer_momentum": words[elements:]}
+    counters = {"outer_round": claim.round, "outer_steps": claim.steps}
+    state = OuterState.restored(flats, counters, elements, optimizer, claim.base)
+    return GroupState(state, claim.members, claim.base)

@@ -1,0 +1,249 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Ballot(_message.Message):
+    __slots__ = ("attempt", "chair", "born")
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    CHAIR_FIELD_NUMBER: _ClassVar[int]
+    BORN_FIELD_NUMBER: _ClassVar[int]
+    attempt: int
+    chair: str
+    born: int
+    def __init__(self, attempt: _Optional[int] = ..., chair: _Optional[str] = ..., born: _Optional[int] = ...) -> None: ...
+
+class Counted(_message.Message):
+    __slots__ = ("island", "tokens", "digest")
+    ISLAND_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    island: int
+    tokens: int
+    digest: bytes
+    def __init__(self, island: _Optional[int] = ..., tokens: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
+
+class GroupMember(_message.Message):
+    __slots__ = ("island", "version")
+    ISLAND_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    island: int
+    version: int
+    def __init__(self, island: _Optional[int] = ..., version: _Optional[int] = ...) -> None: ...
+
+class Choice(_message.Message):
+    __slots__ = ("counted", "members", "result")
+    COUNTED_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    counted: _containers.RepeatedCompositeFieldContainer[Counted]
+    members: _containers.RepeatedCompositeFieldContainer[GroupMember]
+    result: bytes
+    def __init__(self, counted: _Optional[_Iterable[_Union[Counted, _Mapping]]] = ..., members: _Optional[_Iterable[_Union[GroupMember, _Mapping]]] = ..., result: _Optional[bytes] = ...) -> None: ...
+
+class Accepted(_message.Message):
+    __slots__ = ("ballot", "choice")
+    BALLOT_FIELD_NUMBER: _ClassVar[int]
+    CHOICE_FIELD_NUMBER: _ClassVar[int]
+    ballot: Ballot
+    choice: Choice
+    def __init__(self, ballot: _Optional[_Union[Ballot, _Mapping]] = ..., choice: _Optional[_Union[Choice, _Mapping]] = ...) -> None: ...
+
+class RoundOffer(_message.Message):
+    __slots__ = ("stage", "fragment", "round", "base", "island", "version", "peers", "tokens", "digest")
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    FRAGMENT_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    ISLAND_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PEERS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    stage: int
+    fragment: int
+    round: int
+    base: bytes
+    island: int
+    version: int
+    peers: _containers.RepeatedScalarFieldContainer[str]
+    tokens: int
+    digest: bytes
+    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[bytes] = ..., island: _Optional[int] = ..., version: _Optional[int] = ..., peers: _Optional[_Iterable[str]] = ..., tokens: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
+
+class RoundAsk(_message.Message):
+    __slots__ = ("stage", "fragment", "round", "base", "ballot")
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    FRAGMENT_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    BALLOT_FIELD_NUMBER: _ClassVar[int]
+    stage: int
+    fragment: int
+    round: int
+    base: bytes
+    ballot: Ballot
+    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[bytes] = ..., ballot: _Optional[_Union[Ballot, _Mapping]] = ...) -> None: ...
+
+class RoundPromise(_message.Message):
+    __slots__ = ("stage", "fragment", "round", "base", "ballot", "island", "version", "peers", "accepted")
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    FRAGMENT_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    BALLOT_FIELD_NUMBER: _ClassVar[int]
+    ISLAND_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PEERS_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    stage: int
+    fragment: int
+    round: int
+    base: bytes
+    ballot: Ballot
+    island: int
+    version: int
+    peers: _containers.RepeatedScalarFieldContainer[str]
+    accepted: Accepted
+    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[bytes] = ..., ballot: _Optional[_Union[Ballot, _Mapping]] = ..., island: _Optional[int] = ..., version: _Optional[int] = ..., peers: _Optional[_Iterable[str]] = ..., accepted: _Optional[_Union[Accepted, _Mapping]] = ...) -> None: ...
+
+class RoundNack(_message.Message):
+    __slots__ = ("stage", "fragment", "round", "base", "ballot", "promised")
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    FRAGMENT_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    BALLOT_FIELD_NUMBER: _ClassVar[int]
+    PROMISED_FIELD_NUMBER: _ClassVar[int]
+    stage: int
+    fragment: int
+    round: int
+    base: bytes
+    ballot: Ballot
+    promised: Ballot
+    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[bytes] = ..., ballot: _Optional[_Union[Ballot, _Mapping]] = ..., promised: _Optional[_Union[Ballot, _Mapping]] = ...) -> None: ...
+
+class Collect(_message.Message):
+    __slots__ = ("stage", "fragment", "round", "base", "ballot", "choice", "holders")
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    FRAGMENT_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    BALLOT_FIELD_NUMBER: _ClassVar[int]
+    CHOICE_FIELD_NUMBER: _ClassVar[int]
+    HOLDERS_FIELD_NUMBER: _ClassVar[int]
+    stage: int
+    fragment: int
+    round: int
+    base: bytes
+    ballot: Ballot
+    choice: Choice
+    holders: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[bytes] = ..., ballot: _Optional[_Union[Ballot, _Mapping]] = ..., choice: _Optional[_Union[Choice, _Mapping]] = ..., holders: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Collected(_message.Message):
+    __slots__ = ("stage", "fragment", "round", "base", "ballot", "island", "version", "peers", "result", "missing")
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    FRAGMENT_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    BALLOT_FIELD_NUMBER: _ClassVar[int]
+    ISLAND_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PEERS_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    stage: int
+    fragment: int
+    round: int
+    base: bytes
+    ballot: Ballot
+    island: int
+    version: int
+    peers: _containers.RepeatedScalarFieldContainer[str]
+    result: bytes
+    missing: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[bytes] = ..., ballot: _Optional[_Union[Ballot, _Mapping]] = ..., island: _Optional[int] = ..., version: _Optional[int] = ..., peers: _Optional[_Iterable[str]] = ..., result: _Optional[bytes] = ..., missing: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class RoundDecided(_message.Message):
+    __slots__ = ("stage", "fragment", "round", "base", "choice", "holders")
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    FRAGMENT_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    CHOICE_FIELD_NUMBER: _ClassVar[int]
+    HOLDERS_FIELD_NUMBER: _ClassVar[int]
+    stage: int
+    fragment: int
+    round: int
+    base: bytes
+    choice: Choice
+    holders: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[bytes] = ..., choice: _Optional[_Union[Choice, _Mapping]] = ..., holders: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class VotesAsk(_message.Message):
+    __slots__ = ("stage", "fragment", "round", "base", "island", "version", "peers")
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    FRAGMENT_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    ISLAND_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PEERS_FIELD_NUMBER: _ClassVar[int]
+    stage: int
+    fragment: int
+    round: int
+    base: bytes
+    island: int
+    version: int
+    peers: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[bytes] = ..., island: _Optional[int] = ..., version: _Optional[int] = ..., peers: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class VotesTell(_message.Message):
+    __slots__ = ("stage", "fragment", "round", "base", "island", "version", "peers", "fence", "promised", "accepted")
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    FRAGMENT_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    ISLAND_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PEERS_FIELD_NUMBER: _ClassVar[int]
+    FENCE_FIELD_NUMBER: _ClassVar[int]
+    PROMISED_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    stage: int
+    fragment: int
+    round: int
+    base: bytes
+    island: int
+    version: int
+    peers: _containers.RepeatedScalarFieldContainer[str]
+    fence: int
+    promised: Ballot
+    accepted: Accepted
+    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[bytes] = ..., island: _Optional[int] = ..., version: _Optional[int] = ..., peers: _Optional[_Iterable[str]] = ..., fence: _Optional[int] = ..., promised: _Optional[_Union[Ballot, _Mapping]] = ..., accepted: _Optional[_Union[Accepted, _Mapping]] = ...) -> None: ...
+
+class RoundEnvelope(_message.Message):
+    __slots__ = ("round_offer", "round_ask", "round_promise", "round_nack", "collect", "collected", "round_decided", "votes_ask", "votes_tell")
+    ROUND_OFFER_FIELD_NUMBER: _ClassVar[int]
+    ROUND_ASK_FIELD_NUMBER: _ClassVar[int]
+    ROUND_PROMISE_FIELD_NUMBER: _ClassVar[int]
+    ROUND_NACK_FIELD_NUMBER: _ClassVar[int]
+    COLLECT_FIELD_NUMBER: _ClassVar[int]
+    COLLECTED_FIELD_NUMBER: _ClassVar[int]
+    ROUND_DECIDED_FIELD_NUMBER: _ClassVar[int]
+    VOTES_ASK_FIELD_NUMBER: _ClassVar[int]
+    VOTES_TELL_FIELD_NUMBER: _ClassVar[int]
+    round_offer: RoundOffer
+    round_ask: RoundAsk
+    round_promise: RoundPromise
+    round_nack: RoundNack
+    collect: Collect
+    collected: Collected
+    round_decided: RoundDecided
+    votes_ask: VotesAsk
+    votes_tell: VotesTell
+    def __init__(self, round_offer: _Optional[_Union[RoundOffer, _Mapping]] = ..., round_ask: _Optional[_Union[RoundAsk, _Mapping]] = ..., round_promise: _Optional[_Union[RoundPromise, _Mapping]] = ..., round_nack: _Optional[_Union[RoundNack, _Mapping]] = ..., collect: _Optional[_Union[Collect, _Mapping]] = ..., collected: _Optional[_Union[Collected, _Mapping]] = ..., round_decided: _Optional[_Union[RoundDecided, _Mapping]] = ..., votes_ask: _Optional[_Union[VotesAsk, _Mapping]] = ..., votes_tell: _Optional[_Union[VotesTell, _Mapping]] = ...) -> None: ...

@@ -1,0 +1,231 @@
+"""What goes wrong in a world of outer rounds, how it heals, and how a run ends: `run(seed)` is one run.
+
+Island rosters behave as the driver has to (see `swarmtrain.outer.group`): a version names one list, and who comes back
+does so under a new one. When lists change, peers hear of it one by one.
+"""
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from swarmtrain.core.rounds import is_quorum
+from swarmtrain.core.types import PeerId
+from swarmtrain.outer.group import RoundGroup
+from tests.outer.group_world import CALM, Actor, Roster, State, World
+
+STRAY = b"a base of another run"
+HEAL_SECONDS, SETTLE_SECONDS, LIMIT_SECONDS = 25.0, 10.0, 300.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a run ended: `front` is the newest round; `is_intact`: a quorum with its votes lived when all was healed."""
+
+    front: int
+    is_intact: bool
+    has_progressed: bool
+    figures: dict[str, int]
+    why: str = ""
+
+
+class FaultyWorld(World):
+    """A world with `faults` faults at random times, all of which are over at HEAL_SECONDS."""
+
+    def __init__(self, seed: int, machine: type[RoundGroup], faults: int, is_stormy: bool) -> None:
+        super().__init__(seed, machine, is_stormy)
+        self.kinds: list[Callable[[], None]] = [
+            self.kill_one, self.kill_one, self.arm, self.arm, self.arm, self.split, self.split, self.split,
+            self.join, self.join, self.restart, self.restart, self.kill_island, self.revive, self.revive,
+            self.late_island, self.drop, self.drop, self.lossy, self.stray,
+        ]  # fmt: skip
+        for _ in range(faults):
+            self.at(self.random.uniform(0.5, HEAL_SECONDS), self.random.choice(self.kinds))
+
+    def run(self) -> Verdict:
+        """Faults, healing, and then as long as it takes to go on by two rounds, or should."""
+        self.run_until(HEAL_SECONDS, lambda: False)
+        self.heal()
+        self.run_until(HEAL_SECONDS + SETTLE_SECONDS, lambda: False)
+        front, is_intact = self.front(), self.is_intact()
+        goal = front.round + 2
+        limit = LIMIT_SECONDS if is_intact else self.now + 15.0
+        self.run_until(limit, lambda: is_intact and self.slowest() >= goal)
+        has_progressed = self.slowest() >= goal
+        self.figures["seconds to progress"] = int(self.now - HEAL_SECONDS)
+        return Verdict(self.front().round, is_intact, has_progressed, dict(self.figures))
+
+    def run_until(self, seconds: float, is_over: Callable[[], bool]) -> None:
+        while self.queue and self.queue[0][0] <= seconds and not is_over():
+            self.now, _, work = heapq.heappop(self.queue)
+            work()
+        self.now = max(self.now, seconds) if not is_over() else self.now
+
+    # ---- how it ends ------------------------------------------------------------------------------------------
+
+    def alive(self) -> list[Actor]:
+        return [self.actors[peer] for peer in sorted(self.actors) if self.actors[peer].alive]
+
+    def listed(self) -> list[Actor]:
+        return [a for a in self.alive() if a.peer in self.rosters[a.machine.island].peers]
+
+    def front(self) -> State:
+        states = [actor.state for actor in self.alive()]
+        return max(states, key=lambda state: state.round, default=State(-1, b"", ()))
+
+    def slowest(self) -> int:
+        return min((actor.machine.round for actor in self.listed()), default=-1)
+
+    def is_intact(self) -> bool:
+        """Whether somebody on the list of each island of a quorum of the newest round knows its votes."""
+        members = {member.island: member.version for member in self.front().members}
+        knowing = {
+            actor.machine.island
+            for actor in self.listed()
+            if actor.machine.votes.fence <= members.get(actor.machine.island, -1)
+        }
+        return is_quorum(knowing, members)
+
+    def heal(self) -> None:
+        self.healed, self.loss, self.groups = True, 0.0, {}
+        self.waits = CALM
+        for actor in self.alive():
+            actor.armed, actor.machine._chair._waits = False, CALM
+            if actor.state.base == STRAY:
+                self.kill(actor)  # its island finds out that its replicas differ
+            self.later(0.0, 5.0, actor, lambda a=actor: self.offer(a, a.state))
+
+    # ---- rosters ----------------------------------------------------------------------------------------------
+
+    def relist(self, island: int, peers: list[PeerId]) -> Roster:
+        """A new version of an island's list; those on it, and their siblings, hear of it in their own time."""
+        roster = self.rosters[island]
+        roster.version, roster.peers = roster.version + 1, sorted(peers)
+        for actor in self.alive():
+            if actor.machine.island == island and (
+                actor.peer in peers or self.random.random() < 0.3
+            ):
+                self.later(0.0, 2.0, actor, lambda a=actor: self.hear_roster(a))
+        return roster
+
+    def hear_roster(self, actor: Actor) -> None:
+        roster = self.rosters[actor.machine.island]
+        is_listed = actor.peer in roster.peers
+        actor.machine.set_peers(roster.version, roster.peers, actor.was_out and is_listed)
+        actor.was_out = actor.was_out and not is_listed
+
+    def unlist(self, island: int, peer: PeerId) -> None:
+        if peer in self.rosters[island].peers:
+            self.relist(island, [p for p in self.rosters[island].peers if p != peer])
+
+    def kill(self, actor: Actor) -> None:
+        """The process ends; its island notices some seconds later, unless it is back by then."""
+        actor.alive = actor.armed = False
+        self.figures["killed"] += 1
+
+        def notice() -> None:
+            if not self.actors[actor.peer].alive:
+                self.unlist(actor.machine.island, actor.peer)
+
+        self.at(self.now + self.random.uniform(0.5, 4.0), notice)
+
+    def admit(self, island: int, peer: PeerId, state: State | None = None) -> None:
+        """A new process joins the island's list: its state comes from a sibling, or else from a snapshot."""
+        roster = self.rosters[island]
+        siblings = [a for a in self.listed() if a.machine.island == island and a.peer != peer]
+        kept = self.random.choice(siblings).state if siblings else roster.snapshot
+        state = state or kept or self.front()
+        if not siblings:
+            roster.generation += 1
+        if state.round < 0:
+            return
+        roster = self.relist(island, [p for p in roster.peers if p != peer] + [peer])
+        actor = self.start(island, peer, state)
+        if siblings and self.random.random() < 0.5:
+            actor.payloads |= siblings[0].payloads
+
+    # ---- faults -----------------------------------------------------------------------------------------------
+
+    def some(self) -> Actor | None:
+        return self.random.choice(self.alive()) if self.alive() else None
+
+    def kill_one(self) -> None:
+        if actor := self.some():
+            self.kill(actor)
+
+    def arm(self) -> None:
+        """The process dies in the middle of what it does next."""
+        if actor := self.some():
+            actor.armed = True
+
+    def split(self) -> None:
+        """Peers, or whole islands, fall apart into two or three parts that do not hear each other for a while."""
+        parts, whole = self.random.choice((2, 2, 3)), self.random.random() < 0.5
+        of_island = {island: self.random.randrange(parts) for island in self.rosters}
+        for peer in sorted(self.actors):
+            island = self.actors[peer].machine.island
+            self.groups[peer] = of_island[island] if whole else self.random.randrange(parts)
+        self.at(self.now + self.random.uniform(2.0, 12.0), self.groups.clear)
+
+    def join(self) -> None:
+        """A replica that the island did not have."""
+        island = self.random.choice(sorted(self.rosters))
+        self.admit(island, PeerId(f"{island}{self.random.choice('defg')}{self.count}"))
+
+    def restart(self) -> None:
+        """A process ends and starts again with nothing of what it knew."""
+        if actor := self.some():
+            actor.alive = False
+            self.admit(actor.machine.island, actor.peer)
+
+    def kill_island(self) -> None:
+        island = self.random.choice(sorted(self.rosters))
+        for actor in [a for a in self.alive() if a.machine.island == island]:
+            self.kill(actor)
+
+    def revive(self) -> None:
+        """An island whose replicas are all dead starts again, from a snapshot of some earlier round."""
+        here = {actor.machine.island for actor in self.alive()}
+        for island in sorted(self.rosters):
+            if island not in here:
+                peer = PeerId(f"{island}{self.random.choice('abz')}")
+                self.rosters[island].peers = []
+                self.admit(island, peer)
+
+    def late_island(self) -> None:
+        island = max(self.rosters) + 1
+        if island < 8:
+            self.rosters[island] = Roster()
+            self.admit(island, PeerId(f"{island}a"))
+
+    def drop(self) -> None:
+        """An island takes a living peer to be lost, and later takes it back."""
+        actor = self.some()
+        if actor is None or len(self.rosters[actor.machine.island].peers) < 2:
+            return
+        actor.was_out = True
+        self.unlist(actor.machine.island, actor.peer)
+
+        def take_back() -> None:
+            roster = self.rosters[actor.machine.island]
+            if self.actors[actor.peer] is actor and actor.alive and actor.peer not in roster.peers:
+                self.relist(actor.machine.island, [*roster.peers, actor.peer])
+
+        self.at(self.now + self.random.uniform(0.5, 8.0), take_back)
+
+    def stray(self) -> None:
+        """A process comes back with an outer state of the right round that is another one."""
+        actor = self.some()
+        if actor is not None and actor.state.base != STRAY:
+            actor.alive = False
+            state = State(actor.state.round, STRAY, actor.state.members)
+            self.admit(actor.machine.island, actor.peer, state)
+
+    def lossy(self) -> None:
+        self.loss, self.slow = self.random.choice((0.0, 0.1, 0.3)), self.random.choice((0.02, 0.2))
+
+
+def run(
+    seed: int, faults: int = 7, is_stormy: bool = False, machine: type[RoundGroup] = RoundGroup
+) -> Verdict:
+    """One run, wholly determined by its arguments. Raises Violation."""
+    return FaultyWorld(seed, machine, faults, is_stormy).run()
