@@ -207,3 +207,9 @@ class VotesTell:
 RoundMessage = (
     RoundOffer | RoundAsk | RoundPromise | RoundNack | Collect | Collected | RoundDecided | VotesAsk | VotesTell
 )  # fmt: skip
+
+RoundQuestion = RoundOffer | RoundAsk | Collect | VotesAsk
+"""What gets an answer in another round than its own; answers are not answered."""
+
+RoundSpeech = RoundOffer | RoundPromise | Collected | VotesAsk | VotesTell
+"""What says for which island, and under which list of it, the sender speaks."""

@@ -70,6 +70,7 @@ class Chair:
     def __init__(self, seat: Seat, waits: Waits, roll: Roll) -> None:
         self._peer, self._island, self._born = seat.peer, seat.island, seat.version
         self._waits, self._roll = waits, roll
+        roll.hear(seat.island, seat.version, seat.peers)
         self.enter((0, 0, -1, b""), (), 0.0)
 
     def enter(

@@ -38,6 +38,7 @@ class Director:
     patience_seconds: float
     _news: dict[PeerId, RoundNews] = field(default_factory=dict)
     _waiting: tuple[int, float] = (-1, 0.0)
+    _given_up: dict[Place, int] = field(default_factory=dict)
 
     def heard(self, sender: PeerId, news: RoundNews) -> None:
         """Take a replica's news; older ones do not count any more."""
@@ -58,9 +59,15 @@ class Director:
             standing = [self._standing(news, reached, step_seconds) for news in known.values()]
             next_step = min(max([reached, *(s.next_step for s in standing)]), self.rhythm.steps)
         places = (self.rhythm.stages + 1) * self.rhythm.fragments
-        is_whole = len(known) == places and not any(s.waits for s in standing)
-        if not is_whole and self._may_wait(step, now_seconds):
+        awaited = {
+            place: news.round
+            for (place, news), entry in zip(known.items(), standing, strict=True)
+            if entry.waits and self._given_up.get(place) != news.round
+        }
+        if (awaited or len(known) < places) and self._may_wait(step, now_seconds):
             return None
+        # A result is waited for once; when it comes after all, it is merged behind the step of that time.
+        self._given_up.update(awaited)
         works = sorted(
             (work for s in standing for work in s.works),
             key=lambda work: (work.stage, work.fragment, work.round),

@@ -27,6 +27,8 @@ from swarmtrain.core.rounds import (
     RoundNack,
     RoundOffer,
     RoundPromise,
+    RoundQuestion,
+    RoundSpeech,
     VotesAsk,
     VotesTell,
 )
@@ -35,9 +37,6 @@ from swarmtrain.outer.chair import Chair
 from swarmtrain.outer.effects import Behind, Chosen, Effect, Gather, Note, Seat, SendRound, Waits
 from swarmtrain.outer.roll import Roll
 from swarmtrain.outer.votes import Votes
-
-_QUESTIONS = (RoundOffer, RoundAsk, Collect, VotesAsk)
-"""What gets an answer in another round than its own; answers are not answered."""
 
 
 class RoundGroup:
@@ -61,7 +60,6 @@ class RoundGroup:
         self.wrong_bases = 0
         """Messages of this peer's round that were refused for another base."""
         self._roll = Roll()
-        self._roll.hear(seat.island, seat.version, seat.peers)
         self._chair = Chair(seat, waits, self._roll)
         self._own: tuple[int, Digest] = (0, b"")
         self._decided: RoundDecided | None = None
@@ -152,8 +150,7 @@ class RoundGroup:
 
     def seen(self, peer: PeerId) -> None:
         """`peer` lives, and is greeted from now on, whatever its island."""
-        if peer != self.peer:
-            self._roll.see(peer)
+        self._roll.see(peer)
 
     def tick(self, now_seconds: float) -> list[Effect]:
         """Repeat what may have been lost, give up what takes too long, stand as chair when it is time."""
@@ -171,17 +168,15 @@ class RoundGroup:
         """A message of `sender`; those of other places change nothing."""
         if (message.stage, message.fragment) != self.place:
             return []
-        self.seen(sender)
-        if isinstance(message, RoundOffer | RoundPromise | Collected | VotesAsk | VotesTell):
+        self._roll.see(sender)
+        if isinstance(message, RoundSpeech):
             self._roll.hear(message.island, message.version, message.peers)
         if message.round > self.round:
             return self._ahead(sender, message)
-        if message.round < self.round:
-            return self._tell_older(sender, message)
-        if not self._fits(message):
+        if message.round == self.round and not self._fits(message):
             return self._of_another_base(sender)
-        if self.choice is not None:
-            return self._tell_decided(sender, message)
+        if message.round < self.round or self.choice is not None:
+            return self._tell(sender, message)
         return self._here(self._current(sender, message, now_seconds), now_seconds)
 
     def _current(self, sender: PeerId, message: RoundMessage, now_seconds: float) -> list[Effect]:
@@ -221,13 +216,14 @@ class RoundGroup:
         return message.base == self.base
 
     def _of_another_base(self, sender: PeerId) -> list[Effect]:
-        """Refused, and noted once for each sender."""
         self.wrong_bases += 1
         if sender in self._strange:
             return []
         self._strange.add(sender)
-        place = f"stage {self.place[0]}, fragment {self.place[1]}, round {self.round}"
-        return [Note(Noted("a round on another base", f"{place}, from {sender}"))]
+        where = (
+            f"stage {self.place[0]}, fragment {self.place[1]}, round {self.round}, from {sender}"
+        )
+        return [Note(Noted("a round on another base", where))]
 
     def _ahead(self, sender: PeerId, message: RoundMessage) -> list[Effect]:
         if isinstance(message, RoundOffer) and message.round == self.round + 1:
@@ -236,19 +232,13 @@ class RoundGroup:
             self.behind = Behind(message.round, sender)
         return []
 
-    def _tell_older(self, sender: PeerId, message: RoundMessage) -> list[Effect]:
-        """What was decided in its round, or else where the group is by now."""
-        if not isinstance(message, _QUESTIONS):
+    def _tell(self, sender: PeerId, message: RoundMessage) -> list[Effect]:
+        """What was decided in the message's round, or else where the group is by now."""
+        if not isinstance(message, RoundQuestion):
             return []
         decided = self._decided
-        if decided is not None and decided.round == message.round:
-            return [SendRound(sender, decided)]
-        return [SendRound(sender, self._offer())]
-
-    def _tell_decided(self, sender: PeerId, message: RoundMessage) -> list[Effect]:
-        if self._decided is None or not isinstance(message, _QUESTIONS):
-            return []
-        return [SendRound(sender, self._decided)]
+        is_known = decided is not None and decided.round == message.round
+        return [SendRound(sender, decided if decided and is_known else self._offer())]
 
     def _learn(self, message: RoundDecided) -> list[Effect]:
         self.choice, self._decided = message.choice, message
@@ -257,41 +247,34 @@ class RoundGroup:
     # ---- voting -----------------------------------------------------------------------------------------------
 
     def _ask(self, message: RoundAsk, now_seconds: float) -> list[Effect]:
-        self._chair.hear(message.ballot, False, now_seconds)
-        votes, ballot = self.votes, message.ballot
-        if not votes.may_vote:
-            return []
-        if not votes.promise(ballot):
-            return [self._nack(ballot)]
+        ballot, votes = message.ballot, self.votes
+        self._chair.hear(ballot, False, now_seconds)
+        if not votes.may_vote or not votes.promise(ballot):
+            return [self._nack(ballot)] if votes.may_vote else []
         promise = RoundPromise(*self._head, ballot, *self._speaker, votes.accepted)
         return [SendRound(ballot.chair, promise)]
 
     def _collect(self, message: Collect, now_seconds: float) -> list[Effect]:
         """Gather, to accept when that is done; a repeat is answered again, or gathers again what failed."""
-        votes, ballot = self.votes, message.ballot
+        ballot, votes = message.ballot, self.votes
         self._chair.hear(ballot, True, now_seconds)
-        if not votes.may_vote:
-            return []
-        if not votes.promise(ballot):
-            return [self._nack(ballot)]
+        if not votes.may_vote or not votes.promise(ballot):
+            return [self._nack(ballot)] if votes.may_vote else []
         if votes.accepted is not None and votes.accepted.ballot == ballot:
             return [self._answer(ballot, votes.accepted.choice.result, ())]
-        if not votes.gather(ballot, message.choice):
-            return []
-        return [Gather(self.round, ballot, message.choice, message.holders)]
+        is_new = votes.gather(ballot, message.choice)
+        return [Gather(self.round, ballot, message.choice, message.holders)] if is_new else []
 
     def _tell_votes(self, sender: PeerId, message: VotesAsk) -> list[Effect]:
         votes = self.votes
         if message.island != self.island or not votes.may_tell(sender, message.version):
             return []
-        tell = VotesTell(*self._head, *self._speaker, votes.fence, votes.promised, votes.accepted)
-        return [SendRound(sender, tell)]
+        known = votes.fence, votes.promised, votes.accepted
+        return [SendRound(sender, VotesTell(*self._head, *self._speaker, *known))]
 
     def _hear_votes(self, sender: PeerId, message: VotesTell) -> list[Effect]:
-        accepted = self.votes.hear(message) if message.island == self.island else None
-        if accepted is None:
-            return []
-        return [Gather(self.round, accepted.ballot, accepted.choice, (sender,))]
+        found = self.votes.hear(message) if message.island == self.island else None
+        return [Gather(self.round, found.ballot, found.choice, (sender,))] if found else []
 
     # ---- what it says -----------------------------------------------------------------------------------------
 
@@ -312,8 +295,8 @@ class RoundGroup:
         return [SendRound(peer, offer) for peer in self._roll.peers if peer != self.peer]
 
     def _answer(self, ballot: Ballot, result: Digest, missing: tuple[int, ...]) -> SendRound:
-        collected = Collected(*self._head, ballot, *self._speaker, result, missing)
-        return SendRound(ballot.chair, collected)
+        answer = Collected(*self._head, ballot, *self._speaker, result, missing)
+        return SendRound(ballot.chair, answer)
 
     def _nack(self, ballot: Ballot) -> SendRound:
         return SendRound(ballot.chair, RoundNack(*self._head, ballot, self.votes.promised))

@@ -296,7 +296,10 @@ class OuterRounds:
         is_idle = fetching is None or fetching.done()
         ahead = self._ahead.get(place)
         is_known = ahead is not None and ahead.state.round >= group.behind.round
-        if is_idle and not is_known and now_seconds() > since + self._waits.patience:
+        # What was decided just now the group still tells; of earlier rounds only the outcome is left.
+        may_hear = group.behind.round == group.round + 1
+        is_due = not may_hear or now_seconds() > since + self._waits.patience
+        if is_idle and not is_known and is_due:
             work = self._fetch_ahead(place, group.behind.peer, group.behind.round)
             self._fetching[place] = self._tasks.spawn(work, f"catch up {place}")
 

@@ -7,6 +7,7 @@ does so under a new one. When lists change, peers hear of it one by one.
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from swarmtrain.core.rounds import is_quorum
 from swarmtrain.core.types import PeerId
@@ -25,7 +26,6 @@ class Verdict:
     is_intact: bool
     has_progressed: bool
     figures: dict[str, int]
-    why: str = ""
 
 
 class FaultyWorld(World):
@@ -92,7 +92,7 @@ class FaultyWorld(World):
             actor.armed, actor.machine._chair._waits = False, CALM
             if actor.state.base == STRAY:
                 self.kill(actor)  # its island finds out that its replicas differ
-            self.later(0.0, 5.0, actor, lambda a=actor: self.offer(a, a.state))
+            self.later(0.0, 5.0, actor, partial(self.offer, actor, actor.state))
 
     # ---- rosters ----------------------------------------------------------------------------------------------
 
@@ -104,7 +104,7 @@ class FaultyWorld(World):
             if actor.machine.island == island and (
                 actor.peer in peers or self.random.random() < 0.3
             ):
-                self.later(0.0, 2.0, actor, lambda a=actor: self.hear_roster(a))
+                self.later(0.0, 2.0, actor, partial(self.hear_roster, actor))
         return roster
 
     def hear_roster(self, actor: Actor) -> None:
@@ -119,8 +119,7 @@ class FaultyWorld(World):
 
     def kill(self, actor: Actor) -> None:
         """The process ends; its island notices some seconds later, unless it is back by then."""
-        actor.alive = actor.armed = False
-        self.figures["killed"] += 1
+        super().kill(actor)
 
         def notice() -> None:
             if not self.actors[actor.peer].alive:

@@ -6,17 +6,14 @@ from typing import Any
 import pytest
 
 from swarmtrain.core.rounds import (
-    Accepted,
     Ballot,
     Choice,
     GroupMember,
     RoundMessage,
-    VotesTell,
 )
-from swarmtrain.core.types import Digest, PeerId
-from swarmtrain.outer import chair, group, roll
+from swarmtrain.core.types import Digest
+from swarmtrain.outer import chair, roll
 from swarmtrain.outer.chair import Attempt, Chair
-from swarmtrain.outer.effects import Effect, Gather
 from swarmtrain.outer.group import RoundGroup
 from swarmtrain.outer.roll import Roll
 from swarmtrain.outer.votes import Votes
@@ -89,49 +86,3 @@ def any_base_will_do(patch: Patch) -> None:
 def everybody_is_sure(patch: Patch) -> None:
     """Whoever is on the list votes, also where it cannot know what was voted."""
     patch.setattr(Votes, "may_vote", property(lambda self: self.is_member))
-
-
-def ballots_are_made_twice(patch: Patch) -> None:
-    """Ballots do not say which process of a peer made them, so that one that starts again repeats them."""
-
-    def ballot(attempt: int, peer: PeerId, born: int) -> Ballot:
-        return Ballot(attempt, peer, 0)
-
-    patch.setattr(chair, "Ballot", ballot)
-
-
-def older_lists_count(patch: Patch) -> None:
-    """Answers given under an older list count towards a newer one."""
-
-    def has_voted(known: Roll, member: GroupMember, answers: Any) -> bool:
-        listed = known.lists.get(member.island)
-        return listed is not None and bool(listed.peers) and set(listed.peers) <= answers.keys()
-
-    patch.setattr(roll, "_has_voted", has_voted)
-
-
-def siblings_tell_anybody(patch: Patch) -> None:
-    """Votes are told to whoever asks, and may change afterwards without the asker."""
-    patch.setattr(Votes, "may_tell", lambda self, sibling, version: self.may_vote)
-    patch.setattr(Votes, "is_member", property(lambda self: self._entry is not None))
-
-
-def votes_without_results(patch: Patch) -> None:
-    """A told vote is given on although its result is not held here."""
-
-    def hear(self: Votes, tell: VotesTell) -> Accepted | None:
-        if not self.may_vote and self.is_member and tell.version >= self.fence:
-            self._adopt(tell)
-        return None
-
-    patch.setattr(Votes, "hear", hear)
-
-
-def gatherings_of_any_round(patch: Patch) -> None:
-    """The end of a gathering is taken for that of the same ballot in the round that has begun since."""
-    real = RoundGroup.collected
-
-    def collected(self: RoundGroup, gather: Gather, *rest: Any) -> list[Effect]:
-        return real(self, group.Gather(self.round, gather.ballot, gather.choice, ()), *rest)
-
-    patch.setattr(RoundGroup, "collected", collected)

@@ -10,6 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from swarmtrain.core.rounds import Choice, GroupMember, RoundMessage, is_quorum
 from swarmtrain.core.types import Digest, PeerId
@@ -205,11 +206,15 @@ class World:
                     self.begin(actor, effect)
                 case Chosen(choice):
                     self.judge(actor, choice)
-                    self.later(0.05, 1.0, actor, lambda c=choice: self.merge(actor, c))
+                    self.later(0.05, 1.0, actor, partial(self.merge, actor, choice))
                 case _:
                     self.figures["notes"] += 1
         if stop is not None:
             self.kill(actor)
+
+    def kill(self, actor: Actor) -> None:
+        actor.alive = actor.armed = False
+        self.figures["killed"] += 1
 
     def lacking(self, actor: Actor, choice: Choice, base: Digest) -> tuple[int, ...]:
         """The islands whose payloads nobody in reach has; none when somebody has the result."""

@@ -1,0 +1,193 @@
+"""Outer rounds between islands of real peers in virtual time: the plain loop's bits, and what faults may do to them."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from swarmtrain.core.events import RoundChosen, RoundMerged, StepCommitted
+from swarmtrain.experiments.virtual import Stage, VirtualPeer, VirtualRun
+from tests.experiments.island_worlds import (
+    choices,
+    config_of,
+    is_agreed,
+    islands_of,
+    last_digests,
+    outer_digests,
+    plain_islands,
+    run_islands,
+)
+
+EXACT = ("outer.codec=none", "outer.optimizer=average", "outer.learning_rate=1.0")
+
+
+def finishes(run: VirtualRun, peers: int) -> bool:
+    done = [outcome.finished for outcome in run.outcomes.values()]
+    return not run.stalled and not run.errors and done.count(True) == peers
+
+
+@pytest.mark.parametrize(
+    ("count", "replicas", "overrides"),
+    [
+        (1, 1, EXACT),
+        (2, 1, EXACT),
+        (2, 2, EXACT),
+        (3, 1, ("outer.codec=int4", "outer.fragments=2", "outer.delay_steps=2")),
+        (
+            2,
+            1,
+            (
+                "outer.codec=ternary",
+                "outer.staggered=true",
+                "outer.inner_steps=9",
+                "outer.delay_steps=5",
+            ),
+        ),
+        (2, 1, ("outer.codec=top64", "outer.merge_factor=0.5", "outer.delay_steps=3")),
+        (2, 2, ("outer.codec=rank8", "paths.skip=0.5")),
+    ],
+)
+def test_islands_of_peers_equal_the_plain_loop(
+    count: int, replicas: int, overrides: tuple[str, ...]
+) -> None:
+    config = config_of(*overrides)
+    run = run_islands(config, islands_of(count, replicas))
+    assert finishes(run, 3 * replicas * count)
+    loop = plain_islands(config, count)
+    assert last_digests(run) == {island.parameters_sha256() for island in loop.active.values()}
+    merged = {
+        (stage, fragment): {
+            island.members[stage, fragment].tag.base.hex() for island in loop.active.values()
+        }
+        for stage, fragment in loop.active[0].members
+    }
+    found = outer_digests(run)
+    for place, expected in merged.items():
+        newest = max(key for key in found if key[:2] == place)
+        assert found[newest] == expected
+    assert is_agreed(run)
+
+
+def test_one_island_with_plain_averages_trains_as_without_rounds() -> None:
+    with_rounds = run_islands(config_of(*EXACT, "outer.inner_steps=1"), islands_of(1))
+    without = run_islands(config_of("outer.inner_steps=0"), islands_of(1))
+    assert last_digests(with_rounds) == last_digests(without)
+    assert len(outer_digests(with_rounds)) == 3 * 23
+
+
+def acting(
+    seconds: float, act: Callable[[Stage], None]
+) -> "Callable[[Stage], asyncio.Future[None]]":
+    def script(stage: Stage) -> "asyncio.Future[None]":
+        async def later() -> None:
+            await asyncio.sleep(seconds)
+            act(stage)
+
+        return asyncio.ensure_future(later())
+
+    return script
+
+
+def of_island(peers: tuple[VirtualPeer, ...], island: int) -> list[VirtualPeer]:
+    return [peer for peer in peers if peer.island == island]
+
+
+@pytest.mark.parametrize("lost", [0, 2])
+@pytest.mark.parametrize("seconds", [5.0, 5.45, 12.3])
+def test_a_lost_island_costs_the_others_nothing_but_its_part(lost: int, seconds: float) -> None:
+    """Killed before, while, and after a round is decided."""
+    peers, config = islands_of(3), config_of("outer.delay_steps=2", steps=30)
+
+    def kill(stage: Stage) -> None:
+        for peer in of_island(peers, lost):
+            stage.nemesis.kill(peer.name)
+
+    run = run_islands(config, peers, acting(seconds, kill))
+    assert finishes(run, 6) and is_agreed(run)
+    last = {islands for key, found in choices(run).items() for islands, _ in found if key[2] == 4}
+    assert last == {tuple(sorted({0, 1, 2} - {lost}))}
+    slowest = max(e.seconds for _, _, e in run.events if isinstance(e, StepCommitted) and e.step)
+    assert slowest < config.outer.grace_seconds
+
+
+def test_who_is_short_of_a_quorum_trains_on_and_waits_once_a_round() -> None:
+    """Of two islands the lower one is lost: nobody can tell that from a cut line, so no round is decided any more."""
+    peers, config = islands_of(2), config_of(steps=20)
+
+    def kill(stage: Stage) -> None:
+        for peer in of_island(peers, 0):
+            stage.nemesis.kill(peer.name)
+
+    run = run_islands(config, peers, acting(7.0, kill))
+    assert finishes(run, 3) and is_agreed(run)
+    slow = [
+        e for _, _, e in run.events if isinstance(e, StepCommitted) and e.seconds > 3 and e.step
+    ]
+    assert len(slow) == 1
+
+
+def test_an_island_that_joins_late_starts_from_the_groups_parameters() -> None:
+    peers, config = islands_of(2), config_of("outer.delay_steps=2", steps=40)
+    late = of_island(peers, 1)
+
+    def join(stage: Stage) -> None:
+        for peer in late:
+            stage.add(peer)
+
+    run = run_islands(config, of_island(peers, 0), acting(8.0, join), late)
+    assert finishes(run, 6) and is_agreed(run)
+    caught_up = [e for _, _, e in run.events if isinstance(e, RoundMerged) and e.how == "catch_up"]
+    assert {event.stage for event in caught_up} == {0, 1, 2}
+    counted = {e.islands for _, _, e in run.events if isinstance(e, RoundChosen) and e.round > 5}
+    assert counted == {(0, 1)}
+
+
+def test_a_slow_island_sends_less_and_stands_where_the_others_do() -> None:
+    config = config_of("outer.delay_steps=2", "outer.grace_seconds=8", steps=40)
+    run = run_islands(config, islands_of(2, slowness=5.0))
+    assert finishes(run, 6) and is_agreed(run)
+    steps = [e.step for _, _, e in run.events if isinstance(e, StepCommitted)]
+    assert steps.count(39) == 2 and 40 < len(steps) < 60
+    counted = [found for key, found in choices(run).items() if key[0] == 0]
+    both = sum(islands == (0, 1) for found in counted for islands, _ in found)
+    assert both >= len(counted) // 2
+    slowest = max(e.seconds for _, _, e in run.events if isinstance(e, StepCommitted) and e.step)
+    assert slowest < config.outer.grace_seconds
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_a_lost_replica_is_replaced_in_its_group(stage: int) -> None:
+    """The stage's other replica answers for the island; a newcomer takes its state, that of rounds included."""
+    peers, config = islands_of(2, replicas=2), config_of("outer.delay_steps=2", steps=30)
+    gone = next(peer for peer in peers if peer.name == f"1-{stage}-0")
+    newcomer = VirtualPeer("newcomer", (stage,), island=1)
+
+    def swap(world: Stage) -> None:
+        world.nemesis.kill(gone.name)
+        world.add(newcomer)
+
+    run = run_islands(config, peers, acting(9.0, swap), (newcomer,))
+    assert finishes(run, 12) and is_agreed(run)
+    mine = [e for _, p, e in run.events if isinstance(e, RoundMerged) and p == newcomer_id(run)]
+    assert {event.how for event in mine} == {"merge"}
+
+
+def newcomer_id(run: VirtualRun) -> str:
+    return next(p for _, p, e in run.events if e.kind == "peer_joined" and e.name == "newcomer")
+
+
+def test_a_stage_that_an_island_lost_comes_back_and_catches_up() -> None:
+    """Its snapshots are older than the group by then."""
+    peers = (*islands_of(2), VirtualPeer("spare", (1,), island=1))
+    overrides = ("outer.delay_steps=2", "recovery.snapshot_steps=4")
+    config = config_of(*overrides, steps=40)
+    both = [peer for peer in of_island(peers, 1) if peer.stages == (1,)]
+
+    def kill(stage: Stage) -> None:
+        for peer in both:
+            stage.nemesis.kill(peer.name)
+        stage.add(VirtualPeer("newcomer", (1,), island=1))
+
+    run = run_islands(config, peers, acting(12.3, kill), (VirtualPeer("newcomer", (1,), island=1),))
+    assert finishes(run, 6) and is_agreed(run)
+    assert any(e.kind == "restored" for _, _, e in run.events)

@@ -1,0 +1,331 @@
+"""How a group agrees on outer rounds: the normal case, each rule by itself, and many seeded runs with faults."""
+
+from collections import Counter, deque
+from dataclasses import replace
+
+from swarmtrain.core.rounds import (
+    Accepted,
+    Ballot,
+    Choice,
+    Collect,
+    Collected,
+    Counted,
+    GroupMember,
+    RoundAsk,
+    RoundDecided,
+    RoundMessage,
+    RoundNack,
+    RoundOffer,
+    RoundPromise,
+    VotesAsk,
+    is_quorum,
+)
+from swarmtrain.core.types import PeerId
+from swarmtrain.outer.effects import Chosen, Effect, Gather, Note, Seat, SendRound, Waits
+from swarmtrain.outer.group import RoundGroup
+from swarmtrain.outer.roll import Roll, voted
+
+WAITS = Waits(patience=3.0, grace=4.0, gather=8.0)
+BASE, RESULT = b"base", b"result"
+HEAD = (1, 0, 0, BASE)
+A, B, C = PeerId("a"), PeerId("b"), PeerId("c")
+
+
+class Room:
+    """Machines in one room: every message arrives at once, in the order of sending; `silent` peers hear nothing."""
+
+    def __init__(self, *islands: tuple[PeerId, ...]) -> None:
+        self.now, self.sent, self.silent = 0.0, Counter[str](), set[PeerId]()
+        self.queue: deque[tuple[PeerId, PeerId, RoundMessage]] = deque()
+        self.members = tuple(GroupMember(island, 1) for island in range(len(islands)))
+        self.chosen: dict[PeerId, Choice] = {}
+        self.groups: dict[PeerId, RoundGroup] = {}
+        for island, peers in enumerate(islands):
+            for peer in peers:
+                self.groups[peer] = RoundGroup((1, 0), Seat(peer, island, 1, peers), WAITS, True)
+        for peer, group in self.groups.items():
+            for other in self.groups:
+                group.seen(other)
+            self.carry(peer, group.advance(0, BASE, self.members, 0.0))
+
+    def carry(self, peer: PeerId, effects: list[Effect]) -> None:
+        self.post(peer, effects)
+        while self.queue:
+            sender, to, message = self.queue.popleft()
+            if not {sender, to} & self.silent:
+                self.sent[type(message).__name__] += 1
+                self.post(to, self.groups[to].handle(sender, message, self.now))
+
+    def post(self, peer: PeerId, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case SendRound(to, message):
+                    self.queue.append((peer, to, message))
+                case Gather():
+                    self.post(peer, self.groups[peer].collected(effect, RESULT, (), self.now))
+                case Chosen(choice):
+                    self.chosen[peer] = choice
+
+    def offer(self, peer: PeerId) -> None:
+        group = self.groups[peer]
+        self.carry(peer, group.offer(10, b"of %d" % group.island, self.now))
+
+    def tick(self, seconds: float) -> None:
+        self.now += seconds
+        for peer in self.groups:
+            if peer not in self.silent:
+                self.carry(peer, self.groups[peer].tick(self.now))
+
+    def die(self, peer: PeerId) -> None:
+        self.silent.add(peer)
+        for group in self.groups.values():
+            group.lost(peer)
+
+
+def alone(
+    peers: tuple[PeerId, ...] = (A,), version: int = 1, is_first: bool = True, islands: int = 3
+) -> RoundGroup:
+    """Peer `a` of island 0, among islands 0, 1 and on."""
+    group = RoundGroup((1, 0), Seat(A, 0, version, peers), WAITS, is_first)
+    group.advance(0, BASE, [GroupMember(island, 1) for island in range(islands)], 0.0)
+    return group
+
+
+def to(peer: PeerId, effects: list[Effect]) -> list[RoundMessage]:
+    return [e.message for e in effects if isinstance(e, SendRound) and e.to == peer]
+
+
+def choice_of(*islands: int) -> Choice:
+    return Choice(tuple(Counted(i, 10, b"of %d" % i) for i in islands), (GroupMember(0, 1),), b"")
+
+
+# ---- whole rounds -------------------------------------------------------------------------------------------------
+
+
+def test_three_islands_agree_on_everything_that_was_offered() -> None:
+    room = Room((A,), (B,), (C,))
+    for peer in (C, B, A):
+        room.offer(peer)
+    wanted = Choice(choice_of(0, 1, 2).counted, room.members, RESULT)
+    assert room.chosen == {A: wanted, B: wanted, C: wanted}
+    # To oneself nothing is sent: two others are asked and answer, and the third learns with them.
+    assert {name: room.sent[name] for name in room.sent if name != "RoundOffer"} == {
+        "RoundAsk": 2,
+        "RoundPromise": 2,
+        "Collect": 2,
+        "Collected": 2,
+        "RoundDecided": 2,
+    }
+
+
+def test_nobody_waits_for_a_straggler_beyond_the_grace() -> None:
+    room = Room((A,), (B,), (C,))
+    room.offer(A)
+    room.offer(B)
+    room.tick(3.9)
+    assert not room.chosen
+    room.tick(0.2)
+    assert [entry.island for entry in room.chosen[C].counted] == [0, 1]
+    assert [member.island for member in room.chosen[C].members] == [0, 1, 2]
+
+
+def test_of_two_islands_the_second_may_die() -> None:
+    room = Room((A,), (B,))
+    room.die(B)
+    room.offer(A)
+    assert room.chosen[A].members == (GroupMember(0, 1),)
+
+
+def test_of_two_islands_the_second_does_not_decide_alone() -> None:
+    room = Room((A,), (B,))
+    room.die(A)
+    room.offer(B)
+    for _ in range(20):
+        room.tick(2.0)
+    assert not room.chosen
+
+
+def test_the_next_peer_chairs_when_the_first_is_silent() -> None:
+    room = Room((A,), (B,), (C,))
+    room.silent.add(A)
+    room.offer(B)
+    room.offer(C)
+    room.tick(4.5)
+    assert not room.chosen
+    room.tick(3.0)
+    assert set(room.chosen) == {B, C}
+
+
+def test_an_island_votes_with_all_its_replicas() -> None:
+    other = PeerId("a2")
+    room = Room((A, other), (B,), (C,))
+    room.silent |= {C, other}
+    room.offer(A)
+    room.offer(B)
+    room.tick(5.0)
+    assert not room.chosen
+    room.groups[A].set_peers(2, (A,))
+    room.tick(2.0)
+    assert set(room.chosen) == {A, B}
+
+
+def test_quorums() -> None:
+    assert is_quorum([1, 2], [0, 1, 2]) and not is_quorum([1], [0, 1, 2])
+    assert is_quorum([0], [0, 1]) and not is_quorum([1], [0, 1])
+    assert is_quorum([0, 3], [0, 1, 2, 3]) and not is_quorum([1, 2], [0, 1, 2, 3])
+    assert not is_quorum([], []) and not is_quorum([7, 8, 9], [0, 1, 2])
+
+
+def test_only_answers_under_the_newest_list_make_a_vote() -> None:
+    """One under an older list may be of a process that has died since, and came back without its votes."""
+    roll, members, ballot = Roll(), [GroupMember(0, 2)], Ballot(1, C, 1)
+    answers = {p: RoundPromise(*HEAD, ballot, 0, 2, (A, B), None) for p in (A, B)}
+    roll.hear(0, 2, (A, B))
+    assert voted(roll, members, answers) == (0,)
+    assert voted(roll, [GroupMember(0, 3)], answers) == ()
+    roll.hear(0, 3, (A, B))
+    answers[B] = replace(answers[B], version=3)
+    assert voted(roll, members, answers) == ()
+    answers[A] = replace(answers[A], version=3)
+    assert voted(roll, members, answers) == (0,)
+
+
+def test_a_process_that_starts_again_makes_other_ballots() -> None:
+    ballots = []
+    for version in (1, 2):
+        group = alone(version=version)
+        for island, peer in ((1, B), (2, C)):
+            group.handle(peer, RoundOffer(*HEAD, island, 1, (peer,), 10, b"of it"), 0.0)
+        ballots += [m.ballot for m in to(B, group.tick(20.0)) if isinstance(m, RoundAsk)]
+    assert ballots == [Ballot(1, A, 1), Ballot(1, A, 2)]
+
+
+# ---- voting -------------------------------------------------------------------------------------------------------
+
+
+def test_a_promise_made_while_gathering_keeps_the_vote_back() -> None:
+    group, low, high = alone(), Ballot(1, B, 1), Ballot(2, C, 1)
+    (gather,) = group.handle(B, Collect(*HEAD, low, choice_of(0, 1), ()), 0.0)
+    assert isinstance(gather, Gather)
+    (promise,) = to(C, group.handle(C, RoundAsk(*HEAD, high), 0.0))
+    assert isinstance(promise, RoundPromise) and promise.accepted is None
+    assert to(B, group.collected(gather, RESULT, (), 0.0)) == [RoundNack(*HEAD, low, high)]
+    assert group.votes.accepted is None
+
+
+def test_lower_ballots_are_refused() -> None:
+    group, low, high = alone(), Ballot(1, B, 1), Ballot(1, C, 1)
+    group.handle(C, RoundAsk(*HEAD, high), 0.0)
+    for message in (RoundAsk(*HEAD, low), Collect(*HEAD, low, choice_of(0, 1), ())):
+        assert to(B, group.handle(B, message, 0.0)) == [RoundNack(*HEAD, low, high)]
+
+
+def test_a_vote_is_told_again_when_the_question_is_repeated() -> None:
+    group, ballot = alone(), Ballot(1, B, 1)
+    question = Collect(*HEAD, ballot, choice_of(0, 1), ())
+    (gather,) = group.handle(B, question, 0.0)
+    assert isinstance(gather, Gather) and group.handle(B, question, 0.0) == []
+    answer = to(B, group.collected(gather, RESULT, (), 0.0))
+    assert answer == [Collected(*HEAD, ballot, 0, 1, (A,), RESULT, ())]
+    assert to(B, group.handle(B, question, 0.0)) == answer
+
+
+def test_another_result_than_the_chosen_one_is_not_accepted() -> None:
+    group, ballot = alone(), Ballot(1, B, 1)
+    wanted = replace(choice_of(0, 1), result=b"theirs")
+    (gather,) = group.handle(B, Collect(*HEAD, ballot, wanted, (B,)), 0.0)
+    assert isinstance(gather, Gather)
+    assert to(B, group.collected(gather, RESULT, (), 0.0)) == [
+        Collected(*HEAD, ballot, 0, 1, (A,), b"", ())
+    ]
+    assert group.votes.accepted is None
+
+
+def test_a_gathering_of_the_last_round_is_not_taken_for_this_one() -> None:
+    group, ballot = alone(), Ballot(1, B, 1)
+    (gather,) = group.handle(B, Collect(*HEAD, ballot, choice_of(0, 1), ()), 0.0)
+    assert isinstance(gather, Gather)
+    group.advance(1, b"next", group.members, 1.0)
+    group.handle(B, Collect(1, 0, 1, b"next", ballot, choice_of(0, 1), ()), 1.0)
+    assert group.collected(gather, RESULT, (), 1.0) == [] and group.votes.accepted is None
+
+
+def test_who_came_in_votes_when_a_sibling_has_told_and_the_result_is_here() -> None:
+    peers, ballot = (A, B), Ballot(3, C, 1)
+    knowing = RoundGroup((1, 0), Seat(B, 0, 1, (B,)), WAITS, True)
+    knowing.advance(0, BASE, [GroupMember(island, 1) for island in range(3)], 0.0)
+    (gather,) = knowing.handle(C, Collect(*HEAD, ballot, choice_of(1, 2), ()), 0.0)
+    assert isinstance(gather, Gather)
+    knowing.collected(gather, RESULT, (), 0.0)
+    fresh = alone(peers, version=2, is_first=False)
+    assert fresh.handle(C, RoundAsk(*HEAD, ballot), 0.0) == []
+    ask = next(m for m in to(B, fresh.tick(1.0)) if isinstance(m, VotesAsk))
+    assert to(A, knowing.handle(A, ask, 1.0)) == []  # it could still vote without the asker
+    knowing.set_peers(2, peers)
+    (tell,) = to(A, knowing.handle(A, ask, 1.0))
+    (fetch,) = fresh.handle(B, tell, 1.0)
+    assert isinstance(fetch, Gather) and fetch.holders == (B,)
+    assert not fresh.votes.may_vote
+    fresh.collected(fetch, RESULT, (), 1.0)
+    assert fresh.votes.may_vote and fresh.votes.accepted == knowing.votes.accepted
+
+
+def test_who_came_in_without_siblings_votes_once_a_choice_knows_of_it() -> None:
+    group = alone(version=5, is_first=False)
+    assert not group.votes.may_vote
+    group.advance(1, b"next", [GroupMember(0, 4), GroupMember(1, 1)], 1.0)
+    assert not group.votes.may_vote
+    group.advance(2, b"after", [GroupMember(0, 5), GroupMember(1, 1)], 1.0)
+    assert group.votes.may_vote
+
+
+def test_who_was_out_of_the_list_does_not_know_its_votes() -> None:
+    group = alone((A, B))
+    group.set_peers(2, (B,))
+    assert not group.votes.may_vote
+    group.set_peers(3, (A, B))
+    assert not group.votes.may_vote
+    away = alone((A, B))
+    away.set_peers(3, (A, B), returned=True)
+    assert not away.votes.may_vote
+
+
+# ---- rounds and bases ---------------------------------------------------------------------------------------------
+
+
+def test_another_base_is_refused_and_noted_once() -> None:
+    group = alone()
+    stray = RoundOffer(1, 0, 0, b"another", 1, 1, (B,), 10, b"of 1")
+    assert [type(effect) for effect in group.handle(B, stray, 0.0)] == [Note]
+    assert group.handle(B, stray, 0.0) == []
+    assert group.wrong_bases == 2 and group.offered == ()
+
+
+def test_who_is_behind_is_told_and_who_is_ahead_is_noted() -> None:
+    group = alone()
+    decided = RoundDecided(*HEAD, replace(choice_of(0), result=RESULT), (A,))
+    assert group.handle(B, decided, 0.0) == [Chosen(decided.choice, (A,))]
+    early = RoundOffer(1, 0, 1, b"next", 1, 1, (B,), 10, b"of 1")
+    assert group.handle(B, early, 0.0) == []
+    group.advance(1, b"next", group.members, 1.0)
+    assert group.offered == (1,)
+    greeting = RoundOffer(*HEAD, 2, 1, (C,), 0, b"")
+    assert to(C, group.handle(C, greeting, 1.0)) == [decided]
+    group.handle(C, RoundOffer(1, 0, 7, b"far", 2, 1, (C,), 0, b""), 1.0)
+    assert group.behind is not None and (group.behind.round, group.behind.peer) == (7, C)
+
+
+def test_unequal_results_of_equal_payloads_are_noted_and_not_chosen_between() -> None:
+    group, old = alone(islands=5), Ballot(1, C, 1)
+    group.offer(10, b"of 0", 0.0)
+    for island, peer in ((1, B), (2, C)):
+        group.handle(peer, RoundOffer(*HEAD, island, 1, (peer,), 10, b"of %d" % island), 0.0)
+    group.tick(1.0)
+    ballot = next(m.ballot for m in to(B, group.tick(20.0)) if isinstance(m, RoundAsk))
+    effects: list[Effect] = []
+    for island, peer, result in ((1, B, b"one"), (2, C, b"two")):
+        vote = Accepted(old, replace(choice_of(1, 2), result=result))
+        promise = RoundPromise(*HEAD, ballot, island, 1, (peer,), vote)
+        effects += group.handle(peer, promise, 20.0)
+    assert any(isinstance(effect, Note) for effect in effects)
+    assert not any(isinstance(message, Collect) for message in to(B, effects) + to(C, effects))

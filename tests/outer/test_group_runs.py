@@ -1,0 +1,92 @@
+"""Many seeded runs of a group under faults, and proof that they would notice each safeguard missing."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import pytest
+
+from tests.outer import group_mutants as mutants
+from tests.outer.group_faults import run
+from tests.outer.group_mutants import Mutant
+from tests.outer.group_world import Violation
+
+
+def check(seeds: range, faults: int = 7, is_stormy: bool = False) -> Counter[str]:
+    """No two choices of a round in any run, and none that stops although a quorum kept its votes."""
+    seen: Counter[str] = Counter()
+    for seed in seeds:
+        verdict = run(seed, faults, is_stormy)
+        assert verdict.has_progressed or not verdict.is_intact, seed
+        seen["rounds"] += verdict.front
+        seen["intact"] += verdict.is_intact
+        seen.update(verdict.figures)
+    return seen
+
+
+def test_a_run_follows_from_its_seed() -> None:
+    for seed in (2, 3):
+        assert run(seed) == run(seed)
+
+
+def test_without_faults_every_run_goes_on() -> None:
+    seen = check(range(30), faults=0)
+    assert seen["intact"] == 30 and seen["rounds"] > 150
+
+
+def test_faults_split_no_round_and_stall_nothing() -> None:
+    seen = check(range(150))
+    assert seen["intact"] > 90 and seen["rounds"] > 700 and seen["killed"] > 200
+
+
+def test_storms_split_no_round_and_stall_nothing() -> None:
+    seen = check(range(200), faults=3, is_stormy=True)
+    assert seen["intact"] > 120 and seen["rounds"] > 400
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("first", range(0, 10000, 2500))
+def test_ten_thousand_runs(first: int) -> None:
+    check(range(first, first + 2000))
+    check(range(first + 2000, first + 2500), faults=6, is_stormy=True)
+
+
+@dataclass(frozen=True)
+class Hunt:
+    """Where a mutant shows: within `seeds` runs of this kind."""
+
+    mutant: Mutant
+    seeds: range
+    faults: int = 7
+    is_stormy: bool = False
+
+
+# Each range begins where the mutant showed last, so that looking for it is short while nothing changes.
+HUNTS = [
+    Hunt(mutants.promises_are_not_kept, range(150, 700), 0, True),
+    Hunt(mutants.promises_end_with_gathering, range(700, 1500), 0, True),
+    Hunt(mutants.accepted_is_not_proposed_again, range(150, 500), 0, True),
+    Hunt(mutants.one_replica_votes_for_all, range(60)),
+    Hunt(mutants.a_minority_decides, range(60)),
+    Hunt(mutants.any_base_will_do, range(60)),
+    Hunt(mutants.everybody_is_sure, range(150, 400)),
+]
+
+
+def goes_wrong(seed: int, wanted: Hunt) -> bool:
+    try:
+        verdict = run(seed, wanted.faults, wanted.is_stormy)
+    except Violation:
+        return True
+    return verdict.is_intact and not verdict.has_progressed
+
+
+@pytest.mark.parametrize("wanted", HUNTS, ids=[wanted.mutant.__name__ for wanted in HUNTS])
+def test_a_missing_safeguard_is_noticed(wanted: Hunt, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same runs are clean with it: see `check` for what goes wrong without."""
+    first = next(iter(wanted.seeds))
+    with monkeypatch.context() as patch:
+        wanted.mutant(patch)
+        found = next((seed for seed in wanted.seeds if goes_wrong(seed, wanted)), None)
+    assert found is not None, f"not noticed from {first} on"
+    assert not goes_wrong(found, wanted)
