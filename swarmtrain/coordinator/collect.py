@@ -8,6 +8,7 @@ from swarmtrain.checkpoint.store import save
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.errors import StateError
 from swarmtrain.core.types import Digest
+from swarmtrain.recovery.dealing import pace_of
 from swarmtrain.recovery.transfer import fetch_stage
 from swarmtrain.transport.link import Link
 
@@ -21,7 +22,7 @@ async def collect(
         StateError: no replica of some stage could give its state, or the disk refused it.
     """
     transfers = [
-        await fetch_stage(donors.get(stage, ()), stage, step, config.links.silence_seconds)
+        await fetch_stage(donors.get(stage, ()), stage, step, pace_of(config.links))
         for stage in range(config.model.stages + 1)
     ]
     bases = {transfer.base for transfer in transfers}

@@ -150,6 +150,17 @@ class Recovered(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Learned(Event):
+    """A newcomer came to the swarm's step outside of any roster, from the state at `step` and `sum_bytes` of sums."""
+
+    peer: str
+    step: int
+    joined_step: int
+    sum_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class StageLost(Event):
     """The last replica of a stage is gone; what follows is a recovery or the end of the run."""
 

@@ -371,12 +371,13 @@ class Join:
     """A peer asks to be in the roster, saying which parameters it holds.
 
     Those of the current step: it is back at once, with what it holds (R9). Others: from the next step on, with
-    state from a sibling.
+    state from a sibling. One that `learns` brings itself to the current step and asks until it is let in there.
     """
 
     member: Member
     step: int
     base: Digest
+    learns: bool = False
 
 
 @dataclass(frozen=True, slots=True)

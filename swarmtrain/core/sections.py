@@ -230,6 +230,9 @@ class LinksSection(Section):
     )
     connect_seconds: float = Field(5.0, gt=0, le=600, description="Time to set up a link")
     chunk_bytes: ByteCount = Field(MIB, ge=4096, le=MIB, description="Largest piece of a message")
+    piece_bytes: ByteCount = Field(
+        4 * MIB, ge=4, le=256 * MIB, description="Most of a stage's state or sum in one call"
+    )
 
 
 class PlannerSection(Section):

@@ -18,6 +18,10 @@ MEMORY_SHARE = 0.8
 SNAPSHOT_DEPTH = 2
 """Snapshots kept of a stage: while the newest spreads to its holders, the one before is whole everywhere."""
 
+LESSON_STATES = 3
+"""What a peer may keep of a stage for a newcomer that learns it (peer.teaching), in whole states: one copy, and sums.
+It is no part of what a stage needs: a peer without that much memory to spare does not teach."""
+
 FLOAT_BYTES = 4
 FIXED_POINT_BYTES = 8
 

@@ -46,10 +46,11 @@ class Figures:
         return seconds * peer.slowness * self.conditions.compute(peer.name)
 
     def memory_bytes(self, peer: "VirtualPeer") -> int:
-        """What lets the tiny stages fit in as many as the charged ones would."""
+        """What lets just as many of the tiny stages fit in as would of the charged ones, with the most to spare."""
         if peer.machine is None:
             return AMPLE_MEMORY_BYTES
-        return self._own.needed_bytes(self._shape.capacity_stages(peer.machine.memory_bytes))
+        capacity = self._shape.capacity_stages(peer.machine.memory_bytes)
+        return self._own.needed_bytes(capacity + 1) - 1
 
     def latency_seconds(self, sender: str, receiver: str) -> float:
         """One way."""

@@ -63,6 +63,8 @@ class Conducting:
         self._highest_term = 0
         self._lost: dict[PeerId, None] = {}
         self._resigned: PeerId | None = None
+        # Whether this peer is on its way to the current step by itself (peer.learning).
+        self.learns: Callable[[], bool] = lambda: False
 
     def stand(self, roster: Roster, reason: str) -> list[Effect]:
         """Ask the roster of the last commit, or the first roster, for promises."""
@@ -139,8 +141,8 @@ class Conducting:
         """Ask the edges what was decided, and to be in the roster; one that is in it already loses nothing."""
         member, roster = self._member, self._member.roster or self._first_roster
         asked = edges or (roster.edges if roster is not None else ())
-        join = Join(self._parts.own, member.step, member.base)
-        messages = (join,) if roster is None else (Ask(member.step), join)
+        join = Join(self._parts.own, member.step, member.base, self.learns())
+        messages = (join,) if roster is None or join.learns else (Ask(member.step), join)
         return [Send(edge, message) for edge in asked if edge != self._me for message in messages]
 
     def ask_stages(self, stages: tuple[int, ...]) -> list[Effect]:
@@ -178,8 +180,8 @@ class Conducting:
     def _stand_if_lowest(self) -> list[Effect]:
         last = self._member.last
         roster = last.roster if last is not None else self._first_roster
-        if roster is None:
-            # A newcomer knows no decision, and who conducts next goes by one that does not know the newcomer.
+        if roster is None or self._me not in roster:
+            # A newcomer is in no decision, and who conducts next goes by one that does not know the newcomer.
             return self.ask_in()
         gone = (*self._lost, self._resigned)
         edges = [edge for edge in roster.edges if edge not in gone]

@@ -72,6 +72,7 @@ class Island:
         self.parts = parts
         self.conducting = Conducting(parts, failed)
         self.recovering = Recovering(parts, self.perform, self._has_no_state, failed)
+        self.conducting.learns = lambda: self.recovering.learning.asks_to_wait
         self._ended = ended
         self._tasks = Tasks(failed)
         self._queue: deque[Effect] = deque()
@@ -278,6 +279,7 @@ class Island:
             rounds.states.close(replica, commit, tokens[replica.stage])
             return StageDigest(replica.stage, replica.digest())
 
+        self.recovering.teaching.note(commit, sums)
         queued = [
             parts.lane.submit(
                 Task(Kind.STATE, stage, name="apply"),

@@ -25,8 +25,9 @@ class Parts:
     """What the island's driver works with; all of it belongs to this peer.
 
     `build(stage)` makes a replica with the run's initial parameters; `capacity_stages` is how many the machine's
-    memory has room for; `coordinator()` is the link to the coordinator, if there is one; `checkpoint` the newest one
-    that the coordinator spoke of; `outer` what outer rounds keep, None in a run without them.
+    memory has room for, `spare_bytes()` what the hosted ones leave of it; `coordinator()` is the link to the
+    coordinator, if there is one; `checkpoint` the newest one that the coordinator spoke of; `outer` what outer rounds
+    keep, None in a run without them.
     """
 
     me: PeerId
@@ -42,6 +43,7 @@ class Parts:
     record: Record
     build: "Callable[[int], asyncio.Future[Replica]]"
     capacity_stages: int
+    spare_bytes: Callable[[], int]
     coordinator: Callable[[], Link | None]
     region: str = ""
     checkpoint: CheckpointAt | None = None

@@ -124,11 +124,12 @@ class Placing:
         )
 
     def place_beside_serving(self) -> Assignment:
-        """The stages to take in a running run: those that serve stay where they are, and links count."""
+        """The stages to take in a running run: those that serve or will stay where they are, and links count."""
         own = next((entry for entry in self.records if entry.peer == self.me), None)
         if own is None or any(entry.peer == self.me for entry in self.serving):
             return Assignment((), "this peer's own record is not in the directory yet")
-        others = [_candidate(entry, entry.stages) for entry in self.serving]
+        learning = [entry for entry in self.records if entry.state == "learning"]
+        others = [_candidate(entry, entry.stages) for entry in (*self.serving, *learning)]
         mine = _candidate(own, self.pinned)
         lines = lines_of(self.config, self.records)
         self.assignment = choose_stages(mine, others, self.config.model.stages, lines)

@@ -9,8 +9,11 @@ from swarmtrain.core.messages import Restore, StageDigest
 from swarmtrain.core.tasks import Tasks
 from swarmtrain.core.types import PeerId, Roster
 from swarmtrain.peer.keeping import Keeping
+from swarmtrain.peer.learning import Learning, Siblings
 from swarmtrain.peer.parts import Parts
 from swarmtrain.peer.restore import now_seconds, restore, resync
+from swarmtrain.peer.teaching import Teaching
+from swarmtrain.recovery.dealing import Pace, pace_of
 from swarmtrain.steps.effects import Effect, Resync, Revived, Send
 
 Perform = Callable[[list[Effect]], None]
@@ -31,6 +34,8 @@ class Recovering:
         failed: Callable[[BaseException], None],
     ) -> None:
         self.keeping = Keeping(parts, failed)
+        self.teaching = Teaching(parts, failed)
+        self.learning = Learning(parts, self._take_state, perform, failed)
         self.roster: Roster | None = None
         self._parts, self._perform, self._give_up = parts, perform, give_up
         self._tasks = Tasks(failed)
@@ -42,6 +47,8 @@ class Recovering:
 
     async def close(self) -> None:
         await self._tasks.cancel_all()
+        await self.learning.close()
+        await self.teaching.close()
         await self.keeping.close()
 
     # ---- a lost stage -------------------------------------------------------------------------------------------
@@ -62,6 +69,8 @@ class Recovering:
     def restore(self, message: Restore) -> None:
         """Give up the step's work and load what the restore names; a newer restore replaces an older one."""
         parts = self._parts
+        self.learning.stop()
+        self.teaching.stop()
         if self._resyncing is not None:
             self._resyncing.cancel()
         before, self._loading = self._loading, None
@@ -118,6 +127,9 @@ class Recovering:
     def resync(self, effect: Resync) -> None:
         if self.roster is None or self._parts.me not in self.roster:
             return  # state is worth fetching once a roster has a place for it
+        if self.learning.brings(effect.step):
+            return
+        self.learning.stop()
         if self._resyncing is None or self._resyncing.done():
             self._parts.record(Noted("resync", effect.reason))
             self._resyncing = self._tasks.spawn(self._resync(effect), f"resync {effect.step}")
@@ -126,9 +138,8 @@ class Recovering:
         """Fetch this peer's stages at the step in question from siblings, and go on from there."""
         parts, roster = self._parts, self.roster
         assert roster is not None
-        parts.member.suspend()
         try:
-            base, digests = await resync(parts, roster, effect)
+            await self._take_state(effect, roster.replicas, pace_of(parts.config.links))
         except StateError as error:
             self._failed_resyncs += 1
             parts.record(Noted("resync failed", str(error)))
@@ -137,6 +148,12 @@ class Recovering:
                 self._give_up(str(error))
             return  # the conductor's next opening, or the answer to JOIN, starts another try
         self._failed_resyncs = 0
+
+    async def _take_state(self, effect: Resync, siblings: Siblings, pace: Pace) -> None:
+        """Raises StateError; nothing is changed then."""
+        parts = self._parts
+        parts.member.suspend()
+        base, digests = await resync(parts, siblings, effect, pace)
         parts.worker.leave_step(effect.step)
         parts.worker.store.forget_before(effect.step)
         parts.reducer.forget_before(effect.step)

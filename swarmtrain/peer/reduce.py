@@ -18,7 +18,7 @@ from swarmtrain.core.errors import WireError
 from swarmtrain.core.events import Record, SumSealed
 from swarmtrain.core.faultpoints import reached
 from swarmtrain.core.layout import ALIGN_ELEMENTS
-from swarmtrain.core.messages import Prepared, StageSum
+from swarmtrain.core.messages import Commit, Prepared, StageSum
 from swarmtrain.core.types import PeerId
 from swarmtrain.peer.links import Links
 from swarmtrain.steps.effects import Reduce
@@ -90,6 +90,10 @@ class Reducer:
         """The sums by stage that this peer reported for a prepared seal."""
         return self._sums[prepared.term, prepared.seal]
 
+    def learned(self, commit: Commit, sums: dict[int, ReducedSum]) -> None:
+        """The sums of a decided step came from siblings, which reduced them without this peer."""
+        self._sums[commit.term, commit.seal] = sums
+
     def _keep(self, effect: Reduce, sums: dict[int, ReducedSum]) -> None:
         """Beside the newest sums only those of the prepared seal stay, which may still be decided."""
         prepared = self._member.ledger.prepared
@@ -127,7 +131,7 @@ class Reducer:
         others = [index for index in range(len(siblings)) if index != rank]
         pieces = await asyncio.gather(
             *(
-                self._pull(siblings[i], tag, stage, (i, len(siblings)), True, bounds[i])
+                self.pull(siblings[i], tag, stage, (i, len(siblings)), True, bounds[i])
                 for i in others
             )
         )
@@ -144,7 +148,7 @@ class Reducer:
         place = (rank, len(siblings))
         others = [peer for peer in siblings if peer != self._me]
         pulled = await asyncio.gather(
-            *(self._pull(peer, tag, stage, place, False, bounds) for peer in others)
+            *(self.pull(peer, tag, stage, place, False, bounds) for peer in others)
         )
         pieces = dict(zip(others, pulled, strict=True))
         pieces[self._me] = shared.snapshot[start:end]
@@ -159,7 +163,7 @@ class Reducer:
         shared.own_slice_done = True
         await self._notify()
 
-    async def _pull(
+    async def pull(
         self,
         peer: PeerId,
         tag: Tag,
@@ -196,13 +200,9 @@ class Reducer:
         async with self._changed:
             await self._changed.wait_for(lambda: self._is_past(tag) or self._has(tag, request))
         shared = self._shared.get((tag, request.stage))
-        fits = shared is not None and 0 <= request.slice < request.slices <= shared.snapshot.numel()
-        if shared is None or not fits or not self._has(tag, request):
+        if shared is None or not self._has(tag, request):
             return PieceReply(Status.FENCED, "int64", 0, b""), b""
-        start, end = slice_bounds(shared.snapshot.numel(), request.slices)[request.slice]
-        piece = (shared.reduced if request.reduced else shared.snapshot)[start:end]
-        body = piece.view(torch.uint8).numpy().data if end > start else b""
-        return PieceReply(Status.OK, _DTYPES[piece.dtype], end - start, _digest(body)), body
+        return cut(shared.reduced if request.reduced else shared.snapshot, request)
 
     async def fence(self) -> None:
         """The seal or the step changed: answer those who wait for what will never be."""
@@ -227,6 +227,16 @@ class Reducer:
     async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
+
+
+def cut(total: Tensor, request: PieceRequest) -> tuple[PieceReply, Buffer]:
+    """The slice of a flat sum that `request` asks for; FENCED if there is no such slice."""
+    if not 0 <= request.slice < request.slices <= total.numel():
+        return PieceReply(Status.FENCED, "int64", 0, b""), b""
+    start, end = slice_bounds(total.numel(), request.slices)[request.slice]
+    piece = total[start:end]
+    body = piece.view(torch.uint8).numpy().data if end > start else b""
+    return PieceReply(Status.OK, _DTYPES[piece.dtype], end - start, _digest(body)), body
 
 
 def _digest(body: Buffer) -> bytes:

@@ -5,7 +5,7 @@ half-applied.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -22,8 +22,9 @@ from swarmtrain.core.messages import (
     StageAt,
     StageDigest,
 )
-from swarmtrain.core.types import Digest, PeerId, Roster
+from swarmtrain.core.types import Digest, PeerId
 from swarmtrain.peer.parts import Parts
+from swarmtrain.recovery.dealing import Pace, pace_of
 from swarmtrain.recovery.neighbours import gradient_weight, neighbour_state
 from swarmtrain.recovery.snapshots import copy_of
 from swarmtrain.recovery.transfer import StageTransfer, fetch_stage
@@ -35,9 +36,9 @@ _LINK_PAUSE_SECONDS = 0.1
 
 
 async def resync(
-    parts: Parts, roster: Roster, wanted: Resync
+    parts: Parts, siblings: Callable[[int], Sequence[PeerId]], wanted: Resync, pace: Pace
 ) -> tuple[Digest, tuple[StageDigest, ...]]:
-    """Load every stage that `wanted` names from siblings; the base they share, and the parameter digests.
+    """Load every stage that `wanted` names from its siblings; the base they share, and the parameter digests.
 
     A stage that this peer already has at that step stays as it is: a peer that moves fetches only what is new.
 
@@ -48,7 +49,7 @@ async def resync(
     missing = [stage for stage in wanted.stages if stage not in wanted.keeps]
 
     async def fetch(stage: int) -> StageTransfer:
-        return await fetch_from(parts, roster.replicas(stage), stage, wanted.step)
+        return await fetch_from(parts, siblings(stage), stage, wanted.step, pace)
 
     transfers = await asyncio.gather(*(fetch(stage) for stage in missing))
     bases = {transfer.base for transfer in transfers}
@@ -191,7 +192,7 @@ async def _from_coordinator(parts: Parts, stage: int, step: int) -> StageTransfe
                 "see whether the coordinator runs and can be reached",
             )
         await asyncio.sleep(_LINK_PAUSE_SECONDS)
-    return await fetch_stage([link], stage, step, parts.config.links.silence_seconds)
+    return await fetch_stage([link], stage, step, pace_of(parts.config.links))
 
 
 async def _average(
@@ -207,7 +208,10 @@ async def _average(
     return StageTransfer(state, message.step, message.base, received_bytes)
 
 
-async def fetch_from(parts: Parts, peers: Sequence[PeerId], stage: int, step: int) -> StageTransfer:
+async def fetch_from(
+    parts: Parts, peers: Sequence[PeerId], stage: int, step: int, pace: Pace | None = None
+) -> StageTransfer:
+    """`stage` at `step` from those of `peers` that can be reached, as fast as it comes unless `pace` says else."""
     links: list[Link] = []
     for peer in peers:
         if peer == parts.me:
@@ -216,7 +220,7 @@ async def fetch_from(parts: Parts, peers: Sequence[PeerId], stage: int, step: in
             links.append(await parts.links.to(peer))
         except LinkError:
             continue
-    return await fetch_stage(links, stage, step, parts.config.links.silence_seconds)
+    return await fetch_stage(links, stage, step, pace or pace_of(parts.config.links))
 
 
 def _check_size(replica: Replica, state: StageState) -> None:

@@ -11,6 +11,7 @@ from swarmtrain.compute.stage import build_compute
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.events import Record
 from swarmtrain.core.messages import CheckpointAt
+from swarmtrain.core.sizes import memory_estimate
 from swarmtrain.core.types import PeerId
 from swarmtrain.peer.hops import Hops
 from swarmtrain.peer.island import Island
@@ -21,6 +22,7 @@ from swarmtrain.peer.probing import Probing
 from swarmtrain.peer.reduce import Reducer
 from swarmtrain.peer.restore import load_checkpoint
 from swarmtrain.peer.stage_rounds import OuterStates
+from swarmtrain.peer.teaching import Teaching
 from swarmtrain.peer.worker import Worker
 from swarmtrain.recovery.snapshots import Snapshots
 from swarmtrain.steps.keys import first_base
@@ -32,6 +34,7 @@ from swarmtrain.transport.link import Link
 class Setting:
     """What a peer brings to its stages; the worlds differ in `lane` and in what is behind `links`.
 
+    `memory_bytes` is what the peer may use.
     `start` is the checkpoint of the coordinator that a resumed run starts from.
     """
 
@@ -43,6 +46,7 @@ class Setting:
     links: Links
     samples: Samples
     record: Record
+    memory_bytes: int
     capacity_stages: int
     coordinator: Callable[[], Link | None]
     start: CheckpointAt | None
@@ -61,6 +65,10 @@ class Runtime:
     reducer: Reducer
     island: Island
     probing: Probing
+
+    @property
+    def teaching(self) -> Teaching:
+        return self.island.recovering.teaching
 
     async def close(self) -> None:
         await self.probing.close()
@@ -83,6 +91,10 @@ async def build_runtime(
     def build(stage: int) -> "asyncio.Future[Replica]":
         task = Task(Kind.STATE, stage, name="build")
         return lane.submit(task, lambda: _build(setting, stage))
+
+    def spare_bytes() -> int:
+        needed = memory_estimate(config, setting.vocab_size, member.stages).total_bytes
+        return setting.memory_bytes - needed
 
     start = setting.start or CheckpointAt(0, first_base(bytes.fromhex(config.hash)))
     member = StepMember(setting.me, stages, start.step, start.base)
@@ -119,6 +131,7 @@ async def build_runtime(
         record=setting.record,
         build=build,
         capacity_stages=setting.capacity_stages,
+        spare_bytes=spare_bytes,
         coordinator=setting.coordinator,
         region=setting.region,
         checkpoint=setting.start,

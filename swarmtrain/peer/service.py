@@ -16,6 +16,7 @@ from swarmtrain.transport.messages import decode, decode_round, decode_step
 from swarmtrain.transport.requests import (
     Description,
     FinishRequest,
+    LearnRequest,
     OuterStateRequest,
     PieceRequest,
     ProcessRequest,
@@ -145,7 +146,9 @@ class Service:
             case "probe":
                 return runtime.probing.answer(request)
             case "piece":
-                piece, body = await runtime.reducer.piece(PieceRequest.decode(request.meta))
+                wanted = PieceRequest.decode(request.meta)
+                taught = await runtime.teaching.piece(wanted)
+                piece, body = taught or await runtime.reducer.piece(wanted)
                 return Message(piece.encode(), body)
             case "round_piece" if runtime.island.rounds is not None:
                 piece_request = RoundPieceRequest.decode(request.meta)
@@ -153,6 +156,9 @@ class Service:
             case "outer_state" if runtime.island.rounds is not None:
                 state_request = OuterStateRequest.decode(request.meta)
                 return await runtime.island.rounds.answer_state(state_request)
+            case "learn":
+                asked = LearnRequest.decode(request.meta)
+                return Message((await runtime.teaching.answer(link.remote.peer, asked)).encode())
             case "state":
                 return _state(runtime, StateRequest.decode(request.meta))
             case "layout":
@@ -189,7 +195,7 @@ def _state(runtime: Runtime, request: StateRequest) -> Message:
     A piece of no length asks for the digests of parameters and moments.
     """
     member = runtime.member
-    snapshot = runtime.snapshots.get(request.stage, request.step)
+    snapshot = runtime.teaching.state(request) or runtime.snapshots.get(request.stage, request.step)
     if snapshot is not None:
         return state_piece(snapshot.state, snapshot.at.base, request)
     if request.stage not in runtime.replicas:

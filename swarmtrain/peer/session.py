@@ -230,7 +230,8 @@ class Session:
                 elif placing.serving:
                     self._locking = self._tasks.spawn(self._join_running(), "join")
             self._rebalance()
-            await asyncio.sleep(LOOK_SECONDS if self._state() == "joining" else life_seconds / 3)
+            pauses_seconds = {"joining": LOOK_SECONDS, "learning": ASK_SECONDS}
+            await asyncio.sleep(pauses_seconds.get(self._state(), life_seconds / 3))
 
     def _meet_islands(self) -> None:
         """Peers of other islands that host stages of this one are in its groups."""
@@ -261,11 +262,12 @@ class Session:
             self._record(Placed(self.options.me, hosted, reason))
 
     def _state(self) -> State:
-        """Serving from the first opened step on."""
+        """Serving from the first opened step on; learning while it gets there by itself."""
         if self.runtime is None:
             return "joining"
-        member = self.runtime.member
-        return "serving" if self._has_begun(member) else "joining"
+        if self.runtime.island.recovering.learning.is_active:
+            return "learning"
+        return "serving" if self._has_begun(self.runtime.member) else "joining"
 
     def _has_begun(self, member: StepMember) -> bool:
         """Whether a step was ever open here: until then a roster may still give this peer other stages."""
@@ -281,16 +283,25 @@ class Session:
             self.runtime.island.stand(roster, "lowest edge peer, and every stage is covered")
 
     async def _join_running(self) -> None:
-        """Take stages beside those that serve, and ask the edges until a step opens with this peer."""
+        """Take stages beside those that serve, learn them, and ask the edges until a step opens with this peer."""
         assignment = self.placing.place_beside_serving()
         if not assignment.stages:
             self._locking = None
             return
         await self._lock(assignment.stages)
+        # What an outer round came to is not among what siblings teach: with rounds, state is fetched inside a step.
+        if self.runtime is not None and self.runtime.island.rounds is None:
+            self.runtime.island.recovering.learning.start(self._siblings, self._ask_in)
         while self.runtime is not None and not self.is_in_roster:
-            edges = [entry.peer for entry in self.placing.serving if EDGE_STAGE in entry.stages]
-            self.runtime.island.ask_in(edges)
+            self._ask_in()
             await asyncio.sleep(ASK_SECONDS)
+
+    def _ask_in(self) -> None:
+        if self.runtime is not None:
+            self.runtime.island.ask_in(self._siblings(EDGE_STAGE))
+
+    def _siblings(self, stage: int) -> list[PeerId]:
+        return [entry.peer for entry in self.placing.serving if stage in entry.stages]
 
     @property
     def is_in_roster(self) -> bool:
@@ -342,6 +353,7 @@ class Session:
             links=self.links,
             samples=self._samples,
             record=self._record,
+            memory_bytes=self.options.memory_bytes,
             capacity_stages=self._capacity_stages,
             coordinator=lambda: self.coordinator(),
             start=self.options.start,

@@ -202,3 +202,27 @@ class OuterStateReply(_message.Message):
     total_bytes: int
     digest: bytes
     def __init__(self, status: _Optional[_Union[Status, str]] = ..., round: _Optional[int] = ..., steps: _Optional[int] = ..., base: _Optional[bytes] = ..., members: _Optional[_Iterable[_Union[_round_pb2.GroupMember, _Mapping]]] = ..., total_bytes: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
+
+class LearnRequest(_message.Message):
+    __slots__ = ("verb", "stage", "step")
+    VERB_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    verb: str
+    stage: int
+    step: int
+    def __init__(self, verb: _Optional[str] = ..., stage: _Optional[int] = ..., step: _Optional[int] = ...) -> None: ...
+
+class LearnReply(_message.Message):
+    __slots__ = ("status", "step", "base", "epoch", "commit")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_FIELD_NUMBER: _ClassVar[int]
+    status: Status
+    step: int
+    base: bytes
+    epoch: int
+    commit: _step_pb2.Commit
+    def __init__(self, status: _Optional[_Union[Status, str]] = ..., step: _Optional[int] = ..., base: _Optional[bytes] = ..., epoch: _Optional[int] = ..., commit: _Optional[_Union[_step_pb2.Commit, _Mapping]] = ...) -> None: ...

@@ -385,14 +385,16 @@ class Tell(_message.Message):
     def __init__(self, commit: _Optional[_Union[Commit, _Mapping]] = ...) -> None: ...
 
 class Join(_message.Message):
-    __slots__ = ("member", "step", "base")
+    __slots__ = ("member", "step", "base", "learns")
     MEMBER_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     BASE_FIELD_NUMBER: _ClassVar[int]
+    LEARNS_FIELD_NUMBER: _ClassVar[int]
     member: Member
     step: int
     base: bytes
-    def __init__(self, member: _Optional[_Union[Member, _Mapping]] = ..., step: _Optional[int] = ..., base: _Optional[bytes] = ...) -> None: ...
+    learns: bool
+    def __init__(self, member: _Optional[_Union[Member, _Mapping]] = ..., step: _Optional[int] = ..., base: _Optional[bytes] = ..., learns: _Optional[bool] = ...) -> None: ...
 
 class Leave(_message.Message):
     __slots__ = ("reason",)

@@ -18,11 +18,10 @@ from swarmtrain.checkpoint.stage_file import NamesShapes, StageState
 from swarmtrain.core.errors import LinkError, StateError, WireError
 from swarmtrain.core.layout import flat_layout
 from swarmtrain.core.types import Digest
+from swarmtrain.recovery.dealing import Pace, deal
 from swarmtrain.transport.link import Link, Message
 from swarmtrain.transport.requests import StateReply, StateRequest, Status
 
-PIECE_BYTES = 4 << 20
-PIECES_IN_FLIGHT = 4
 PATIENCE_SECONDS = 10.0
 """How long a donor may still be applying the step before."""
 
@@ -57,9 +56,7 @@ class _Claim:
     moments: Digest
 
 
-async def fetch_stage(
-    links: Sequence[Link], stage: int, step: int, silence_seconds: float
-) -> StageTransfer:
+async def fetch_stage(links: Sequence[Link], stage: int, step: int, pace: Pace) -> StageTransfer:
     """The state of `stage` at `step` from the donors behind `links`.
 
     Raises:
@@ -67,30 +64,18 @@ async def fetch_stage(
     """
     if not links:
         raise _failed(stage, step, "no peer that hosts it can be reached")
-    claims = await _claims(links, stage, step, silence_seconds)
+    claims = await _claims(links, stage, step, pace.silence_seconds)
     agreed = max(claims.values(), key=list(claims.values()).count)
     donors = [link for link, claim in claims.items() if claim == agreed]
-    return await _fetch_from(donors, stage, agreed, silence_seconds)
+    try:
+        return await _pull(donors, stage, agreed, pace)
+    except (LinkError, WireError) as error:
+        raise _failed(stage, step, str(error)) from error
 
 
-async def _fetch_from(
-    donors: list[Link], stage: int, claim: _Claim, silence_seconds: float
-) -> StageTransfer:
-    why = ""
-    for first in range(len(donors)):
-        chosen = donors[first:] + donors[:first]
-        try:
-            return await _pull(chosen, stage, claim, silence_seconds)
-        except (LinkError, WireError) as error:
-            why = str(error)
-    raise _failed(stage, claim.step, why)
-
-
-async def _pull(
-    donors: list[Link], stage: int, claim: _Claim, silence_seconds: float
-) -> StageTransfer:
-    """All pieces, dealt round robin to the donors; the first donor also names and shapes the parameters."""
-    layout = await _layout(donors[0], stage, silence_seconds)
+async def _pull(donors: list[Link], stage: int, claim: _Claim, pace: Pace) -> StageTransfer:
+    """All pieces from all donors, and from one of them what the parameters are called and how they are shaped."""
+    layout = await _layout_of_any(donors, stage, pace.silence_seconds)
     _, elements = flat_layout([shape for _, shape in layout])
     ends_bytes = [4 * elements, 8 * elements, 12 * elements, claim.total_bytes]
     rounds_bytes = claim.total_bytes - 12 * elements
@@ -98,20 +83,17 @@ async def _pull(
         raise WireError("a stage's state has another size than its layout", f"stage {stage}")
     whole = np.empty(claim.total_bytes // 4, dtype=np.float32)
     target = whole.view(np.uint8).data
-    gate = asyncio.Semaphore(PIECES_IN_FLIGHT)
+    spans = _spans(ends_bytes, pace.piece_bytes)
 
-    async def pull(number: int, offset_bytes: int) -> None:
-        section_end = next(end for end in ends_bytes if end > offset_bytes)
-        end = min(section_end, offset_bytes + PIECE_BYTES)
-        request = StateRequest(stage, claim.step, offset_bytes, end - offset_bytes)
-        async with gate:
-            _, body = await _piece(donors[number % len(donors)], request, silence_seconds)
-        if len(body) != end - offset_bytes:
-            raise WireError("a piece of state has another size than asked for", f"{len(body)}")
-        target[offset_bytes:end] = body
+    async def pull(donor: Link, number: int) -> None:
+        start, end = spans[number]
+        request = StateRequest(stage, claim.step, start, end - start)
+        reply, body = await _piece(donor, request, pace.silence_seconds)
+        if len(body) != end - start or reply.base != claim.base:
+            raise WireError("a piece of state is not the one that was asked for", f"{len(body)}")
+        target[start:end] = body
 
-    offsets = _offsets(ends_bytes)
-    await asyncio.gather(*(pull(number, offset) for number, offset in enumerate(offsets)))
+    await deal(len(spans), donors, pull, pace)
     parameters, moment1, moment2, rounds = np.split(whole, [elements, 2 * elements, 3 * elements])
     if hashlib.sha256(parameters.data).digest() != claim.parameters:
         raise WireError("the parameters that came are not those that were promised", "")
@@ -121,13 +103,12 @@ async def _pull(
     return StageTransfer(state, claim.step, claim.base, target.nbytes)
 
 
-def _offsets(ends_bytes: Sequence[int]) -> list[int]:
-    """Where pieces start; no piece crosses from one of the arrays into the next."""
-    starts = (0, *ends_bytes)
+def _spans(ends_bytes: Sequence[int], piece_bytes: int) -> list[tuple[int, int]]:
+    """Where pieces start and end; no piece crosses from one of the arrays, which end there, into the next."""
     return [
-        offset
-        for start, end in itertools.pairwise(starts)
-        for offset in range(start, end, PIECE_BYTES)
+        (offset, min(offset + piece_bytes, end))
+        for start, end in itertools.pairwise((0, *ends_bytes))
+        for offset in range(start, end, piece_bytes)
     ]
 
 
@@ -169,12 +150,8 @@ async def _piece(
     link: Link, request: StateRequest, silence_seconds: float
 ) -> tuple[StateReply, memoryview]:
     """One piece. Raises WireError when the donor is at another step or the piece is damaged."""
-    answer = await link.call(
-        "state",
-        Message(request.encode()),
-        silence_seconds=silence_seconds,
-        deadline_seconds=PATIENCE_SECONDS,
-    )
+    message = Message(request.encode())
+    answer = await link.call("state", message, silence_seconds=silence_seconds)
     reply = StateReply.decode(answer.meta)
     if reply.status is not Status.OK:
         raise WireError(
@@ -184,6 +161,15 @@ async def _piece(
     if hashlib.sha256(body).digest()[:_DIGEST_BYTES] != reply.digest:
         raise WireError("a piece of state was damaged on its way", "")
     return reply, body
+
+
+async def _layout_of_any(donors: list[Link], stage: int, silence_seconds: float) -> NamesShapes:
+    for link in donors[:-1]:
+        try:
+            return await _layout(link, stage, silence_seconds)
+        except (LinkError, WireError):
+            continue
+    return await _layout(donors[-1], stage, silence_seconds)
 
 
 async def _layout(link: Link, stage: int, silence_seconds: float) -> NamesShapes:

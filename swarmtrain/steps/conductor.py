@@ -51,7 +51,7 @@ from swarmtrain.steps.effects import (
 from swarmtrain.steps.gathering import Acknowledging, Gathering, agree, mean_loss
 from swarmtrain.steps.holdings import Audit, driver_of, hints_for, missing_runs, ownerships
 from swarmtrain.steps.keys import next_base, pack_keys, unpack_keys
-from swarmtrain.steps.membership import Membership
+from swarmtrain.steps.membership import Membership, listed
 from swarmtrain.steps.plan import Plan
 from swarmtrain.steps.reviving import Reviving
 
@@ -78,6 +78,7 @@ class StepConductor:
         self._membership = Membership()
         self._reviving: Reviving | None = None
         self._draining = ""
+        self._stopped: Stop | None = None
 
     # ---- inputs -------------------------------------------------------------------------------------------------
 
@@ -235,7 +236,8 @@ class StepConductor:
 
     def stop(self, reason: str, finished: bool) -> list[Effect]:
         self.phase, self._acknowledging = "finished", None
-        return self._broadcast(Stop(self.term, self.step, finished, reason))
+        self._stopped = Stop(self.term, self.step, finished, reason)
+        return self._broadcast(self._stopped)
 
     # ---- one phase after the other ------------------------------------------------------------------------------
 
@@ -388,27 +390,38 @@ class StepConductor:
         """Back at once with what it holds, or in from the next step on (R9)."""
         peer = message.member.peer
         is_here = (message.step, message.base) == (self.step, self.base)
+        if self._stopped is not None:
+            return [Send(peer, self._stopped)]
         if self._reviving is not None:
             self._membership.joining[peer] = message.member
             return self._reviving.joined()
         if self.open is None or self.phase in ("ballot", "leaving", "finished"):
-            self._membership.joining[peer] = message.member
-            return []
+            return self._enlist(message)
         known = self.roster.member(peer)
         if known is not None and known.stages == message.member.stages:
             return [Send(peer, self._opening_now())]
         if known is not None:
             self._membership.moving[peer] = message.member
             return []
-        if not is_here:
-            self._membership.joining[peer] = message.member
-            return []
+        if not is_here or (message.learns and self.phase != "run"):
+            return self._enlist(message)
+        self._membership.joining.pop(peer, None)
         self.roster = self.roster.with_member(message.member)
         self.open = self._opening_now()
         reason = "is back with the parameters of this step and what it holds"
+        if message.learns:
+            reason = (
+                f"joins step {self.step} with stages {listed(message.member.stages)}, learnt before"
+            )
         note = Note(MembershipChanged(peer, self.step, self.roster.version, reason))
         effects = [note, *self._broadcast(self.open)]
         return effects if self.phase == "run" else effects + self._freeze()
+
+    def _enlist(self, message: Join) -> list[Effect]:
+        """In from the next step on; a peer that learns asks again once it has that step's parameters."""
+        if not message.learns:
+            self._membership.joining[message.member.peer] = message.member
+        return []
 
     def _move_past(self, commit: Commit) -> None:
         self._acknowledging = Acknowledging(commit)

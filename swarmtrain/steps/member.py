@@ -197,6 +197,25 @@ class StepMember:
         note = _state_applied(resync.step - 1, 0, 0, digests)
         return [note, *self._enter_step(digests, None)]
 
+    def learned(self, commit: Commit, sums: tuple[StageSum, ...]) -> list[Effect]:
+        """The sums of a step that was decided without this peer came from siblings: it rolls forward by them (R9).
+
+        Only between rosters: in an open step this peer's own sums count.
+        """
+        here = (commit.step, commit.base) == (self.step, self.base)
+        if not here or self.is_busy or self.ledger.open is not None:
+            return []
+        self.ledger.prepared = Prepared(
+            commit.term,
+            commit.seal,
+            commit.roster,
+            sums,
+            commit.void,
+            commit.loss,
+            commit.closing,
+        )
+        return self._decided(commit, None)
+
     def restored(self, restore: Restore, digests: tuple[StageDigest, ...]) -> list[Effect]:
         """What `restore` gave this peer is loaded; empty `digests`: it could not be."""
         if restore != self._restoring:
@@ -226,20 +245,7 @@ class StepMember:
             case Ask(step):
                 known = self.last is not None and self.last.next_step > step
                 return [Send(sender, Tell(self.last))] if known and self.last is not None else []
-            case (
-                Open()
-                | Freeze()
-                | Reopen()
-                | Redrive()
-                | Assign()
-                | Decision()
-                | NewTerm()
-                | Release()
-                | Stop()
-                | Move()
-                | Recall()
-                | Restore()
-            ):
+            case _ if isinstance(message, FromConductor):
                 return self._from_conductor(sender, message)
             case _:
                 return []

@@ -28,7 +28,7 @@ class Membership:
         for peer in sorted(self.joining):
             member = self.joining[peer]
             roster = roster.with_member(member)
-            reason = f"joins from step {step} on with stages {_listed(member.stages)}"
+            reason = f"joins from step {step} on with stages {listed(member.stages)}"
             events.append(MembershipChanged(peer, step, roster.version, reason))
         self.joining = {}
         for peer in sorted(self.moving):
@@ -51,7 +51,7 @@ class Membership:
                     peer,
                     step,
                     roster.version,
-                    f"moves from stages {_listed(before.stages)} to {_listed(member.stages)}",
+                    f"moves from stages {listed(before.stages)} to {listed(member.stages)}",
                 )
             )
         self.moving = {}
@@ -71,5 +71,5 @@ class Membership:
         return roster, events
 
 
-def _listed(stages: tuple[int, ...]) -> str:
+def listed(stages: tuple[int, ...]) -> str:
     return ", ".join(map(str, stages))

@@ -31,8 +31,9 @@ MAX_ISLAND = 9999
 MAX_SECONDS_PER_STAGE = 3600.0
 MAX_WAITING_TASKS = 1e6
 
-State = Literal["joining", "serving", "draining", "left"]
-"""`left` is a withdrawn record: it hides the peer until its last record would have expired."""
+State = Literal["joining", "learning", "serving", "draining", "left"]
+"""`learning` is a newcomer that has chosen its stages and does not serve them yet; `left` is a withdrawn record: it
+hides the peer until its last record would have expired."""
 
 LinkRow = tuple[str, float, float, int]
 """To whom (the first digits of the peer id), one-way seconds, bytes a second (0: not measured), and how many messages

@@ -5,9 +5,9 @@ A tensor's bytes travel as the body of the message whose meta is one of these.
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Self
+from typing import Literal, Self
 
-from swarmtrain.core.messages import CheckpointAt, StageDigest
+from swarmtrain.core.messages import CheckpointAt, Commit, StageDigest
 from swarmtrain.core.rounds import GroupMember
 from swarmtrain.core.tensors import TensorHeader
 from swarmtrain.core.types import Digest, PeerId, Route
@@ -183,6 +183,34 @@ class OuterStateReply(Encoded):
     members: tuple[GroupMember, ...]
     total_bytes: int
     digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class LearnRequest(Encoded):
+    """A newcomer learns `stage` outside of any roster (peer.learning, peer.teaching).
+
+    `look`: could you keep your state for me? `begin`: keep that of now. `hold`: I still fetch it. `commit`: the
+    decision of `step`, once there is one; what was before it may go. `end`: all of it may go.
+    """
+
+    verb: Literal["look", "begin", "hold", "commit", "end"]
+    stage: int
+    step: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LearnReply(Encoded):
+    """OK, with the `commit` that was asked for if it is decided; BUSY: another newcomer learns here; FENCED: nothing
+    is kept that could serve.
+
+    `step`, `base` and `epoch` say where the donor is, or for `begin` which state it keeps.
+    """
+
+    status: Status
+    step: int
+    base: Digest
+    epoch: int
+    commit: Commit | None = None
 
 
 @dataclass(frozen=True, slots=True)

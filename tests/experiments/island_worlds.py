@@ -4,6 +4,8 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
+import torch
+
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.events import RoundChosen, RoundMerged, StepCommitted
 from swarmtrain.experiments.island import IslandPlan
@@ -53,6 +55,7 @@ def run_islands(
     later: Sequence[VirtualPeer] = (),
 ) -> VirtualRun:
     """A virtual run; `act` may do something to the world, `later` are peers that it may add."""
+    torch.set_num_threads(1)
     scenario = Scenario(tuple(peers), stall_seconds=600, patience_seconds=200)
     loop = MachineLoop()
 

@@ -20,7 +20,7 @@ HEAL_SECONDS, SETTLE_SECONDS, LIMIT_SECONDS = 25.0, 10.0, 300.0
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a run ended: `front` is the newest round; `is_intact`: a quorum with its votes lived when all was healed."""
+    """How a run ended: `front` is the newest round; `is_intact`: a quorum of its members lived on, with its votes."""
 
     front: int
     is_intact: bool
@@ -51,6 +51,8 @@ class FaultyWorld(World):
         limit = LIMIT_SECONDS if is_intact else self.now + 15.0
         self.run_until(limit, lambda: is_intact and self.slowest() >= goal)
         has_progressed = self.slowest() >= goal
+        # What was accepted before may name members that have died since: judge by those of the newest round.
+        is_intact = is_intact and (has_progressed or self.is_intact())
         self.figures["seconds to progress"] = int(self.now - HEAL_SECONDS)
         return Verdict(self.front().round, is_intact, has_progressed, dict(self.figures))
 

@@ -385,6 +385,32 @@ def test_a_term_is_promised_to_one_candidate_only() -> None:
 # ---- decisions (I3, R8, R9, R10) --------------------------------------------------------------------------------
 
 
+def newcomer() -> StepMember:
+    return StepMember(PeerId("new"), (1,), 0, BASE)
+
+
+def test_a_newcomer_applies_a_decision_by_the_sums_that_it_learnt() -> None:
+    member, commit = newcomer(), commit_of()
+    effects = member.learned(commit, (sum_of(1),))
+    assert Apply(commit) in effects and member.is_busy
+    member.applied(commit, DIGESTS)
+    assert (member.step, member.base) == (1, next_base(commit)) and not member.is_busy
+
+
+def test_sums_that_were_not_decided_are_not_applied() -> None:
+    member = newcomer()
+    effects = member.learned(commit_of(), (sum_of(1, "forged"),))
+    assert not [effect for effect in effects if isinstance(effect, Apply)]
+    assert member.step == 0
+
+
+def test_sums_of_another_history_or_of_an_open_step_are_not_taken() -> None:
+    member = newcomer()
+    assert member.learned(replace(commit_of(), base=b"another"), (sum_of(1),)) == []
+    assert member.learned(replace(commit_of(), step=1), (sum_of(1),)) == []
+    assert opened().learned(commit_of(), (sum_of(1),)) == [], "its own sums count there"
+
+
 def test_a_prepared_decision_is_applied() -> None:
     member = prepared_member()
     assert member.handle(A, Decision(TERM, commit_of(), None)) == [Apply(commit_of())]

@@ -30,6 +30,38 @@ def test_a_newcomer_waits_for_the_next_step() -> None:
     assert [event.peer for event in noted(effects)] == [NEW.peer]
 
 
+def test_who_learns_is_in_at_once_while_the_step_runs() -> None:
+    conductor = started()
+    effects = conductor.handle(NEW.peer, Join(NEW, 0, BASE, learns=True))
+    assert NEW.peer in conductor.roster and NEW.peer in receivers(effects, Open)
+    assert not receivers(effects, Freeze), "nobody waits for it"
+    [event] = noted(effects)
+    assert "learnt" in event.reason
+
+
+@pytest.mark.parametrize("base", [BASE, b"other parameters"], ids=["here", "behind"])
+def test_who_learns_stops_no_seal_and_enters_no_roster_unasked(base: bytes) -> None:
+    conductor = assigning()
+    seal = conductor.seal
+    assert conductor.handle(NEW.peer, Join(NEW, 0, base, learns=True)) == []
+    assert conductor.seal == seal
+    [opening] = {m.open for m in sent(report(conductor)) if isinstance(m, Decision)}
+    assert opening is not None and NEW.peer not in opening.roster
+
+
+def test_who_learns_but_is_behind_is_not_let_in_while_the_step_runs() -> None:
+    conductor = started()
+    assert conductor.handle(NEW.peer, Join(NEW, 0, b"other parameters", learns=True)) == []
+    assert NEW.peer not in conductor.roster
+
+
+def test_who_asks_in_after_the_end_hears_of_it() -> None:
+    conductor = started()
+    conductor.stop("enough", finished=True)
+    [stop] = sent(conductor.handle(NEW.peer, Join(NEW, 0, BASE, learns=True)))
+    assert isinstance(stop, Stop) and stop.finished and stop.reason == "enough"
+
+
 def test_nobody_joins_for_another() -> None:
     conductor = assigning()
     conductor.handle(A, Join(NEW, 0, b"other parameters"))
