@@ -1,56 +1,65 @@
-"""Which peer takes which stage, searched together with the routes.
+"""Which peer takes which stage: first along chains of near peers, then by moves that join those of routes.
 
-First coarsely: places are annealed with the routes that the first plan's builder would give them. Then finely: the
-moves below join those of routes, so that places and routes fit each other. Only peers without a place are moved.
+Only peers without a place are moved.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from swarmtrain.plan.paths.bounds import lower_bound_seconds
-from swarmtrain.plan.paths.construct import energy, first_routes
 from swarmtrain.plan.paths.draft import Change, Draft, Entry
-from swarmtrain.plan.paths.execution import Executor
 from swarmtrain.plan.paths.instance import Chance, Instance
 from swarmtrain.plan.paths.routes import PlannedRoute
-
-COARSE_COST = 12
-"""Evaluations that building and executing one set of first routes counts for."""
-
-HOT, COLD = 0.03, 0.003
-"""Temperatures of the coarse search, as shares of the first energy."""
-
-CROWDING = (0.75,)
-"""One try of first routes is enough to compare places."""
-
-BOUND, TRIP, ROUTED = 2.0, 2.0, 0.2
-"""Weights of the places' lower bound, the first routes' mean round trip, and their energy when executed. Collisions can
-still be searched away, long ways and full slots cannot."""
 
 MORE_EDGES = 0.25
 """Share of all peers that starts as edges where sizes are free."""
 
 
-def coarse_placement(
-    instance: Instance, chance: Chance, share_spent: Callable[[int], float]
-) -> tuple[Instance, int]:
-    """The instance with everybody placed, and the evaluations it took; ends when `share_spent` reaches 1."""
-    stages = _first_stages(instance)
-    current, evaluations = _energy(instance, stages), COARSE_COST
-    best, least = stages, current
-    scale = current if math.isfinite(current) else 1.0
-    while (share := share_spent(evaluations)) < 1.0:
-        changed = _changed(instance, stages, chance)
-        evaluations += COARSE_COST
-        if changed is None:
-            continue
-        found = _energy(instance, changed)
-        heat = scale * HOT * (COLD / HOT) ** share
-        if found <= current or chance.random() < math.exp((current - found) / heat):
-            stages, current = changed, found
-        if found < least:
-            best, least = changed, found
-    return _placed(instance, best), evaluations
+def first_placement(instance: Instance) -> Instance:
+    """Everybody placed: whoever is near follows in the chain, and every stretch of it has all stages in proportion."""
+    hosted = [len(hosts) for hosts in instance.hosts]
+    sizes = instance.stage_sizes or _even_sizes(instance)
+    wanted = [max(0, size - count) for size, count in zip(sizes, hosted, strict=True)]
+    spare = len(instance.unplaced) - sum(wanted)
+    for extra in range(spare):
+        wanted[1 + extra % (instance.stages - 1)] += 1
+    places: dict[int, int] = {}
+    dealt = [0] * instance.stages
+    for step, peer in enumerate(_chain(instance), 1):
+        # Whichever stage is furthest behind its share of the chain so far.
+        behind = [
+            want * step / sum(wanted) - have for want, have in zip(wanted, dealt, strict=True)
+        ]
+        places[peer] = max(range(instance.stages), key=behind.__getitem__)
+        dealt[places[peer]] += 1
+    return instance.placed(
+        (places[index],) if peer.stages is None else peer.stages
+        for index, peer in enumerate(instance.peers)
+    )
+
+
+def _chain(instance: Instance) -> list[int]:
+    """Peers without a place, each followed by the nearest one left."""
+    send, left = instance.send_seconds, list(instance.unplaced)
+    chain = [left.pop(0)] if left else []
+    while left:
+        last = chain[-1]
+        chain.append(min(left, key=lambda peer: send[last][peer] + send[peer][last]))
+        left.remove(chain[-1])
+    return chain
+
+
+def _even_sizes(instance: Instance) -> tuple[int, ...]:
+    """Every stage with one peer at least, a quarter of all at the edge, the rest spread over the middle."""
+    hosted = [len(hosts) for hosts in instance.hosts]
+    sizes = [max(1, count) for count in hosted]
+    left = len(instance.unplaced) - sum(
+        size - count for size, count in zip(sizes, hosted, strict=True)
+    )
+    for _ in range(left):
+        if sizes[0] < MORE_EDGES * len(instance.peers):
+            sizes[0] += 1
+        else:
+            sizes[min(range(1, len(sizes)), key=lambda stage: sizes[stage])] += 1
+    return tuple(sizes)
 
 
 class PlacementMoves:
@@ -109,59 +118,3 @@ class PlacementMoves:
 
 def _with(route: PlannedRoute, peers: tuple[int, ...]) -> PlannedRoute:
     return PlannedRoute(route.stages, peers, route.release_seconds)
-
-
-def _first_stages(instance: Instance) -> dict[int, int]:
-    """A stage for every peer without one: the sizes asked for, or even ones; peers in the order they come."""
-    hosted = [len(hosts) for hosts in instance.hosts]
-    sizes = instance.stage_sizes or _even_sizes(instance)
-    open_places = [
-        stage for stage, size in enumerate(sizes) for _ in range(max(0, size - hosted[stage]))
-    ]
-    spare = len(instance.unplaced) - len(open_places)
-    places = open_places + [1 + index % (instance.stages - 1) for index in range(spare)]
-    return dict(zip(instance.unplaced, places, strict=False))
-
-
-def _even_sizes(instance: Instance) -> tuple[int, ...]:
-    """Every stage with one peer at least, a quarter of all at the edge, the rest spread over the middle."""
-    hosted = [len(hosts) for hosts in instance.hosts]
-    sizes = [max(1, count) for count in hosted]
-    left = len(instance.unplaced) - sum(
-        size - count for size, count in zip(sizes, hosted, strict=True)
-    )
-    for _ in range(left):
-        if sizes[0] < MORE_EDGES * len(instance.peers):
-            sizes[0] += 1
-        else:
-            sizes[min(range(1, len(sizes)), key=lambda stage: sizes[stage])] += 1
-    return tuple(sizes)
-
-
-def _changed(instance: Instance, stages: dict[int, int], chance: Chance) -> dict[int, int] | None:
-    """Two peers' places exchanged, or, where sizes are free, one peer at another stage."""
-    free = instance.unplaced
-    one, other = (free[int(chance.random() * len(free))] for _ in range(2))
-    if instance.stage_sizes is None and chance.random() < 0.4:
-        left, taken = stages[one], int(chance.random() * instance.stages)
-        hosts = sum(stage == left for stage in stages.values()) + len(instance.hosts[left])
-        return {**stages, one: taken} if left != taken and hosts > 1 else None
-    if stages[one] == stages[other]:
-        return None
-    return {**stages, one: stages[other], other: stages[one]}
-
-
-def _placed(instance: Instance, stages: dict[int, int]) -> Instance:
-    return instance.placed(
-        (stages[index],) if peer.stages is None else peer.stages
-        for index, peer in enumerate(instance.peers)
-    )
-
-
-def _energy(instance: Instance, stages: dict[int, int]) -> float:
-    placed = _placed(instance, stages)
-    executor = Executor(placed)
-    routes = first_routes(placed, CROWDING)
-    mean = sum(executor.round_trip_seconds(route.peers) for route in routes) / len(routes)
-    bound = lower_bound_seconds(placed)
-    return BOUND * bound + TRIP * mean + ROUTED * energy(executor, routes)

@@ -1,25 +1,28 @@
 """The planner's entrance: `plan` a step from nothing, `replan` one whose network changed."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 
 from swarmtrain.core.errors import ConfigError
 from swarmtrain.plan.paths.bounds import lower_bound_seconds
 from swarmtrain.plan.paths.construct import first_routes
 from swarmtrain.plan.paths.draft import Change, Draft
 from swarmtrain.plan.paths.instance import Chance, Instance
-from swarmtrain.plan.paths.moves import Moves, Proposal
-from swarmtrain.plan.paths.placement import PlacementMoves, coarse_placement
+from swarmtrain.plan.paths.moves import Moves
+from swarmtrain.plan.paths.placement import PlacementMoves, first_placement
 from swarmtrain.plan.paths.routes import Plan, PlannedRoute
-from swarmtrain.plan.paths.search import Annealer, Report, Spent
+from swarmtrain.plan.paths.search import TRIAL, Annealer, Report, Spent
 
-LEGS = ((0.008, 0.033), (0.12, 1.0))
-"""Where there are places to choose: each leg chooses them coarsely up to the first share of the budget, then searches
-places and routes together up to the second. The first leg gives a plan early, the second a better one."""
+WAITING = (1.0, 1.2, 1.4, 1.1)
+"""Where there are places to choose, one start for each: a sketch that expects so much waiting, searched for a while.
+The best of them is searched to the end."""
 
-ONE_LEG = ((0.0, 1.0),)
-"""Where all places are given."""
+TRIED = 0.04
+"""Share of the budget by which the first start has been sketched and searched, and each one after it."""
+
+SKETCHED = 0.4
+"""Share of a start's budget that its sketch may take."""
 
 MOVED = 0.03
 """Share of proposals that move peers, where peers may be moved."""
@@ -37,25 +40,45 @@ def plan(instance: Instance, spent: Spent, chance: Chance, report: Report | None
     Raises:
         ConfigError: the instance has no plan.
     """
-    bound = lower_bound_seconds(instance)
-    best, done = None, 0
-    for placing, end in LEGS if instance.unplaced else ONE_LEG:
-        begin, placed = spent(done), instance
-        if best is not None and begin >= 1.0:
-            break
-        if instance.unplaced:
-            part = _part(spent, done, begin, placing)
-            placed, used = coarse_placement(instance, chance, part)
-            done += used
-        draft = Draft(placed, first_routes(placed))
-        tell = _better_than(best, done, report or _nobody)
-        annealer = Annealer(draft, _proposals(draft, instance.unplaced, chance), chance, tell)
-        annealer.search(_part(spent, done, max(begin, placing), end))
-        done += annealer.evaluations
-        if best is None or annealer.best_seconds < best.makespan_seconds:
-            best = draft.plan(annealer.best_seconds, bound, done)
-    assert best is not None
-    return replace(best, evaluations=done)
+    bound, teller = lower_bound_seconds(instance), _Teller(report or _nobody)
+    placed = first_placement(instance)
+    routes = first_routes(placed)
+    best = _annealer(Draft(placed, routes), instance.unplaced, chance, teller)
+    teller.begin(best.evaluations, best.best_seconds)
+    for start, waiting in enumerate(WAITING if instance.unplaced else WAITING[:1], 1):
+        begin, end = spent(teller.done), start * TRIED
+        if begin >= end:
+            continue
+        from swarmtrain.plan.paths.sketching import sketched  # compiles, so not before it is needed
+
+        part = _part(spent, teller.done, begin, begin + SKETCHED * (end - begin))
+        there, along, used = sketched(instance, placed, routes, waiting, part, chance)
+        teller.done += used
+        tried = _annealer(Draft(there, along), instance.unplaced, chance, teller)
+        if math.isfinite(tried.best_seconds):  # slots may have locked up
+            tried.search(_part(spent, teller.done, begin, end), TRIAL)
+        teller.done += tried.evaluations
+        best = min(best, tried, key=lambda annealer: annealer.best_seconds)
+    done = teller.done
+    teller.done -= best.evaluations
+    best.search(_part(spent, teller.done, spent(done), 1.0))
+    return best.draft.plan(best.best_seconds, bound, teller.done + best.evaluations)
+
+
+class _Teller:
+    """Passes on what is better than all before, with the evaluations `done` by others added."""
+
+    def __init__(self, report: Report) -> None:
+        self._report, self.done, self._best_seconds = report, 0, math.inf
+
+    def begin(self, evaluations: int, makespan_seconds: float) -> None:
+        """From the first plan, of which nobody has to be told."""
+        self.done, self._best_seconds = evaluations, makespan_seconds
+
+    def __call__(self, evaluations: int, makespan_seconds: float) -> None:
+        if makespan_seconds < self._best_seconds:
+            self._best_seconds = makespan_seconds
+            self._report(self.done + evaluations, makespan_seconds)
 
 
 def _part(spent: Spent, done: int, begin: float, end: float) -> Spent:
@@ -68,18 +91,8 @@ def _part(spent: Spent, done: int, begin: float, end: float) -> Spent:
     return share
 
 
-def _better_than(best: Plan | None, done: int, report: Report) -> Report:
-    """Passes on what is better than `best`, with the evaluations before added."""
-
-    def tell(evaluations: int, makespan_seconds: float) -> None:
-        if best is None or makespan_seconds < best.makespan_seconds:
-            report(done + evaluations, makespan_seconds)
-
-    return tell
-
-
-def _proposals(draft: Draft, free: Sequence[int], chance: Chance) -> Proposal:
-    """Moves of routes, and where peers are `free` to be moved now and then one of places."""
+def _annealer(draft: Draft, free: Sequence[int], chance: Chance, report: Report) -> Annealer:
+    """With moves of routes, and where peers are `free` to be moved now and then one of places."""
     moves = Moves(draft, chance, range(draft.instance.microbatches))
     moves.horizon_seconds = draft.measure()[0]
     places = PlacementMoves(draft, chance, free)
@@ -87,7 +100,7 @@ def _proposals(draft: Draft, free: Sequence[int], chance: Chance) -> Proposal:
     def propose() -> Change | None:
         return places.propose() if free and chance.random() < MOVED else moves.propose()
 
-    return propose
+    return Annealer(draft, propose, chance, report)
 
 
 def replan(

@@ -19,9 +19,14 @@ Spent = Callable[[int], float]
 Report = Callable[[int, float], None]
 """Told of evaluations done and the makespan in seconds, whenever a better plan was found."""
 
-ROUNDS = ((0.03, 0.05), (0.2, 0.18), (1.0, 0.30))
+Rounds = tuple[tuple[float, float], ...]
+
+ROUNDS: Rounds = ((0.03, 0.05), (0.2, 0.18), (1.0, 0.30))
 """Each round of annealing ends at this share of the budget and begins at this heat: a good plan early, a better one
 later."""
+
+TRIAL: Rounds = ((1.0, 0.06),)
+"""One short round, which tells which of several beginnings is best."""
 
 ENOUGH = 50
 """Evaluations a microbatch before a round that make its whole heat pay; after fewer it is less."""
@@ -51,7 +56,7 @@ class Annealer:
     """
 
     def __init__(self, draft: Draft, propose: Proposal, chance: Chance, report: Report) -> None:
-        self._draft, self._propose, self._chance, self._report = draft, propose, chance, report
+        self.draft, self._propose, self._chance, self._report = draft, propose, chance, report
         self.evaluations = 0
         self._energy = self._measure()
         self.best_seconds = self._makespan_seconds
@@ -59,12 +64,12 @@ class Annealer:
         self._is_steady = abs(self._best_again_seconds - self.best_seconds) < SAME_SECONDS
         self._since_best: list[Change] = []
 
-    def search(self, spent: Spent) -> None:
+    def search(self, spent: Spent, rounds: Rounds = ROUNDS) -> None:
         """Anneal round after round until the budget is used."""
         begin = spent(self.evaluations)
         if begin < 1.0:
-            self._draft.hasten()
-        for end, hot in ROUNDS:
+            self.draft.hasten()
+        for end, hot in rounds:
             if begin < end:
                 self._anneal(spent, begin, end, self._affordable(hot))
                 self._back_to_best()
@@ -72,11 +77,11 @@ class Annealer:
 
     def _affordable(self, hot: float) -> float:
         """Where evaluations are few, a search that climbs never comes down again."""
-        done = self.evaluations / self._draft.instance.microbatches
+        done = self.evaluations / self.draft.instance.microbatches
         return COLD + (hot - COLD) * min(1.0, done / ENOUGH)
 
     def _anneal(self, spent: Spent, begin: float, end: float, hot: float) -> None:
-        scale = hot * self._energy / self._draft.instance.microbatches
+        scale = hot * self._energy / self.draft.instance.microbatches
         cooling, random = COLD / hot, self._chance.random
         idle = 0
         while (share := spent(self.evaluations)) < end and idle < MOST_IDLE:
@@ -85,7 +90,7 @@ class Annealer:
                 idle += 1
                 continue
             idle = 0
-            back = self._draft.apply(change)
+            back = self.draft.apply(change)
             energy = self._measure()
             temperature = scale * cooling ** ((share - begin) / (end - begin))
             if energy <= self._energy or random() < math.exp((self._energy - energy) / temperature):
@@ -96,12 +101,12 @@ class Annealer:
                     self._since_best.clear()
                     self._report(self.evaluations, self.best_seconds)
             else:
-                self._draft.apply(back)
+                self.draft.apply(back)
 
     def _measure(self) -> float:
         self.evaluations += 1
-        self._makespan_seconds, total_seconds, _ = self._draft.measure()
-        return self._makespan_seconds + SPREAD * total_seconds / self._draft.instance.microbatches
+        self._makespan_seconds, total_seconds, _ = self.draft.measure()
+        return self._makespan_seconds + SPREAD * total_seconds / self.draft.instance.microbatches
 
     def _is_best(self) -> bool:
         if self._makespan_seconds >= self.best_seconds - SAME_SECONDS:
@@ -116,9 +121,9 @@ class Annealer:
 
     def _again_seconds(self) -> float:
         """The makespan of the second way."""
-        return self._draft.measure(is_again=True)[0]
+        return self.draft.measure(is_again=True)[0]
 
     def _back_to_best(self) -> None:
         while self._since_best:
-            self._draft.apply(self._since_best.pop())
+            self.draft.apply(self._since_best.pop())
         self._energy = self._measure()
