@@ -6,11 +6,14 @@ With n visits at a peer that has m slots, f and b seconds for forward and backwa
 2. node load: head + n (f + b + 2g) - g + tail, with the loss besides at an edge;
 3. residence (Little's law): a visit holds a slot for at least its cheapest residence R. Slots begin one forward after
    the other and end one backward after the other, and a slot rests for a gap between two visits. So with k slots in use
-   k (T - head - tail) >= n R + (n - k) g + (f + b + 2g) k (k - 1) / 2, for the best k up to m.
+   k (T - head - tail) >= n R + (n - k) g + (f + b + 2g) k (k - 1) / 2, for the best k up to m;
+4. whole visits: some slots serve c = ceil(n / m) visits, at least q = n - (c - 1) m of them if none serves more. One of
+   these q begins last or ends first: T - head - tail >= c R + (c - 1) g + (q - 1) (max(f, b) + g).
 
-2 and 3 grow with n: microbatches are dealt to edges, and visits to the replicas of each stage, so that the largest
+2 to 4 grow with n: microbatches are dealt to edges, and visits to the replicas of each stage, so that the largest
 figure is smallest. Where peers have no place yet, a makespan is too short as long as no choice of edges leaves the
-other peers room for all middle visits, or whole peers do not suffice for every stage.
+other peers room for all middle visits, or slots for as long as these hold them, the more the earlier on the route; or
+as whole peers do not suffice for every stage.
 """
 
 import math
@@ -73,10 +76,23 @@ def _anywhere_seconds(instance: Instance, walks: Walks) -> float:
 
 def _could_serve(instance: Instance, walks: Walks, limit_seconds: float) -> bool:
     """Whether peers have room for all embeddings and all middle visits within the limit, however they are dealt."""
-    microbatches, visits = instance.microbatches, instance.microbatches * instance.middle_visits
+    visits = instance.microbatches * instance.middle_visits
     as_edge = [_room(_edge_seconds, instance, walks, p, limit_seconds) for p in walks.head]
     as_middle = [_room(_middle_seconds, instance, walks, p, limit_seconds) for p in walks.head]
-    # By embeddings that the edges so far have room for, the most middle visits of the other peers so far.
+    if _most_beside_edges(instance, as_edge, as_middle) < visits:
+        return False
+    held, needed_seconds = _held_seconds(instance, walks, limit_seconds)
+    if _most_beside_edges(instance, as_edge, held) < needed_seconds * SAFETY:
+        return False
+    return _enough_peers(instance, as_edge, max(as_middle))
+
+
+def _most_beside_edges(
+    instance: Instance, as_edge: Sequence[int], as_middle: Sequence[float]
+) -> float:
+    """The most that peers can give as middle ones while others, or those placed at both, take all embeddings."""
+    microbatches = instance.microbatches
+    # By embeddings that the edges so far have room for, the most of the other peers so far.
     room_M = np.full(microbatches + 1, -np.inf)
     room_M[0] = 0.0
     for peer, (edge, middle) in enumerate(zip(as_edge, as_middle, strict=True)):
@@ -84,16 +100,39 @@ def _could_serve(instance: Instance, walks: Walks, limit_seconds: float) -> bool
         if stages is not None:  # its place says what it is; with both roles it serves both
             edge, middle = edge * (0 in stages), middle * any(stages)
         edge = min(edge, microbatches)
-        is_both = stages is not None and 0 in stages
         chosen_M = np.full(microbatches + 1, -np.inf)
         chosen_M[edge:] = room_M[: microbatches + 1 - edge]
         if edge:
             chosen_M[-1] = max(chosen_M[-1], room_M[microbatches + 1 - edge :].max())
-        if is_both:
+        if stages is not None and 0 in stages:
             room_M = chosen_M + middle
         else:
             room_M = np.maximum(room_M + middle, chosen_M)
-    return bool(room_M[-1] >= visits) and _enough_peers(instance, as_edge, max(as_middle))
+    return float(room_M[-1])
+
+
+def _held_seconds(
+    instance: Instance, walks: Walks, limit_seconds: float
+) -> tuple[list[float], float]:
+    """Seconds of slots by peer that middle visits can hold within the limit, and those that they all hold at least.
+
+    A visit at a far peer holds its slot for longer. So both count seconds of a peer less, the longer its visits last;
+    any weights give a bound.
+    """
+    gap, least = instance.task_gap_seconds, math.fsum(min(stay) for stay in walks.stays)
+    sums = [math.fsum(stay) for stay in zip(*walks.stays, strict=True)]
+    weights = [least / total if math.isfinite(total) else 1.0 for total in sums]
+    needed = math.fsum(
+        min(weight * (seconds + gap) for weight, seconds in zip(weights, stay, strict=True))
+        for stay in walks.stays
+    )
+    held = []
+    for peer, (costs, weight) in enumerate(zip(instance.peers, weights, strict=True)):
+        span = max(0.0, limit_seconds - walks.head[peer] - walks.tail[peer] + gap)
+        stagger = costs.forward_seconds + costs.backward_seconds + 2 * gap
+        used = range(costs.memory_slots + 1)
+        held.append(weight * max(k * span - stagger * k * (k - 1) / 2 for k in used))
+    return held, instance.microbatches * needed
 
 
 def _enough_peers(instance: Instance, as_edge: Sequence[int], most_visits: int) -> bool:
@@ -172,4 +211,9 @@ def _slots_seconds(instance: Instance, peer: int, visits: int, residence_seconds
     most = min(visits, costs.memory_slots)
     root = math.floor(math.sqrt(2 * held / stagger))
     used = {min(max(1, slots), most) for slots in (root, root + 1)}
-    return min(held / slots - gap + stagger * (slots - 1) / 2 for slots in used)
+    even = min(held / slots - gap + stagger * (slots - 1) / 2 for slots in used)
+    turns = -(-visits // costs.memory_slots)
+    full = visits - (turns - 1) * costs.memory_slots
+    apart = max(costs.forward_seconds, costs.backward_seconds) + gap
+    taken = turns * (residence_seconds + gap) - gap
+    return max(even, min(taken + (full - 1) * apart, taken + residence_seconds + gap))

@@ -25,13 +25,15 @@ class Walks:
     """Seconds without waiting, the least over all legal routes; infinite where there is none.
 
     `round_trip` per edge peer: from the embedding's start to the end of its backward. Per peer, as a middle visit:
-    `residence` from the forward's start to the backward's end, `head` before it and `tail` after it.
+    `residence` from the forward's start to the backward's end, `head` before it and `tail` after it. `stays` are
+    residences at each place of a route after the edge, by peer.
     """
 
     round_trip: dict[int, float]
     residence: dict[int, float]
     head: dict[int, float]
     tail: dict[int, float]
+    stays: list[list[float]]
 
 
 def cheapest_walks(instance: Instance) -> Walks:
@@ -45,29 +47,54 @@ class _Search:
         self._anywhere = bool(instance.unplaced)
         self._edges = [p for p in everyone if 0 in (peers[p].stages or (0,))]
         self._send_PQ = np.array(instance.send_seconds)
-        if self._anywhere:  # nobody without a place will have two stages, so a route never stays
-            lone = list(instance.unplaced)
-            self._send_PQ[lone, lone] = np.inf
+        # Who has one stage, or will have one, is on a route once.
+        self._is_once_P = np.array([len(peer.stages or (0,)) == 1 for peer in peers])
+        once = np.flatnonzero(self._is_once_P)
+        self._send_PQ[once, once] = np.inf
         self._forward_P = np.array([peer.forward_seconds for peer in peers])
         self._backward_P = np.array([peer.backward_seconds for peer in peers])
         self._both_P = self._forward_P + self._backward_P
         self._layers = self._completable()
 
     def walks(self) -> Walks:
-        rest = self._rests()
+        rest = self._rests_anywhere() if self._anywhere else self._rests()
         first_PE = self._both_P[:, None] + np.minimum.reduce([rest[1][s] for s in self._layers[1]])
         there_PE = (self._send_PQ + self._send_PQ.T)[:, self._edges]
         trips_E = self._both_P[self._edges] + (there_PE + first_PE).min(axis=0)
-        stay_P = np.full(len(self._both_P), np.inf)
-        for layer in rest[1:]:
-            for rest_PE in layer.values():
-                stay_P = np.minimum(stay_P, self._both_P + rest_PE.min(axis=1))
+        stays = [
+            self._both_P + np.minimum.reduce(list(layer.values())).min(axis=1) for layer in rest[1:]
+        ]
         return Walks(
             {edge: float(trip) for edge, trip in zip(self._edges, trips_E, strict=True)},
-            dict(enumerate(stay_P.tolist())),
+            dict(enumerate(np.minimum.reduce(stays).tolist())),
             self._reach(self._send_PQ, self._forward_P),
             self._reach(self._send_PQ.T, self._backward_P),
+            [stay_P.tolist() for stay_P in stays],
         )
+
+    def _rests_anywhere(self) -> list[dict[State, Floats]]:
+        """The same as `_rests` where stages do not matter: but no walk goes back at once to where it came from, and
+        none passes its own edge, unless that peer has several stages."""
+        both_ways_PQ, everyone = self._send_PQ + self._send_PQ.T, np.arange(len(self._both_P))
+        shape = len(self._layers), len(everyone), len(self._edges)
+        rest_LPE = np.full(shape, np.inf)
+        for at, edge in enumerate(self._edges):
+            best_P = both_ways_PQ[:, edge] + self._instance.peers[edge].loss_seconds
+            next_P, other_P = np.full(len(everyone), edge), np.full(len(everyone), np.inf)
+            for layer in range(shape[0] - 1, 0, -1):
+                if layer < shape[0] - 1:
+                    walk_PQ = both_ways_PQ + (self._both_P + best_P)
+                    back = everyone[self._is_once_P[next_P]]
+                    detour = self._both_P[back] + other_P[back]
+                    walk_PQ[next_P[back], back] = both_ways_PQ[next_P[back], back] + detour
+                    next_P = walk_PQ.argmin(axis=1)
+                    best_P = walk_PQ[everyone, next_P]
+                    walk_PQ[everyone, next_P] = np.inf
+                    other_P = walk_PQ.min(axis=1)
+                if self._is_once_P[edge]:
+                    best_P[edge] = other_P[edge] = np.inf
+                rest_LPE[layer, :, at] = best_P
+        return [{START: rest_PE} for rest_PE in rest_LPE]
 
     def _rests(self) -> list[dict[State, Floats]]:
         """For every layer and state: from a forward's end at P to the start of its backward, for edge E."""

@@ -89,7 +89,7 @@ def test_the_bound_of_free_places_is_never_above_the_best_of_all_placements():
 def test_whole_peers_make_the_bound_of_free_places_longer(monkeypatch: pytest.MonkeyPatch):
     """Five middle stages of ten visits each and eleven equal peers: fractions of peers would be done sooner."""
     instance = Instance(
-        peers=tuple(peer(f"p{i}", None, 3) for i in range(11)),
+        peers=tuple(peer(f"p{i}", None, 9) for i in range(11)),
         send_seconds=tuple(tuple(0.5 * (a != b) for b in range(11)) for a in range(11)),
         stages=6,
         microbatches=10,
@@ -119,7 +119,7 @@ def chain(microbatches: int, slots: int) -> Instance:
     [
         (1, 1, 22.5),  # the critical path: 16 of sends, 6.5 of tasks
         (3, 1, 3 * 22.5 + 2 * 0.125),  # residence: one after the other
-        (2, 2, 22.5 + (3.25 / 2)),  # and the second begins and ends apart from the first
+        (2, 2, 22.5 + 2.125),  # whole visits: the second ends a backward after the first
         (40, 40, 40 * 3.875 - 0.125),  # node load at the edge
     ],
 )
