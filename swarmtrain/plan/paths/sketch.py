@@ -119,38 +119,29 @@ def _propose_two(table, stages, peers):  # type: ignore[no-untyped-def]
 
 
 @compiled("always")
-def _is_taken(table, change, temperature):  # type: ignore[no-untyped-def]
-    """Give `who` the routes of `change`, for good if that is better, or a little worse."""
-    who, stages, peers = change
-    before_trip, gain = 0.0, 0.0
-    old_stages, old_peers = np.empty_like(stages), np.empty_like(peers)
-    for k in range(len(who)):
-        m = who[k]
-        before_trip += table.trip_M[m]
-        count(table, m, -1)
-        old_stages[k] = table.stage_MV[m]
-        old_peers[k] = table.peer_MV[m]
-        table.stage_MV[m] = stages[k]
-        table.peer_MV[m] = peers[k]
-        count(table, m, 1)
-        gain += table.trip_M[m]
-    gain = (gain - before_trip) * table.trip_weight
-    for k in range(len(who)):
-        for at in range(stages.shape[1]):
-            gain += repriced(table, old_peers[k, at]) + repriced(table, peers[k, at])
-    if gain <= temperature * drawn(table):
-        return True
-    for k in range(len(who)):
-        m = who[k]
-        count(table, m, -1)
-        table.stage_MV[m] = old_stages[k]
-        table.peer_MV[m] = old_peers[k]
-        count(table, m, 1)
-    for k in range(len(who)):
-        for at in range(stages.shape[1]):
-            repriced(table, old_peers[k, at])
-            repriced(table, peers[k, at])
-    return False
+def _rise(table, who, stages, peers, temperature):  # type: ignore[no-untyped-def]
+    """By how much the energy rises with these routes of `who`; they go back unless that is little enough."""
+    risen = 0.0
+    for turn in range(2):
+        gain = 0.0
+        for k in range(len(who)):
+            m = who[k]
+            gain -= table.trip_M[m] * table.trip_weight
+            count(table, m, -1)
+            for at in range(stages.shape[1]):
+                stage, peer = stages[k, at], peers[k, at]
+                stages[k, at], peers[k, at] = table.stage_MV[m, at], table.peer_MV[m, at]
+                table.stage_MV[m, at], table.peer_MV[m, at] = stage, peer
+            count(table, m, 1)
+            gain += table.trip_M[m] * table.trip_weight
+        for k in range(len(who)):
+            for at in range(stages.shape[1]):
+                gain += repriced(table, peers[k, at])
+                gain += repriced(table, table.peer_MV[who[k], at])
+        if turn == 0 and gain <= temperature * drawn(table):
+            risen = gain
+            break
+    return risen
 
 
 @compiled()
@@ -161,7 +152,7 @@ def _relocate(table, energy, temperature, is_swap):  # type: ignore[no-untyped-d
     first, second = stage_of(table, one), stage_of(table, other)
     if not is_swap:
         second = below(table, len(table.hosts_S))
-        if table.hosts_S[first] < 2 or (table.least_quota > 0 and (first == 0 or second == 0)):
+        if table.hosts_S[first] < 2 or (table.are_quotas_equal and 0 in (first, second)):
             return energy
     if first == second:
         return energy
@@ -203,5 +194,5 @@ def anneal(table, energy, temperature, moves):  # type: ignore[no-untyped-def]
         else:
             is_legal = _propose_two(table, stages, peers)
         if is_legal:
-            _is_taken(table, (who[:used], stages[:used], peers[:used]), temperature)
+            energy += _rise(table, who[:used], stages[:used], peers[:used], temperature)
     return recount(table)

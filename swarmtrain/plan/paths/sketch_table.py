@@ -44,6 +44,7 @@ class Table(NamedTuple):
     most_quota: int
     free: Any
     are_sizes_free: bool
+    are_quotas_equal: bool
     trip_weight: float
     waiting: float
 

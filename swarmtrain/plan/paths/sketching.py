@@ -81,6 +81,7 @@ def _table(
         most_quota=quota[1],
         free=np.array(free.unplaced, np.int64),
         are_sizes_free=free.stage_sizes is None,
+        are_quotas_equal=placed.quotas == "equal",
         trip_weight=count / placed.microbatches,
         waiting=waiting,
         stage_MV=np.array([route.stages for route in routes]),
