@@ -25,7 +25,7 @@ import numpy as np
 from swarmtrain.plan.paths.instance import Instance
 from swarmtrain.plan.paths.walks import Walks, cheapest_walks
 
-HALVINGS = 40
+HALVINGS = 24
 """Of the interval in which the bound of peers without a place lies."""
 
 SAFETY = 1.0 - 1e-12

@@ -12,9 +12,9 @@ from swarmtrain.plan.paths.instance import Chance, Instance
 from swarmtrain.plan.paths.moves import Moves
 from swarmtrain.plan.paths.placement import PlacementMoves, first_placement
 from swarmtrain.plan.paths.routes import Plan, PlannedRoute
-from swarmtrain.plan.paths.search import TRIAL, Annealer, Report, Spent
+from swarmtrain.plan.paths.search import AGAIN, ROUNDS, TRIAL, Annealer, Report, Spent
 
-WAITING = (1.0, 1.2, 1.4, 1.1)
+WAITING = 2 * (1.0, 1.2, 1.4, 1.1)
 """Where there are places to choose, one start for each: a sketch that expects so much waiting, searched for a while.
 The best of them is searched to the end."""
 
@@ -61,7 +61,8 @@ def plan(instance: Instance, spent: Spent, chance: Chance, report: Report | None
         best = min(best, tried, key=lambda annealer: annealer.best_seconds)
     done = teller.done
     teller.done -= best.evaluations
-    best.search(_part(spent, teller.done, spent(done), 1.0))
+    rest = _part(spent, teller.done, spent(done), 1.0)
+    best.search(rest, AGAIN if instance.unplaced else ROUNDS)
     return best.draft.plan(best.best_seconds, bound, teller.done + best.evaluations)
 
 

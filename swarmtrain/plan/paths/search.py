@@ -28,6 +28,9 @@ later."""
 TRIAL: Rounds = ((1.0, 0.06),)
 """One short round, which tells which of several beginnings is best."""
 
+AGAIN: Rounds = tuple((end / 8, 0.08) for end in range(1, 9))
+"""From a good plan with places: short rounds, each from the best so far. Longer and hotter ones lose what was good."""
+
 ENOUGH = 50
 """Evaluations a microbatch before a round that make its whole heat pay; after fewer it is less."""
 
