@@ -73,7 +73,8 @@ def _page(rows: Sequence[Row], command: str) -> Iterable[str]:
         )
     yield ""
     yield "The gap is makespan over lower bound. Where places are chosen the bound takes every visit at its"
-    yield "cheapest, as if all had the nearest neighbours, and is weaker."
+    yield "cheapest, as if all had the nearest neighbours, and is weaker. What numba compiles (about 10 s, once a"
+    yield "machine) was there before."
     yield ""
     yield HEAD
     yield from map(line, rows)

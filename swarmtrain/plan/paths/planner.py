@@ -19,7 +19,7 @@ WAITING = 2 * (1.0, 1.2, 1.4, 1.1)
 The best of them is searched to the end."""
 
 TRIED = 0.04
-"""Share of the budget by which the first start has been sketched and searched, and each one after it."""
+"""Share of the budget in which each start is sketched and searched."""
 
 SKETCHED = 0.4
 """Share of a start's budget that its sketch may take."""
@@ -45,10 +45,11 @@ def plan(instance: Instance, spent: Spent, chance: Chance, report: Report | None
     routes = first_routes(placed)
     best = _annealer(Draft(placed, routes), instance.unplaced, chance, teller)
     teller.begin(best.evaluations, best.best_seconds)
-    for start, waiting in enumerate(WAITING if instance.unplaced else WAITING[:1], 1):
-        begin, end = spent(teller.done), start * TRIED
-        if begin >= end:
-            continue
+    for waiting in WAITING if instance.unplaced else ():
+        begin = spent(teller.done)
+        end = begin + TRIED
+        if end > 1.0:
+            break
         from swarmtrain.plan.paths.sketching import sketched  # compiles, so not before it is needed
 
         part = _part(spent, teller.done, begin, begin + SKETCHED * (end - begin))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -12,6 +13,7 @@ from swarmtrain.plan.paths.execution import Executor
 from swarmtrain.plan.paths.instance import Instance
 from swarmtrain.plan.paths.routes import Plan, PlannedRoute, violations
 from swarmtrain.plan.paths.sequences import orders, stage_sets
+from swarmtrain.plan.paths.walks import cheapest_walks
 from tests.plan.paths.networks import peer, random_instance, unplaced
 
 MOST_PLANS = 1500
@@ -125,3 +127,31 @@ def chain(microbatches: int, slots: int) -> Instance:
 )
 def test_each_reason_by_hand(microbatches: int, slots: int, seconds: float):
     assert lower_bound_seconds(chain(microbatches, slots)) == pytest.approx(seconds, rel=1e-9)
+
+
+def pairs(slots: int) -> Instance:
+    """Six peers in near pairs: a route of four peers has to leave its pair and come back."""
+    return Instance(
+        peers=tuple(peer(f"p{i}", None, slots) for i in range(6)),
+        send_seconds=tuple(
+            tuple(0.0 if a == b else 0.5 if a // 2 == b // 2 else 4.0 for b in range(6))
+            for a in range(6)
+        ),
+        stages=4,
+        microbatches=1,
+        visits=4,
+    )
+
+
+def test_walks_in_free_places_do_not_turn_back():
+    """Two pairs: in, across, in, across, there and back; bouncing in one pair would take 4 * 2 * 0.5 seconds."""
+    trip = cheapest_walks(pairs(1)).round_trip[0]
+    assert trip == pytest.approx(4 * 3.0 + 0.5 + 2 * (0.5 + 4.0 + 0.5 + 4.0))
+
+
+def test_slots_beside_the_edges_bind_where_many_visits_hold_them_long():
+    """One slot each and six microbatches: 18 middle visits hold slots of at most five peers."""
+    instance = replace(pairs(1), microbatches=6, quotas="free")
+    stays = [min(stay) for stay in cheapest_walks(instance).stays]
+    assert stays == sorted(stays, reverse=True) and stays[2] < stays[0] / 2
+    assert lower_bound_seconds(instance) > 6 * sum(stays) / 5
