@@ -7,7 +7,8 @@ Array suffixes: M microbatches, V visits (0 the edge), P peers, S stages, H plac
 """
 
 # Compiled functions take arrays and plain numbers; one tuple carries them all. Passing it costs more than most of what
-# these functions do, so the small ones are put in their callers' place.
+# these functions do, so the small ones are put in their callers' place. numba's cache does not notice when what is
+# put into functions of another file has changed: then touch sketch.py too.
 
 from collections.abc import Callable
 from importlib.util import find_spec
