@@ -169,6 +169,9 @@ class Chair:
         ready_at = self._ready(now_seconds)
         if self.attempt is not None or self._peer not in candidates or ready_at is None:
             return []
+        if self._heard[0].chair in self._roll.lost:
+            # Nobody is at work any more who would need the time.
+            self._quiet_until = min(self._quiet_until, now_seconds)
         turns = min(self._failures, _MOST_TURNS_BACK) * len(candidates)
         rank = candidates.index(self._peer) + turns
         if now_seconds < max(ready_at, self._quiet_until) + rank * self._waits.patience:

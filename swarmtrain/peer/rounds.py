@@ -29,15 +29,13 @@ from swarmtrain.peer.stage_rounds import (
     settings_of,
     state_answer,
 )
+from swarmtrain.steps.ballot import list_version
 from swarmtrain.steps.keys import unpack_keys
 from swarmtrain.transport.link import Message
 from swarmtrain.transport.messages import encode_round
 from swarmtrain.transport.requests import OuterStateRequest
 
 FIRST_ROSTER_VERSION = 1
-TERM_SHIFT = 20
-"""Versions of rosters begin anew with each conductor: (term, version) as one number that grows."""
-
 Unreachable = (LinkError, WireError, StateError)
 
 
@@ -80,7 +78,7 @@ class OuterRounds:
         opening = self._parts.member.ledger.open
         if opening is None:
             return
-        version = opening.term << TERM_SHIFT | opening.roster.version
+        version = list_version(opening.term, opening.roster.version)
         if version <= self._version or self._parts.me not in opening.roster:
             return
         self._version, self._roster = version, opening.roster
@@ -113,7 +111,6 @@ class OuterRounds:
 
     def lost(self, peer: PeerId) -> None:
         """`peer` cannot be reached."""
-        self._others.pop(peer, None)
         for group in self._groups.values():
             group.lost(peer)
 

@@ -30,6 +30,14 @@ def next_epoch(term: int) -> int:
     return term + (1 << _EPOCH_BITS)
 
 
+def list_version(term: int, roster_version: int) -> int:
+    """One number for a roster of a term, that grows with both: conductors that replaced each other may have counted
+    their rosters alike. Has room for 2^10 epochs, 2^16 terms in each, and 2^20 rosters."""
+    count = (term >> _RANK_BITS) & ((1 << (_EPOCH_BITS - _RANK_BITS)) - 1)
+    rank = term & ((1 << _RANK_BITS) - 1)
+    return ((epoch_of(term) << 16 | count) << _RANK_BITS | rank) << 20 | roster_version
+
+
 @dataclass(frozen=True, slots=True)
 class Fresh:
     """Nobody has opened the step: open it."""

@@ -93,7 +93,7 @@ def of_island(peers: tuple[VirtualPeer, ...], island: int) -> list[VirtualPeer]:
 
 
 @pytest.mark.parametrize("lost", [0, 2])
-@pytest.mark.parametrize("seconds", [5.0, 5.45, 12.3])
+@pytest.mark.parametrize("seconds", [9.0, 9.7, 12.3])
 def test_a_lost_island_costs_the_others_nothing_but_its_part(lost: int, seconds: float) -> None:
     """Killed before, while, and after a round is decided."""
     peers, config = islands_of(3), config_of("outer.delay_steps=2", steps=30)
@@ -107,7 +107,7 @@ def test_a_lost_island_costs_the_others_nothing_but_its_part(lost: int, seconds:
     last = {islands for key, found in choices(run).items() for islands, _ in found if key[2] == 4}
     assert last == {tuple(sorted({0, 1, 2} - {lost}))}
     slowest = max(e.seconds for _, _, e in run.events if isinstance(e, StepCommitted) and e.step)
-    assert slowest < config.outer.grace_seconds
+    assert slowest < config.outer.grace_seconds + 1
 
 
 def test_who_is_short_of_a_quorum_trains_on_and_waits_once_a_round() -> None:
@@ -143,14 +143,15 @@ def test_an_island_that_joins_late_starts_from_the_groups_parameters() -> None:
 
 
 def test_a_slow_island_sends_less_and_stands_where_the_others_do() -> None:
-    config = config_of("outer.delay_steps=2", "outer.grace_seconds=8", steps=40)
+    overrides = ("outer.inner_steps=20", "outer.delay_steps=4", "outer.grace_seconds=8")
+    config = config_of(*overrides, steps=100)
     run = run_islands(config, islands_of(2, slowness=5.0))
     assert finishes(run, 6) and is_agreed(run)
     steps = [e.step for _, _, e in run.events if isinstance(e, StepCommitted)]
-    assert steps.count(39) == 2 and 40 < len(steps) < 60
+    assert steps.count(99) == 2 and 110 < len(steps) < 140
     counted = [found for key, found in choices(run).items() if key[0] == 0]
     both = sum(islands == (0, 1) for found in counted for islands, _ in found)
-    assert both >= len(counted) // 2
+    assert both >= len(counted) - 1
     slowest = max(e.seconds for _, _, e in run.events if isinstance(e, StepCommitted) and e.step)
     assert slowest < config.outer.grace_seconds
 
@@ -178,7 +179,7 @@ def newcomer_id(run: VirtualRun) -> str:
 
 def test_a_stage_that_an_island_lost_comes_back_and_catches_up() -> None:
     """Its snapshots are older than the group by then."""
-    peers = (*islands_of(2), VirtualPeer("spare", (1,), island=1))
+    peers = islands_of(2, replicas=2)
     overrides = ("outer.delay_steps=2", "recovery.snapshot_steps=4")
     config = config_of(*overrides, steps=40)
     both = [peer for peer in of_island(peers, 1) if peer.stages == (1,)]
@@ -189,5 +190,7 @@ def test_a_stage_that_an_island_lost_comes_back_and_catches_up() -> None:
         stage.add(VirtualPeer("newcomer", (1,), island=1))
 
     run = run_islands(config, peers, acting(12.3, kill), (VirtualPeer("newcomer", (1,), island=1),))
-    assert finishes(run, 6) and is_agreed(run)
+    assert finishes(run, 11) and is_agreed(run)
     assert any(e.kind == "restored" for _, _, e in run.events)
+    last = {islands for key, found in choices(run).items() for islands, _ in found if key[2] == 7}
+    assert last == {(0, 1)}
