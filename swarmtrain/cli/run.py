@@ -10,7 +10,13 @@ from swarmtrain.cli.settings import Out, Overrides, Resume, RunFile, Steps
 
 def up(
     files: RunFile = None,
-    peers: Annotated[int, typer.Option("--peers", min=1, help="Peer processes to start")] = 4,
+    peers: Annotated[
+        int, typer.Option("--peers", min=1, help="Peer processes to start, in each island")
+    ] = 4,
+    islands: Annotated[
+        int,
+        typer.Option("--islands", min=1, max=100, help="Swarms of N peers each, with outer rounds"),
+    ] = 1,
     steps: Steps = None,
     out: Out = None,
     overrides: Overrides = None,
@@ -37,9 +43,9 @@ def up(
     from swarmtrain.cli.up import UpOptions, parse_kill, run_up
 
     config = read_config(files, overrides, steps, [f"swarm.min_peers={peers}"])
-    stages, victim = tuple(stage or ()), parse_kill(kill, peers)
+    stages, victim = tuple(stage or ()), parse_kill(kill, peers * islands)
     folder, goes_on = run_folder(out, config, resume)
-    run_up(config, folder, UpOptions(peers, stages, victim, prompt, verify, goes_on))
+    run_up(config, folder, UpOptions(peers, islands, stages, victim, prompt, verify, goes_on))
 
 
 def coordinator(
@@ -99,6 +105,12 @@ def peer(
         str,
         typer.Option(help="Where this machine stands, as others there write it (europe-west4)"),
     ] = "",
+    island: Annotated[
+        int,
+        typer.Option(
+            min=0, max=9999, help="Swarm to help: peers of one hold a whole model together"
+        ),
+    ] = 0,
     lifeline: Annotated[
         bool, typer.Option("--lifeline", hidden=True, help="End when standard input closes")
     ] = False,
@@ -134,6 +146,7 @@ def peer(
         out=out,
         memory_bytes=parse_bytes(max_memory) if max_memory else None,
         region=region,
+        island=island,
     )
     run_peer(options, lifeline, tuple(map(parse_fault, fault or ())))
 

@@ -22,6 +22,7 @@ class UpOptions:
     """What was asked for on the command line."""
 
     peers: int
+    islands: int
     stages: tuple[str, ...]
     kill: "Kill | None"
     prompt: str
@@ -55,8 +56,21 @@ def run_up(config: "RunConfig", folder: Path, options: UpOptions) -> None:
             "the planner chooses the stages from what it measures, which the plain loop cannot repeat",
             "set paths.visits = seeded, or leave --verify out",
         )
+    if options.islands > 1 and not config.outer.inner_steps:
+        raise ConfigError(
+            f"--islands {options.islands} would train {options.islands} models that never meet",
+            "outer.inner_steps = 0 means that there are no outer rounds",
+            "say how many steps a round has, as in --set outer.inner_steps=50",
+        )
+    if options.verify and options.islands > 1:
+        raise ConfigError(
+            "--verify does not go with --islands",
+            "it compares one swarm with the plain loop",
+            "leave one of them out",
+        )
+    each = f" in each of {options.islands} islands" if options.islands > 1 else ""
     typer.echo(
-        f"run {config.run.name}: {options.peers} peers, {config.run.steps} steps, folder {folder}"
+        f"run {config.run.name}: {options.peers} peers{each}, {config.run.steps} steps, folder {folder}"
     )
     state, interrupted = asyncio.run(_train(config, folder, options))
     eval_loss, sample = None, ""
@@ -107,7 +121,7 @@ async def _train(config: "RunConfig", folder: Path, options: UpOptions) -> tuple
         swarm = LocalSwarm(
             config, options.peers, folder, Story(progress), options.stages, options.kill
         )
-        swarm.resume = options.resume
+        swarm.resume, swarm.islands = options.resume, options.islands
 
         def drain() -> None:
             nonlocal interrupted

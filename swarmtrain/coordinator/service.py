@@ -160,7 +160,8 @@ class Coordinator:
         donors: dict[int, list[Link]] = {}
         for link in self._links:
             view = self.state.peers.get(link.remote.peer)
-            for stage in view.stages if view is not None else ():
+            is_shown = view is not None and view.island == self.state.shown_island
+            for stage in view.stages if view is not None and is_shown else ():
                 donors.setdefault(stage, []).append(link)
         path = await self.checkpoints.save(step, dict(donors))
         seconds = asyncio.get_running_loop().time() - start

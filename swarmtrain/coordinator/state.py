@@ -21,15 +21,24 @@ class PeerView:
     reason: str = ""
     state: str = "joining"
     bytes_sent: int = 0
+    island: int = 0
     links: tuple[tuple[str, float, float, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """What is known of the run. Losses are nats per token; `step` counts committed steps."""
+    """What is known of the run. Losses are nats per token; `step` counts committed steps.
+
+    Steps and losses are those of the lowest island that lives; `islands` says how far each one is, `conductors` who
+    conducts it, `rounds` how many outer rounds a fragment has had. The run is over when all living islands are.
+    """
 
     peers: Mapping[PeerId, PeerView] = field(default_factory=dict)
     conductor: str = ""
+    conductors: Mapping[int, str] = field(default_factory=dict)
+    islands: Mapping[int, int] = field(default_factory=dict)
+    islands_stopped: tuple[int, ...] = ()
+    rounds: int = 0
     waiting_for: str = ""
     step: int = 0
     tokens: int = 0
@@ -55,6 +64,15 @@ class RunState:
         )
 
     @property
+    def shown_island(self) -> int:
+        """The lowest island that has a peer; 0 while there is none."""
+        return min((view.island for view in self.live_peers), default=0)
+
+    def island_of(self, peer: str) -> int:
+        view = self.peers.get(PeerId(peer))
+        return view.island if view is not None else 0
+
+    @property
     def bytes_sent(self) -> int:
         return sum(view.bytes_sent for view in self.peers.values())
 
@@ -68,7 +86,13 @@ def apply(state: RunState, entry: Mapping[str, Any]) -> RunState:
     event = entry["event"]
     match event.get("kind"):
         case "peer_joined":
-            view = PeerView(event["peer"], event["name"], event["address"], tuple(event["stages"]))
+            view = PeerView(
+                event["peer"],
+                event["name"],
+                event["address"],
+                tuple(event["stages"]),
+                island=event["island"],
+            )
             return replace(state, peers={**state.peers, view.peer: view})
         case "waiting":
             return replace(state, waiting_for=event["reason"])
@@ -76,13 +100,11 @@ def apply(state: RunState, entry: Mapping[str, Any]) -> RunState:
             stages = tuple(event["stages"])
             return _with_peer(state, event["peer"], stages=stages, reason=event["reason"])
         case "term_started":
-            views = {
-                peer: replace(view, state="serving") if view.state == "joining" else view
-                for peer, view in state.peers.items()
-            }
-            return replace(state, conductor=event["peer"], peers=views)
+            return _term_started(state, event["peer"])
         case "step_committed":
-            return _committed(state, event)
+            return _committed(state, state.island_of(entry["peer"]), event)
+        case "round_chosen":
+            return replace(state, rounds=max(state.rounds, event["round"] + 1))
         case "links_measured":
             links = tuple((str(to), float(s), float(r), int(n)) for to, s, r, n in event["links"])
             return _with_peer(state, event["peer"], links=links)
@@ -132,16 +154,33 @@ def _lost(state: RunState, peer: str) -> RunState:
     )
 
 
-def _committed(state: RunState, event: Mapping[str, Any]) -> RunState:
-    """A step counts once, also when two conductors acknowledged it."""
-    if event["step"] < state.step:
+def _term_started(state: RunState, peer: str) -> RunState:
+    island = state.island_of(peer)
+    views = {
+        known: replace(view, state="serving")
+        if view.state == "joining" and view.island == island
+        else view
+        for known, view in state.peers.items()
+    }
+    conductors = {**state.conductors, island: peer}
+    conductor = conductors.get(state.shown_island, peer)
+    return replace(state, conductor=conductor, conductors=conductors, peers=views)
+
+
+def _committed(state: RunState, island: int, event: Mapping[str, Any]) -> RunState:
+    """A step counts once, also when two conductors acknowledged it; of other islands than the shown one its tokens."""
+    next_step = event["next_step"] or event["step"] + 1
+    if event["step"] < state.islands.get(island, 0):
         return state
+    state = replace(state, islands={**state.islands, island: next_step})
+    if island != state.shown_island or event["step"] < state.step:
+        return replace(state, tokens=state.tokens + event["tokens"])
     return replace(
         state,
         # A step committed after a loss: the run went on without that peer.
         recoveries=state.recoveries + len(state.unrecovered),
         unrecovered=(),
-        step=event["step"] + 1,
+        step=next_step,
         tokens=state.tokens + event["tokens"],
         seconds=state.seconds + event["seconds"],
         loss_first=float(event["loss"]) if state.loss_first is None else state.loss_first,
@@ -151,7 +190,13 @@ def _committed(state: RunState, event: Mapping[str, Any]) -> RunState:
 
 
 def _stopped(state: RunState, peer: PeerId, event: Mapping[str, Any]) -> RunState:
-    """The conductor speaks for the run; another peer's end is its own."""
-    if peer != state.conductor:
+    """The conductor speaks for its island; another peer's end is its own."""
+    island = state.island_of(peer)
+    if peer != state.conductors.get(island):
         return state
-    return replace(state, stopped=True, finished=event["finished"], stop_reason=event["reason"])
+    stopped = tuple(sorted({*state.islands_stopped, island}))
+    is_over = {view.island for view in state.live_peers} <= set(stopped)
+    state = replace(state, islands_stopped=stopped, stopped=is_over)
+    if island != state.shown_island:
+        return state
+    return replace(state, finished=event["finished"], stop_reason=event["reason"])

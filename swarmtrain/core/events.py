@@ -105,6 +105,7 @@ class PeerJoined(Event):
     name: str
     address: str
     stages: tuple[int, ...]
+    island: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +266,7 @@ class Sealed(Event):
 
 @dataclass(frozen=True, slots=True)
 class StepCommitted(Event):
-    """A majority acknowledged the step (R10). `seconds` since the step before.
+    """A majority acknowledged the step (R10). `seconds` since the one before; `next_step` comes next, 0: `step + 1`.
 
     `parameters_sha256` is empty where a new conductor tells of a step that its predecessor acknowledged.
     """
@@ -278,6 +279,7 @@ class StepCommitted(Event):
     gradient_norm: float
     void: tuple[int, ...]
     parameters_sha256: str
+    next_step: int = 0
 
 
 @dataclass(frozen=True, slots=True)

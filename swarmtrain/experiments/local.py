@@ -41,7 +41,7 @@ class Kill:
 
 @dataclass(slots=True)
 class LocalSwarm:
-    """A run on this machine. `stages` pins those of the first peers, as `--stage` would.
+    """A run on this machine: `islands` of `peers` each. `stages` pins those of the first peers, as `--stage` would.
 
     `more` gives further arguments for peer number `index`, from 0. `resume` goes on from the newest checkpoint in
     the folder. `drain()` ends the run early; `run()` always
@@ -55,6 +55,7 @@ class LocalSwarm:
     stages: tuple[str, ...] = ()
     kill: "Kill | None" = None
     more: Callable[[int], list[str]] = lambda index: []
+    islands: int = 1
     resume: bool = False
     coordinator: Coordinator = field(init=False)
     children: list[Child] = field(default_factory=list)
@@ -93,8 +94,9 @@ class LocalSwarm:
             await self.coordinator.close()
 
     async def _start_peers(self) -> None:
-        self._share_bytes = int(MEMORY_SHARE * psutil.virtual_memory().available / self.peers)
-        for index in range(self.peers):
+        count = self.peers * self.islands
+        self._share_bytes = int(MEMORY_SHARE * psutil.virtual_memory().available / count)
+        for index in range(count):
             await self.start_peer(index)
 
     async def start_peer(self, index: int) -> None:
@@ -105,8 +107,11 @@ class LocalSwarm:
         arguments = ["peer", "--join", self.coordinator.address, "--name", name, "--lifeline"]
         arguments += ["--listen", "127.0.0.1:0", "--config", str(self.folder / "config.toml")]
         arguments += ["--max-memory", f"{self._share_bytes}B", *self.more(index)]
-        if index < len(self.stages):
-            arguments += ["--stage", self.stages[index]]
+        island, place = divmod(index, self.peers)
+        if island:
+            arguments += ["--island", str(island)]
+        if place < len(self.stages):
+            arguments += ["--stage", self.stages[place]]
         child = await start_child(name, arguments, logs / f"{name}.log")
         self.children[index : index + 1] = [child]
 

@@ -60,4 +60,5 @@ class Acknowledgements:
             gradient_norm=gradient_norm(commit.stages),
             void=unpack_keys(commit.void),
             parameters_sha256=digest,
+            next_step=commit.next_step,
         )

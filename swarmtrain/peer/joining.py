@@ -47,6 +47,7 @@ class JoinOptions:
     out: Path | None
     memory_bytes: int | None
     region: str = ""
+    island: int = 0
 
 
 async def describe(address: str, timeout_seconds: float = 30.0) -> tuple[Description, RunConfig]:
@@ -188,6 +189,7 @@ async def open_peer(
         coordinator=description.coordinator,
         start=description.start,
         region=options.region,
+        island=options.island,
     )
     session = Session(config, peer_options, world, corpus, record)
     if reporter is not None:

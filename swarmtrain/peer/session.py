@@ -147,7 +147,7 @@ class Session:
         self._capacity_stages = capacity
         measured = await measure(self.config, self.world.lane, options.memory_bytes)
         self._record(measured)
-        self._record(PeerJoined(options.me, options.name, self.address, options.stages or ()))
+        self._record(self._joined())
         placing = self._tasks.spawn(
             self._place(Machine(measured, capacity, self.world.lane.meter, self.links.rows)),
             "place",
@@ -200,6 +200,11 @@ class Session:
             self._record(
                 Noted("not released", f"nobody asked for this peer's state in {seconds:g} s")
             )
+
+    def _joined(self) -> PeerJoined:
+        options = self.options
+        stages = options.stages or ()
+        return PeerJoined(options.me, options.name, self.address, stages, options.island)
 
     def _traffic(self) -> Traffic:
         stats = self.links.totals()
