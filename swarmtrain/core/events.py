@@ -490,10 +490,11 @@ class SealAssigned(Event):
 class StateApplied(Event):
     """The recording peer applied the decision `(term, seal)` of `step`: digests of its parameters by stage.
 
-    Term 0: it took the state over from elsewhere, and its sums are empty.
+    Term 0: it took the state over from elsewhere, and its sums are empty. `next_step` comes next, 0 for `step + 1`.
     """
 
     step: int
     term: int
     seal: int
     stages: tuple[tuple[int, str], ...]
+    next_step: int = 0

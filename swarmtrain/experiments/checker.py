@@ -4,7 +4,8 @@ It shares no code with the step protocol: what it knows of steps, seals and dige
 C1 each key counts once at every position, C2 replicas of a stage have equal digests, C6 the samples used are an
 exact prefix of the data order, C7 the faults that happened are those that were planned (reliability_security.md
 section 5). STOP: a run that ended before its last step says why. After Restored(step=s), steps from s on may be
-committed again: with equal digests, unless the event is flagged as the start of another model.
+committed again: with equal digests, unless the event is flagged as the start of another model. Each island of a run
+keeps these promises by itself; ROUNDS: no two peers learn another outcome of an outer round than the others.
 """
 
 from collections.abc import Iterable
@@ -61,20 +62,47 @@ def examine_folder(folder: Path) -> Examined:
 
 
 def _judge(evidence: Evidence, found: list[Violation]) -> list[Violation]:
-    for rule in (
-        _ownership,
-        counted_once,
-        _seal_counts,
-        _digests,
-        _one_seal,
-        _acknowledged,
-        _prefix,
-        _keys_fixed,
-        _faults,
-        _stops,
-    ):
+    for island in _islands(evidence):
+        for rule in (
+            _ownership,
+            counted_once,
+            _seal_counts,
+            _digests,
+            _one_seal,
+            _acknowledged,
+            _prefix,
+            _keys_fixed,
+        ):
+            found += rule(island)
+    for rule in (_rounds, _faults, _stops):
         found += rule(evidence)
     return sorted(found, key=lambda violation: (violation.check, violation.files, violation.lines))
+
+
+def _islands(evidence: Evidence) -> list[Evidence]:
+    """What the peers of each island recorded; one island has everything."""
+    of_peer = {line.peer: line.event["island"] for line in evidence.of("peer_joined")}
+    islands = sorted(set(of_peer.values()))
+    if len(islands) <= 1:
+        return [evidence]
+    return [
+        evidence.of_peers({peer for peer, its in of_peer.items() if its == island})
+        for island in islands
+    ]
+
+
+def _rounds(evidence: Evidence) -> list[Violation]:
+    """An outer round of a fragment has one outcome, and one outer state behind it, whoever tells of it."""
+    found: list[Violation] = []
+    for kind, names in (("round_chosen", ("islands", "result")), ("round_merged", ("outer",))):
+        known: dict[tuple[int, int, int], Line] = {}
+        for line in evidence.of(kind):
+            event = line.event
+            first = known.setdefault((event["stage"], event["fragment"], event["round"]), line)
+            if any(first.event[name] != event[name] for name in names):
+                what = f"round {event['round']} of stage {event['stage']} has two outcomes ({kind})"
+                found.append(evidence.violation("ROUNDS", what, first, line))
+    return found
 
 
 # ---- C1: ownership ----------------------------------------------------------------------------------------------
@@ -227,8 +255,9 @@ def _prefix(evidence: Evidence) -> list[Violation]:
     found: list[Violation] = []
     expected = 0
     if not evidence.is_one:
-        steps = {line.event["step"] for line in evidence.of("step_committed")}
-        expected = next(step for step in range(len(steps) + 1) if step not in steps)
+        after = {line.event["step"]: _next_step(line) for line in evidence.of("step_committed")}
+        while expected in after:
+            expected = after[expected]
     for line in _in_order(evidence, ("step_committed", "restored")):
         step = line.event["step"]
         if line.event["kind"] == "restored":
@@ -237,8 +266,15 @@ def _prefix(evidence: Evidence) -> list[Violation]:
         if step > expected:
             what = f"step {step} was acknowledged, but step {expected} before it never was"
             found.append(evidence.violation("C6", what, line))
-        expected = max(expected, step + 1) if evidence.is_one else expected
+        expected = max(expected, _next_step(line)) if evidence.is_one else expected
     return found
+
+
+def _next_step(committed: Line) -> int:
+    """The step that comes next: another than the following one where an island follows its group."""
+    step: int = committed.event["step"]
+    following: int = committed.event["next_step"]
+    return max(step + 1, following)
 
 
 def _in_order(evidence: Evidence, kinds: tuple[str, ...]) -> list[Line]:

@@ -67,7 +67,7 @@ class Contents:
                 # New replicas, with empty sums. Those of a restore or a move come with their own state_applied.
                 peer.restart(None)
             case "state_applied":
-                peer.restart(event["step"] + 1)
+                peer.restart(max(event["step"] + 1, event["next_step"]))
             case "seal_assigned":
                 peer.sequences = event["sequences"]
             case "sum_changed":

@@ -1,7 +1,7 @@
 """What journals say, line by line: the only thing that the checker knows of a run."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +48,21 @@ class Evidence:
 
     def of(self, kind: str) -> list[Line]:
         return self.by_kind.get(kind, [])
+
+    def of_peers(self, peers: Collection[str]) -> "Evidence":
+        """What these peers recorded, and what no peer did: the world, a coordinator."""
+        every = {line.peer for line in self.of("peer_joined")}
+        others = every - set(peers)
+        return Evidence(
+            {
+                file: [at for at in lines if at.peer not in others]
+                for file, lines in self.files.items()
+            },
+            {
+                kind: [at for at in lines if at.peer not in others]
+                for kind, lines in self.by_kind.items()
+            },
+        )
 
     @property
     def is_one(self) -> bool:

@@ -24,6 +24,7 @@ name = "edge-a"
 count = 3                          # left out: one; else edge-a-0, edge-a-1, ...
 stages = [0]                       # left out: chooses itself
 slowness = 1.0                     # factor on the compute seconds
+island = 0                         # the swarm it is in; several need outer rounds (outer.inner_steps)
 profile = "t4"                     # a profile of peers/machines: compute seconds, memory and access line
 regions = ["Iowa", "Oregon"]       # of the network, dealt in turn; left out: the profile's region, else all of them
 churn = "spot"                     # a profile of peers/churn; left out: stays
@@ -116,6 +117,7 @@ class _Machine(_Table):
     profile: str | None = None
     regions: tuple[str, ...] = ()
     churn: str | None = None
+    island: int = Field(0, ge=0, le=9999)
 
     @property
     def names(self) -> list[str]:
@@ -137,7 +139,7 @@ class _Machine(_Table):
             )
         places = zip(self.names, itertools.cycle(regions), strict=False)
         return [
-            VirtualPeer(name, self.stages, self.slowness, machine, region, churn)
+            VirtualPeer(name, self.stages, self.slowness, machine, region, churn, self.island)
             for name, region in places
         ]
 

@@ -77,7 +77,9 @@ def _outcome(
         return "error", f"{name}: {error!r}"
     if errors:
         return "error", errors[0]
-    if len(run.commits) == config.run.steps and any(o.finished for o in run.outcomes.values()):
+    # An island that follows its group leaves steps out.
+    is_whole = bool(config.outer.inner_steps) or len(run.commits) == config.run.steps
+    if is_whole and any(o.finished for o in run.outcomes.values()):
         return "ok", ""
     if run.stalled:
         return "stalled", run.stalled
@@ -87,9 +89,12 @@ def _outcome(
 
 
 def _expected(config: RunConfig, corpus: Corpus) -> str:
-    """What the plain loop ends with; empty where equality to the bit is not promised."""
+    """What the plain loop ends with; empty where equality to the bit is not promised.
+
+    With outer rounds it is not: whose contributions a round counts depends on who is there.
+    """
     is_exact = config.train.accumulation == "exact" and config.wire.codec == "none"
-    if not is_exact or config.paths.visits == "planned":
+    if not is_exact or config.paths.visits == "planned" or config.outer.inner_steps:
         return ""
     loop = Reference(config, corpus, config.model.vocab_size or corpus.tokenizer.vocab_size)
     for _ in loop.train():

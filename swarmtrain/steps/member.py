@@ -160,7 +160,7 @@ class StepMember:
         """The decision is applied: move to the next step, and take up what came early."""
         decision = self.ledger.after
         self.step, self.base = commit.next_step, next_base(commit)
-        note = _state_applied(commit.next_step - 1, commit.term, commit.seal, digests)
+        note = _state_applied(commit.step, commit.term, commit.seal, digests, commit.next_step)
         return [note, *self._enter_step(digests, decision)]
 
     def unable(self, commit: Commit, reason: str) -> list[Effect]:
@@ -530,6 +530,8 @@ class StepMember:
         return [Send(self.conductor, message)] if self.conductor is not None else []
 
 
-def _state_applied(step: int, term: int, seal: int, digests: tuple[StageDigest, ...]) -> Note:
+def _state_applied(
+    step: int, term: int, seal: int, digests: tuple[StageDigest, ...], next_step: int = 0
+) -> Note:
     stages = tuple((entry.stage, entry.digest.hex()) for entry in digests)
-    return Note(StateApplied(step, term, seal, stages))
+    return Note(StateApplied(step, term, seal, stages, next_step))
