@@ -17,7 +17,13 @@ from swarmtrain.core.sizes import memory_estimate, stage_parameters, vocabulary
 from swarmtrain.core.types import EDGE_STAGE
 from swarmtrain.transport.frames import Frame, Kind, unpack
 from swarmtrain.transport.link import LinkLimits
-from swarmtrain.transport.requests import PieceRequest, StateRequest
+from swarmtrain.transport.requests import (
+    OuterStateRequest,
+    PieceRequest,
+    RoundPieceRequest,
+    StateRequest,
+)
+from swarmtrain.wire.codecs import codec_named
 
 FLOPS_PER_PARAMETER_TOKEN = 2
 """A multiplication and an addition per weight and token, forward; backward takes twice as many."""
@@ -127,7 +133,7 @@ class Weights:
     """
 
     def __init__(self, config: RunConfig, vocab_size: int, stated: Shape) -> None:
-        self._stated = stated
+        self._stated, self._outer = stated, config.outer
         # As they travel: with the padding of the flat layout. All middle stages are alike.
         self._real_parameters = [
             build_compute(config, vocab_size, stage).flat.total for stage in (EDGE_STAGE, 1)
@@ -150,6 +156,12 @@ class Weights:
         body_bytes = body.fixed_bytes or body.factor * frame.body_bytes
         return len(data) - len(frame.payload) + body_bytes, body_bytes > 0
 
+    def _contribution_bytes(self, stage: int) -> float:
+        """To one outer round of one fragment, before zstd."""
+        outer = self._outer
+        elements = round(self._stated.parameters(stage) / outer.fragments)
+        return float(codec_named(outer.codec).encoded_bytes(elements))
+
     def _bodies(self, frame: Frame) -> tuple[_Body, _Body]:
         """Of the request in `frame`, and of its answer."""
         try:
@@ -168,6 +180,15 @@ class Weights:
                     stage = StateRequest.decode(frame.meta).stage
                     real = self._real_parameters[stage != EDGE_STAGE]
                     return _PLAIN, _Body(factor=self._stated.parameters(stage) / real)
+                case "outer_state":
+                    stage = OuterStateRequest.decode(frame.meta).stage
+                    real = self._real_parameters[stage != EDGE_STAGE]
+                    return _PLAIN, _Body(factor=self._stated.parameters(stage) / real)
+                case "round_piece":
+                    piece_of = RoundPieceRequest.decode(frame.meta)
+                    if piece_of.offset_bytes == 0:
+                        # Tiny contributions are one piece each, which stands for all of a fragment.
+                        return _PLAIN, _Body(fixed_bytes=self._contribution_bytes(piece_of.stage))
         except (WireError, ZeroDivisionError):
             pass  # damaged on purpose by a fault: it is carried as it is
         return _PLAIN, _PLAIN

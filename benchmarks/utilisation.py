@@ -1,0 +1,203 @@
+"""How much of their time four islands compute when they average over slow links, by the running peers in virtual time.
+
+    python benchmarks/utilisation.py [--models 1b 8b] [--rates 10 50 110 1000] [--out benchmarks/results]
+
+Each island is one machine that holds the whole model (an H100 at 40 % of its peak for the 1B model, eight of them for
+the 8B one), with that many Mbit/s up and as many down, 50 ms one way. A step is 128 sequences of 2,048 tokens.
+Utilisation is the time that two rounds of steps take without rounds over the time they take with them, both simulated;
+encoding and merging are not charged. Synchronous training is arithmetic: after every step each island sends
+2 (R - 1) / R of its gradient in bf16 (ring all-reduce), nothing of it hidden. A contribution is int4 without zstd,
+gathered by every island.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from swarmtrain.core.config import ModelSection, RunConfig, load_config
+from swarmtrain.core.events import RoundMerged, StepCommitted
+from swarmtrain.data.stream import load_corpus
+from swarmtrain.experiments.costs import Charged
+from swarmtrain.experiments.profiles import MachineProfile
+from swarmtrain.experiments.virtual import Scenario, VirtualPeer, VirtualRun, simulate
+
+ISLANDS = 4
+LATENCY_SECONDS = 0.05
+MICROBATCHES, SEQUENCES, TOKENS = 4, 32, 2048
+PEAK_FLOPS, USE = 989e12, 0.4
+MACHINES = {"1b": 1, "8b": 8}
+INNER_STEPS, ROUNDS = 50, 3
+STEPS = (ROUNDS - 1) * INNER_STEPS
+"""Those that are timed."""
+
+MODES = {
+    "DiLoCo": ("outer.delay_steps=1",),
+    "overlapped": (f"outer.delay_steps={INNER_STEPS}",),
+    "fragmented": ("outer.fragments=2", "outer.delay_steps=20", "outer.staggered=true"),
+}
+"""By name: what a round waits for. DiLoCo has one step to hide its transfer; fragments go in turns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Utilisation in percent, and bytes that an island sends for each step, rounds spread over their steps."""
+
+    model: str
+    mbit: int
+    mode: str
+    utilisation: float
+    sent_bytes_a_step: float
+
+
+def config_of(model: str, *overrides: str) -> RunConfig:
+    stages = 4
+    steps = INNER_STEPS * ROUNDS + 2
+    return load_config(
+        (),
+        [
+            f"run.steps={steps}", "optimizer.warmup_steps=1", "data.source=stdlib",
+            f"model.stages={stages}", "model.width=16", "model.heads=2", "model.kv_heads=1",
+            "model.ffn_width=16", f"train.microbatches={MICROBATCHES}", "train.microbatch_size=1",
+            "train.sequence_length=4", "train.accumulation=fast", "recovery.snapshot_steps=0",
+            "links.heartbeat_seconds=20", "links.silence_seconds=300", "links.connect_seconds=60",
+            "outer.grace_seconds=80000", *overrides,
+        ],
+    )  # fmt: skip
+
+
+def scenario_of(model: str, mbit: int) -> Scenario:
+    rate = mbit * 1e6 / 8
+    machine = MachineProfile(
+        description=f"{MACHINES[model]} H100",
+        source="data sheet, dense bf16",
+        flops_per_second=PEAK_FLOPS * MACHINES[model],
+        utilisation=USE,
+        memory_bytes=1 << 45,
+        up_bytes_per_second=rate,
+        down_bytes_per_second=rate,
+    )
+    charged = Charged(ModelSection.model_validate({"preset": model}), SEQUENCES, TOKENS, "bf16")
+    peers = tuple(
+        VirtualPeer(f"island-{island}", (0, 1, 2, 3, 4), machine=machine, island=island)
+        for island in range(ISLANDS)
+    )
+    return Scenario(
+        peers,
+        latency_seconds=LATENCY_SECONDS,
+        bytes_per_second=1e12,
+        stall_seconds=1e6,
+        patience_seconds=1e6,
+        charged=charged,
+    )
+
+
+def steps_seconds(run: VirtualRun) -> float:
+    """Of the second and third round's steps, of the island that took longest."""
+    first, last = INNER_STEPS - 1, ROUNDS * INNER_STEPS - 1
+    spans: dict[str, dict[int, float]] = {}
+    for at, peer, event in run.events:
+        if isinstance(event, StepCommitted):
+            spans.setdefault(peer, {})[event.step] = at
+    return max(times[last] - times[first] for times in spans.values())
+
+
+def measure(model: str, mbit: int, mode: str, plain_seconds: float) -> Row:
+    config = config_of(model, f"outer.inner_steps={INNER_STEPS}", *MODES[mode])
+    run = simulate(config, scenario_of(model, mbit), load_corpus(config.data, None))
+    merged = {
+        (e.stage, e.fragment, e.round) for _, _, e in run.events if isinstance(e, RoundMerged)
+    }
+    wanted = 5 * config.outer.fragments * ROUNDS
+    assert len(merged) >= wanted, f"{run.stalled} {run.errors} {len(merged)} of {wanted}"
+    sent = contribution_bytes(model) * (ISLANDS - 1) / INNER_STEPS
+    return Row(model, mbit, mode, 100 * plain_seconds / steps_seconds(run), sent)
+
+
+def parameters_of(model: str) -> int:
+    shape = scenario_of(model, 1).charged.shape(config_of(model))  # type: ignore[union-attr]
+    return sum(shape.parameters(stage) for stage in range(5))
+
+
+def contribution_bytes(model: str) -> float:
+    """What an island contributes to a round, all fragments together."""
+    from swarmtrain.wire.codecs import codec_named
+
+    return float(codec_named("int4").encoded_bytes(parameters_of(model)))
+
+
+def synchronous(model: str, mbit: int, plain_seconds: float) -> Row:
+    """Arithmetic: the gradient in bf16 over a ring after every step."""
+    sent = 2 * (ISLANDS - 1) / ISLANDS * 2.0 * parameters_of(model)
+    step = plain_seconds / STEPS
+    wall = step + sent / (mbit * 1e6 / 8) + 2 * (ISLANDS - 1) * LATENCY_SECONDS
+    return Row(model, mbit, "synchronous", 100 * step / wall, sent)
+
+
+def rows_of(model: str, rates: list[int]) -> tuple[list[Row], float]:
+    config = config_of(model)
+    alone = simulate(config, scenario_of(model, 1000), load_corpus(config.data, None))
+    plain = steps_seconds(alone)
+    rows = []
+    for mbit in rates:
+        rows.append(synchronous(model, mbit, plain))
+        for mode in MODES:
+            begin = time.process_time()
+            rows.append(measure(model, mbit, mode, plain))
+            print(f"{rows[-1]}  ({time.process_time() - begin:.0f} CPU s)", flush=True)
+    return rows, plain / STEPS
+
+
+def report(rows: list[Row], step_seconds: dict[str, float], rates: list[int]) -> str:
+    command = "python benchmarks/utilisation.py"
+    lines = [
+        "# Four islands over slow links: the share of time that they compute", "",
+        f"`{command}`: virtual time, the running peers; rounds every {INNER_STEPS} steps, int4, see its docstring.", "",
+    ]  # fmt: skip
+    for model in step_seconds:
+        ours = [row for row in rows if row.model == model]
+        lines += [
+            f"## {model}: {parameters_of(model) / 1e9:.2f}B parameters, {step_seconds[model]:.2f} s a step", "",
+            "| up, Mbit/s | synchronous | " + " | ".join(MODES) + " |",
+            "|---|---|" + "---|" * len(MODES),
+        ]  # fmt: skip
+        for mbit in rates:
+            by_mode = {row.mode: row.utilisation for row in ours if row.mbit == mbit}
+            cells = [f"{by_mode[mode]:.1f} %" for mode in ("synchronous", *MODES)]
+            lines.append(f"| {mbit} | " + " | ".join(cells) + " |")
+        every = next(row for row in ours if row.mode == "synchronous").sent_bytes_a_step
+        rounds = next(row for row in ours if row.mode == "DiLoCo").sent_bytes_a_step
+        lines += [
+            "",
+            f"An island sends {every / 1e6:,.0f} MB a step synchronously, {rounds / 1e6:,.1f} MB with rounds: "
+            f"{every / rounds:.0f} times less (DiLoCoX states 357 times).",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", default=["1b", "8b"], choices=sorted(MACHINES))
+    parser.add_argument("--rates", nargs="+", type=int, default=[10, 50, 110, 1000])
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows: list[Row] = []
+    step_seconds: dict[str, float] = {}
+    for model in options.models:
+        found, step_seconds[model] = rows_of(model, options.rates)
+        rows += found
+    text = report(rows, step_seconds, options.rates)
+    print(text)
+    if options.out is not None:
+        (options.out / "utilisation.md").write_text(text)
+        found_rows = [{name: getattr(row, name) for name in row.__slots__} for row in rows]
+        (options.out / "utilisation.json").write_text(json.dumps(found_rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
