@@ -91,7 +91,7 @@ def apply(state: RunState, entry: Mapping[str, Any]) -> RunState:
                 event["name"],
                 event["address"],
                 tuple(event["stages"]),
-                island=event["island"],
+                island=event.get("island", 0),
             )
             return replace(state, peers={**state.peers, view.peer: view})
         case "waiting":
@@ -169,7 +169,7 @@ def _term_started(state: RunState, peer: str) -> RunState:
 
 def _committed(state: RunState, island: int, event: Mapping[str, Any]) -> RunState:
     """A step counts once, also when two conductors acknowledged it; of other islands than the shown one its tokens."""
-    next_step = event["next_step"] or event["step"] + 1
+    next_step = event.get("next_step") or event["step"] + 1
     if event["step"] < state.islands.get(island, 0):
         return state
     state = replace(state, islands={**state.islands, island: next_step})

@@ -81,7 +81,7 @@ def _judge(evidence: Evidence, found: list[Violation]) -> list[Violation]:
 
 def _islands(evidence: Evidence) -> list[Evidence]:
     """What the peers of each island recorded; one island has everything."""
-    of_peer = {line.peer: line.event["island"] for line in evidence.of("peer_joined")}
+    of_peer = {line.peer: line.event.get("island", 0) for line in evidence.of("peer_joined")}
     islands = sorted(set(of_peer.values()))
     if len(islands) <= 1:
         return [evidence]
@@ -273,7 +273,7 @@ def _prefix(evidence: Evidence) -> list[Violation]:
 def _next_step(committed: Line) -> int:
     """The step that comes next: another than the following one where an island follows its group."""
     step: int = committed.event["step"]
-    following: int = committed.event["next_step"]
+    following: int = committed.event.get("next_step", 0)
     return max(step + 1, following)
 
 

@@ -67,7 +67,7 @@ class Contents:
                 # New replicas, with empty sums. Those of a restore or a move come with their own state_applied.
                 peer.restart(None)
             case "state_applied":
-                peer.restart(max(event["step"] + 1, event["next_step"]))
+                peer.restart(max(event["step"] + 1, event.get("next_step", 0)))
             case "seal_assigned":
                 peer.sequences = event["sequences"]
             case "sum_changed":
