@@ -7,6 +7,13 @@ import typer
 
 from swarmtrain.cli.settings import Out, Overrides, Resume, RunFile, Steps
 
+Region = Annotated[
+    str, typer.Option(help="Where this machine stands, as others there write it (europe-west4)")
+]
+Island = Annotated[
+    int, typer.Option(min=0, max=9999, help="Swarm to help: its peers hold a whole model together")
+]
+
 
 def up(
     files: RunFile = None,
@@ -101,16 +108,8 @@ def peer(
     max_memory: Annotated[
         str | None, typer.Option(help="Memory to plan with, as 6GiB; default 80% of what is free")
     ] = None,
-    region: Annotated[
-        str,
-        typer.Option(help="Where this machine stands, as others there write it (europe-west4)"),
-    ] = "",
-    island: Annotated[
-        int,
-        typer.Option(
-            min=0, max=9999, help="Swarm to help: peers of one hold a whole model together"
-        ),
-    ] = 0,
+    region: Region = "",
+    island: Island = 0,
     lifeline: Annotated[
         bool, typer.Option("--lifeline", hidden=True, help="End when standard input closes")
     ] = False,
