@@ -308,7 +308,11 @@ class RoundChosen(Event):
 @dataclass(frozen=True, slots=True)
 class RoundMerged(Event):
     """The outer state of a fragment moved on: `how` is merge, or catch_up after missed rounds. It is at `round` now,
-    with digest `outer`, before the island's step `step`."""
+    with digest `outer`, before the island's step `step`.
+
+    Of contributions to this fragment's rounds this peer has received and served so many bytes by now, tries that came
+    to nothing included.
+    """
 
     stage: int
     fragment: int
@@ -316,6 +320,8 @@ class RoundMerged(Event):
     how: str
     step: int
     outer: str
+    received_bytes: int = 0
+    served_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ counts; whoever sent a piece that spoilt it is found by fetching it whole from o
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -66,7 +67,9 @@ class Payloads:
         self._whole: dict[tuple[RoundKey, int], bytes] = {}
         self._partial: dict[tuple[RoundKey, int], Partial] = {}
         self._changed = asyncio.Condition()
-        self.received_bytes = self.served_bytes = 0
+        self.received_bytes: Counter[tuple[int, int]] = Counter()
+        """By stage and fragment, since the beginning; failed tries included."""
+        self.served_bytes: Counter[tuple[int, int]] = Counter()
 
     def put(self, key: RoundKey, island: int, payload: bytes) -> Digest:
         """Keep a whole contribution; its digest."""
@@ -155,7 +158,7 @@ class Payloads:
             "round_piece", Message(request.encode()), silence_seconds=self._silence_seconds
         )
         reply, body = RoundPieceReply.decode(answer.meta), memoryview(answer.body)
-        self.received_bytes += len(body)
+        self.received_bytes[request.stage, request.fragment] += len(body)
         if reply.status is not Status.OK:
             raise WireError("a peer does not have that contribution", f"{reply.status.name}")
         if hashlib.sha256(body).digest()[:_DIGEST_BYTES] != reply.digest:
@@ -178,7 +181,7 @@ class Payloads:
         found = self._piece(key, request)
         assert found is not None
         total_bytes, body = found
-        self.served_bytes += len(body)
+        self.served_bytes[request.stage, request.fragment] += len(body)
         digest = hashlib.sha256(body).digest()[:_DIGEST_BYTES]
         return Message(RoundPieceReply(Status.OK, total_bytes, digest).encode(), body)
 

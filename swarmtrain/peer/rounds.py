@@ -385,15 +385,25 @@ class OuterRounds:
             if work.kind == RoundWorkKind.SEND:
                 self._sent(place)
             else:
-                key, how = self.states.key(place), work.kind.name.lower()
-                outer = key.base.hex()
-                self._parts.record(RoundMerged(*place, key.round, how, commit.next_step, outer))
+                self._parts.record(self._merged_event(place, work, commit.next_step))
                 if place in self._groups:
                     self._advance(place)
         self.states.forget_done(works)
         if works:
             await self.payloads.arrived()
         self.tell()
+
+    def _merged_event(self, place: Place, work: RoundWork, step: int) -> RoundMerged:
+        key, payloads = self.states.key(place), self.payloads
+        return RoundMerged(
+            *place,
+            round=key.round,
+            how=work.kind.name.lower(),
+            step=step,
+            outer=key.base.hex(),
+            received_bytes=payloads.received_bytes[place],
+            served_bytes=payloads.served_bytes[place],
+        )
 
     def _sent(self, place: Place) -> None:
         made, key = self.states.made.pop(place, None), self.states.key(place)

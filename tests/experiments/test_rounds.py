@@ -1,11 +1,18 @@
 """Outer rounds between islands of real peers in virtual time: the plain loop's bits, and what faults may do to them."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
 
-from swarmtrain.core.events import RoundChosen, RoundMerged, StepCommitted
+from swarmtrain.core.events import (
+    PeerJoined,
+    RoundChosen,
+    RoundMerged,
+    RoundSent,
+    StepCommitted,
+)
 from swarmtrain.experiments.virtual import Stage, VirtualPeer, VirtualRun
 from tests.experiments.island_worlds import (
     choices,
@@ -73,6 +80,28 @@ def test_one_island_with_plain_averages_trains_as_without_rounds() -> None:
     without = run_islands(config_of("outer.inner_steps=0"), islands_of(1))
     assert last_digests(with_rounds) == last_digests(without)
     assert len(outer_digests(with_rounds)) == 3 * 23
+
+
+@pytest.mark.parametrize(("count", "replicas"), [(2, 1), (3, 1), (2, 3)])
+def test_bytes_of_rounds_are_those_of_the_arithmetic(count: int, replicas: int) -> None:
+    """Without faults each replica gets each other island's contribution once, from there or from a sibling, and what
+    is received was served."""
+    config = config_of("outer.codec=int4", steps=22)
+    run = run_islands(config, islands_of(count, replicas))
+    island_of = {p: e.island for _, p, e in run.events if isinstance(e, PeerJoined)}
+    sent = Counter[tuple[int, int]]()
+    for _, peer, event in run.events:
+        if isinstance(event, RoundSent) and event.round < 4:
+            sent[island_of[peer], event.stage] += event.bytes
+    last = {
+        (p, e.stage): e for _, p, e in run.events if isinstance(e, RoundMerged) and e.round == 4
+    }
+    assert len(last) == 3 * count * replicas
+    for (peer, stage), event in last.items():
+        others = sum(sent[other, stage] for other in range(count) if other != island_of[peer])
+        assert event.received_bytes == others // replicas
+    received = sum(event.received_bytes for event in last.values())
+    assert received == sum(event.served_bytes for event in last.values()) > 0
 
 
 def acting(
