@@ -55,7 +55,7 @@ class Conducting:
         self._member, self._record = parts.member, parts.record
         self.pathing = Pathing(parts.me, parts.config, parts.lane.is_modelled, parts.record, failed)
         self._director = director_of(parts.config) if parts.outer is not None else None
-        self._applied_seconds, self._step_seconds = now_seconds(), 0.0
+        self._applied_seconds, self._step_seconds, self._closed_step = now_seconds(), 0.0, -1
         self._plan = plan_of(parts.config, self.pathing, self._closing)
         self.conductor: StepConductor | None = None
         self.candidate: Candidate | None = None
@@ -162,6 +162,9 @@ class Conducting:
         config, outer = self._parts.config, self._parts.outer
         if self._director is None or outer is None or self.conductor is None:
             return Closing(scalars_of(config.optimizer, step, config.run.steps), step + 1)
+        if step != self._closed_step:
+            # What comes on top from here on is waiting for a round, which makes no step slow.
+            self._closed_step, self._step_seconds = step, now_seconds() - self._applied_seconds
         peers = self.conductor.roster.peers
         rounds = self._director.closing(step, peers, now_seconds(), self._step_seconds)
         if rounds is None:
@@ -173,9 +176,8 @@ class Conducting:
         return Closing(replace(scalars, learning_rate=rate), rounds.next_step, rounds.works)
 
     def applied(self) -> None:
-        """A step is done here: what one usually takes tells when a slow island has to send."""
-        now = now_seconds()
-        self._applied_seconds, self._step_seconds = now, now - self._applied_seconds
+        """A step is done here: from now on the next one is timed, which tells when a slow island has to send."""
+        self._applied_seconds = now_seconds()
 
     def _stand_if_lowest(self) -> list[Effect]:
         last = self._member.last
