@@ -162,19 +162,7 @@ class Collected:
 
 @dataclass(frozen=True, slots=True)
 class RoundDecided:
-    """A quorum accepted `choice`; `holders` have its result."""
-
-    stage: int
-    fragment: int
-    round: int
-    base: Digest
-    choice: Choice
-    holders: tuple[PeerId, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class VotesAsk:
-    """A replica that may not know its island's votes asks a sibling for them."""
+    """A quorum accepted `choice`; `holders` have its result. From a list that has been replaced it says nothing."""
 
     stage: int
     fragment: int
@@ -183,13 +171,15 @@ class VotesAsk:
     island: int
     version: int
     peers: tuple[PeerId, ...]
+    choice: Choice
+    holders: tuple[PeerId, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class VotesTell:
-    """All that the island has voted in this round, from one that knows it; `version` is its replica list's.
+class VotesAsk:
+    """A replica that may not know its island's votes asks a sibling for them, or another island for its own.
 
-    It knows what was voted under lists of version `fence` or later.
+    Another island promises `ballot` with its answer; siblings need not.
     """
 
     stage: int
@@ -199,6 +189,25 @@ class VotesTell:
     island: int
     version: int
     peers: tuple[PeerId, ...]
+    ballot: Ballot
+
+
+@dataclass(frozen=True, slots=True)
+class VotesTell:
+    """All that the sender's island has voted in this round, where it `knows` that; `version` is its replica list's.
+
+    It knows what was voted under lists of version `fence` or later, or was told all of it. One that does not know is
+    no help to a sibling, unless nobody knows.
+    """
+
+    stage: int
+    fragment: int
+    round: int
+    base: Digest
+    island: int
+    version: int
+    peers: tuple[PeerId, ...]
+    knows: bool
     fence: int
     promised: Ballot
     accepted: Accepted | None
@@ -211,5 +220,5 @@ RoundMessage = (
 RoundQuestion = RoundOffer | RoundAsk | Collect | VotesAsk
 """What gets an answer in another round than its own; answers are not answered."""
 
-RoundSpeech = RoundOffer | RoundPromise | Collected | VotesAsk | VotesTell
+RoundSpeech = RoundOffer | RoundPromise | Collected | RoundDecided | VotesAsk | VotesTell
 """What says for which island, and under which list of it, the sender speaks."""

@@ -90,6 +90,11 @@ class Chair:
         self._ready_at: float | None = None
         self._quiet_until, self._failures = now_seconds, 0
 
+    @property
+    def heard(self) -> Ballot:
+        """The highest ballot heard of in this round."""
+        return self._heard[0]
+
     # ---- what it hears ----------------------------------------------------------------------------------------
 
     def take(self, message: RoundOffer) -> None:
@@ -147,7 +152,9 @@ class Chair:
         if not message.result or not is_decided:
             return []
         choice = replace(attempt.choice, result=message.result)
-        decided = RoundDecided(*self._head, choice, tuple(sorted(alike)))
+        listed = self._roll.lists[self._island]
+        speaker = self._island, listed.version, listed.peers
+        decided = RoundDecided(*self._head, *speaker, choice, tuple(sorted(alike)))
         return [SendRound(peer, decided) for peer in sorted({*self._roll.peers, self._peer})]
 
     # ---- time -------------------------------------------------------------------------------------------------

@@ -7,12 +7,15 @@ Paxos per (place, round, base), with islands as acceptors, each made of all repl
     collect    it proposes what was accepted, or else all offers; each peer merges or fetches, then accepts
     decided    a quorum accepted one result of one ballot; everybody learns, and tells whoever still asks
 
+Who does not know its island's votes asks for them before it votes: siblings, or everybody (`outer.recovery`).
+
 Asked of the driver: a version of an island's list names one list; a process that starts, or a peer that returns to
 the list, does so in a version under which that peer never spoke before. All times are seconds of one clock, which comes
 in as `now_seconds`. Messages may be lost, late, repeated and reordered: `tick` repeats what has no answer yet.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from swarmtrain.core.events import Noted
 from swarmtrain.core.rounds import (
@@ -35,6 +38,7 @@ from swarmtrain.core.rounds import (
 from swarmtrain.core.types import Digest, PeerId
 from swarmtrain.outer.chair import Chair
 from swarmtrain.outer.effects import Behind, Chosen, Effect, Gather, Note, Seat, SendRound, Waits
+from swarmtrain.outer.recovery import Recovery
 from swarmtrain.outer.roll import Roll
 from swarmtrain.outer.votes import Votes
 
@@ -61,6 +65,7 @@ class RoundGroup:
         """Messages of this peer's round that were refused for another base."""
         self._roll = Roll()
         self._chair = Chair(seat, waits, self._roll)
+        self._recovery = Recovery(waits, self._roll, self.votes, seat.version)
         self._own: tuple[int, Digest] = (0, b"")
         self._decided: RoundDecided | None = None
         self._early: dict[int, tuple[PeerId, RoundOffer]] = {}
@@ -99,6 +104,7 @@ class RoundGroup:
         self._roll.forget_dead({self.island, *(member.island for member in members)})
         self.votes.enter(self.members)
         self._chair.enter(self._head, self.members, now_seconds)
+        self._recovery.enter(self._head, self.members)
         early, self._early = self._early, {}
         effects = self._greet()
         for sender, message in early.values():
@@ -158,8 +164,7 @@ class RoundGroup:
             return []
         effects = self._greet()
         if self.votes.is_member and not self.votes.may_vote:
-            ask = VotesAsk(*self._head, *self._speaker)
-            effects += [SendRound(peer, ask) for peer in self.votes.peers if peer != self.peer]
+            effects += self._recover(now_seconds)
         return effects + self._here(self._chair.tick(now_seconds), now_seconds)
 
     # ---- messages ---------------------------------------------------------------------------------------------
@@ -198,7 +203,7 @@ class RoundGroup:
             case RoundDecided():
                 return self._learn(message)
             case VotesAsk():
-                return self._tell_votes(sender, message)
+                return self._tell_votes(sender, message, now_seconds)
             case VotesTell():
                 return self._hear_votes(sender, message)
 
@@ -220,10 +225,11 @@ class RoundGroup:
         if sender in self._strange:
             return []
         self._strange.add(sender)
-        where = (
-            f"stage {self.place[0]}, fragment {self.place[1]}, round {self.round}, from {sender}"
-        )
-        return [Note(Noted("a round on another base", where))]
+        return [Note(Noted("a round on another base", self._where(sender)))]
+
+    def _where(self, peer: PeerId) -> str:
+        stage, fragment = self.place
+        return f"stage {stage}, fragment {fragment}, round {self.round}, by {peer}"
 
     def _ahead(self, sender: PeerId, message: RoundMessage) -> list[Effect]:
         if isinstance(message, RoundOffer) and message.round == self.round + 1:
@@ -238,9 +244,15 @@ class RoundGroup:
             return []
         decided = self._decided
         is_known = decided is not None and decided.round == message.round
-        return [SendRound(sender, decided if decided and is_known else self._offer())]
+        if decided is None or not is_known:
+            return [SendRound(sender, self._offer())]
+        island, version, peers = self._speaker
+        return [SendRound(sender, replace(decided, island=island, version=version, peers=peers))]
 
     def _learn(self, message: RoundDecided) -> list[Effect]:
+        """Whoever speaks under an old list may be dead, and what it decided fallen; the living will say it again."""
+        if not self._roll.is_current(message.island, message.version):
+            return []
         self.choice, self._decided = message.choice, message
         return [Chosen(message.choice, message.holders)]
 
@@ -265,16 +277,45 @@ class RoundGroup:
         is_new = votes.gather(ballot, message.choice)
         return [Gather(self.round, ballot, message.choice, message.holders)] if is_new else []
 
-    def _tell_votes(self, sender: PeerId, message: VotesAsk) -> list[Effect]:
+    # ---- votes of others --------------------------------------------------------------------------------------
+
+    def _tell_votes(self, sender: PeerId, message: VotesAsk, now_seconds: float) -> list[Effect]:
+        """A sibling is told unless votes could still be given without it; other islands only what is certain."""
         votes = self.votes
-        if message.island != self.island or not votes.may_tell(sender, message.version):
-            return []
-        known = votes.fence, votes.promised, votes.accepted
-        return [SendRound(sender, VotesTell(*self._head, *self._speaker, *known))]
+        if message.island == self.island:
+            may_tell = not votes.may_vote or votes.may_tell(sender, message.version)
+        else:
+            may_tell = votes.may_vote
+            self._chair.hear(message.ballot, False, now_seconds)
+            if may_tell:
+                votes.promise(message.ballot)  # where that is refused, the answer says why
+        knows, fence, promised, accepted = (
+            votes.may_vote, votes.fence, votes.promised, votes.accepted,
+        )  # fmt: skip
+        tell = VotesTell(*self._head, *self._speaker, knows, fence, promised, accepted)
+        return [SendRound(sender, tell)] if may_tell else []
 
     def _hear_votes(self, sender: PeerId, message: VotesTell) -> list[Effect]:
-        found = self.votes.hear(message) if message.island == self.island else None
-        return [Gather(self.round, found.ballot, found.choice, (sender,))] if found else []
+        if self.votes.may_vote:
+            return []
+        if message.knows and message.island == self.island:
+            found = self.votes.hear(message)
+            return [Gather(self.round, found.ballot, found.choice, (sender,))] if found else []
+        self._recovery.hear(sender, message)
+        return []
+
+    def _recover(self, now_seconds: float) -> list[Effect]:
+        effects = self._recovery.ask(self._chair.heard, now_seconds)
+        found = self._recovery.found(now_seconds)
+        if found is None or self.votes.is_learning:
+            return effects
+        known, holders = found
+        self._chair.hear(known.promised, False, now_seconds)
+        effects.append(Note(Noted("lost votes are given anew", self._where(self.peer))))
+        accepted = self.votes.learn(known)
+        if accepted is not None:
+            effects.append(Gather(self.round, accepted.ballot, accepted.choice, holders))
+        return effects
 
     # ---- what it says -----------------------------------------------------------------------------------------
 

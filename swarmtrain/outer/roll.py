@@ -16,6 +16,7 @@ from swarmtrain.core.rounds import (
     GroupMember,
     RoundOffer,
     RoundPromise,
+    VotesTell,
 )
 from swarmtrain.core.types import PeerId
 
@@ -42,6 +43,11 @@ class Roll:
         if known is None or version > known.version:
             self.lists[island] = ReplicaList(version, tuple(sorted(peers)))
             self._strangers.difference_update(peers)
+
+    def is_current(self, island: int, version: int) -> bool:
+        """Whether no newer replica list of `island` is known."""
+        known = self.lists.get(island)
+        return known is None or version >= known.version
 
     def see(self, peer: PeerId) -> None:
         """`peer` lives; on no list known here, it is somebody to greet."""
@@ -75,20 +81,19 @@ class Roll:
         return tuple(peer for entry in lists for peer in entry.peers if peer not in self.lost)
 
 
+Answers = Mapping[PeerId, RoundPromise] | Mapping[PeerId, Collected] | Mapping[PeerId, VotesTell]
+
+
 def voted(
     roll: Roll,
     members: Sequence[GroupMember],
-    answers: Mapping[PeerId, RoundPromise] | Mapping[PeerId, Collected],
+    answers: Answers,
 ) -> tuple[int, ...]:
     """The member islands whose peers all gave one of `answers`, under the newest list of their island."""
     return tuple(member.island for member in members if _has_voted(roll, member, answers))
 
 
-def _has_voted(
-    roll: Roll,
-    member: GroupMember,
-    answers: Mapping[PeerId, RoundPromise] | Mapping[PeerId, Collected],
-) -> bool:
+def _has_voted(roll: Roll, member: GroupMember, answers: Answers) -> bool:
     listed = roll.lists.get(member.island)
     if listed is None or listed.version < member.version or not listed.peers:
         return False

@@ -3,15 +3,25 @@
 A peer knows what its island voted under lists of version `fence` or later: 0 where it was there when the run began,
 else the version it came into the list with, or the fence of the sibling who told it all votes before. A round counts
 votes under lists no older than its member entry (`GroupMember.version`). So a peer votes in rounds whose entry is at
-its fence or above, and in no others: it waits for a choice made after it came in, or for a sibling to tell it.
+its fence or above, and else only in a round whose votes it was told: by a sibling, or, where none is left that knows
+them, by all other islands (`outer.recovery`).
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from swarmtrain.core.rounds import NO_BALLOT, Accepted, Ballot, Choice, GroupMember, VotesTell
 from swarmtrain.core.types import Digest, PeerId
 from swarmtrain.outer.effects import Seat
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """All that an island is bound by in a round, for one who has votes under lists of `fence` or later from then on."""
+
+    fence: int
+    promised: Ballot
+    accepted: Accepted | None
 
 
 class Votes:
@@ -29,14 +39,16 @@ class Votes:
         self.promised = NO_BALLOT
         self.accepted: Accepted | None = None
         self._gathering: tuple[Ballot, Choice] | None = None
-        self._told: VotesTell | None = None
+        self._learning: Known | None = None
+        self._was_told = False
 
     def set_peers(self, version: int, peers: tuple[PeerId, ...], returned: bool) -> None:
         """The island's list; older versions change nothing. Whoever was out of it missed what was voted meanwhile."""
         if version <= self.version:
             return
         if returned or (self.peer in peers and self.peer not in self.peers):
-            self.fence, self._gathering, self._told = version, None, None
+            self.fence, self._gathering, self._learning = version, None, None
+            self._was_told = False
         self.version, self.peers = version, tuple(sorted(peers))
 
     @property
@@ -45,7 +57,13 @@ class Votes:
 
     @property
     def may_vote(self) -> bool:
-        return self.is_member and self._entry is not None and self.fence <= self._entry
+        knows = self._was_told or (self._entry is not None and self.fence <= self._entry)
+        return self.is_member and knows
+
+    @property
+    def is_learning(self) -> bool:
+        """Whether a result is being fetched without which this peer may not vote."""
+        return self._learning is not None
 
     # ---- promise and accept -----------------------------------------------------------------------------------
 
@@ -77,34 +95,40 @@ class Votes:
         self.accepted = Accepted(ballot, replace(choice, result=result))
         return True
 
-    # ---- between siblings -------------------------------------------------------------------------------------
+    # ---- votes of others --------------------------------------------------------------------------------------
 
     def may_tell(self, sibling: PeerId, version: int) -> bool:
         """Whether this peer knows all votes, and gives none from here on without `sibling`, who is at `version`."""
         return self.may_vote and sibling in self.peers and self.version >= version
 
     def hear(self, tell: VotesTell) -> Accepted | None:
-        """A sibling's votes. What it accepted has to be fetched first: a vote stands for a result that is held.
+        """The votes of a sibling that knows them; as `learn`. What was told before this peer came in is out of date."""
+        if tell.version < self.fence:
+            return None
+        return self.learn(Known(tell.fence, tell.promised, tell.accepted))
 
-        Returns what to fetch, None when there is nothing. What was told before this peer came in is out of date.
+    def learn(self, known: Known) -> Accepted | None:
+        """What the island is bound by. What it accepted has to be fetched first: a vote stands for a result held.
+
+        Returns what to fetch, None when there is nothing.
         """
-        if self.may_vote or not self.is_member or tell.version < self.fence or self._told:
+        if self.may_vote or not self.is_member or self._learning:
             return None
-        self._told = tell
-        if tell.accepted is None:
-            self._adopt(tell)
+        if known.accepted is None:
+            self._adopt(known)
             return None
-        return tell.accepted
+        self._learning = known
+        return known.accepted
 
     def fetched(self, ballot: Ballot, result: Digest) -> None:
-        """The result of a sibling's vote is here, or could not be had where `result` is empty."""
-        tell, self._told = self._told, None
-        accepted = None if tell is None else tell.accepted
-        if tell is None or accepted is None or accepted.ballot != ballot:
+        """The result of a vote to be learned is here, or could not be had where `result` is empty."""
+        known, self._learning = self._learning, None
+        accepted = None if known is None else known.accepted
+        if known is None or accepted is None or accepted.ballot != ballot:
             return
         if accepted.choice.result == result:
-            self._adopt(tell)
+            self._adopt(known)
 
-    def _adopt(self, tell: VotesTell) -> None:
-        self.fence, self.promised, self.accepted = tell.fence, tell.promised, tell.accepted
-        self._told = None
+    def _adopt(self, known: Known) -> None:
+        self.fence, self.promised, self.accepted = known.fence, known.promised, known.accepted
+        self._was_told = True

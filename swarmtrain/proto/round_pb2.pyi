@@ -169,27 +169,13 @@ class Collected(_message.Message):
     def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[bytes] = ..., ballot: _Optional[_Union[Ballot, _Mapping]] = ..., island: _Optional[int] = ..., version: _Optional[int] = ..., peers: _Optional[_Iterable[str]] = ..., result: _Optional[bytes] = ..., missing: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class RoundDecided(_message.Message):
-    __slots__ = ("stage", "fragment", "round", "base", "choice", "holders")
+    __slots__ = ("stage", "fragment", "round", "base", "choice", "holders", "island", "version", "peers")
     STAGE_FIELD_NUMBER: _ClassVar[int]
     FRAGMENT_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     BASE_FIELD_NUMBER: _ClassVar[int]
     CHOICE_FIELD_NUMBER: _ClassVar[int]
     HOLDERS_FIELD_NUMBER: _ClassVar[int]
-    stage: int
-    fragment: int
-    round: int
-    base: bytes
-    choice: Choice
-    holders: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[bytes] = ..., choice: _Optional[_Union[Choice, _Mapping]] = ..., holders: _Optional[_Iterable[str]] = ...) -> None: ...
-
-class VotesAsk(_message.Message):
-    __slots__ = ("stage", "fragment", "round", "base", "island", "version", "peers")
-    STAGE_FIELD_NUMBER: _ClassVar[int]
-    FRAGMENT_FIELD_NUMBER: _ClassVar[int]
-    ROUND_FIELD_NUMBER: _ClassVar[int]
-    BASE_FIELD_NUMBER: _ClassVar[int]
     ISLAND_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PEERS_FIELD_NUMBER: _ClassVar[int]
@@ -197,13 +183,35 @@ class VotesAsk(_message.Message):
     fragment: int
     round: int
     base: bytes
+    choice: Choice
+    holders: _containers.RepeatedScalarFieldContainer[str]
     island: int
     version: int
     peers: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[bytes] = ..., island: _Optional[int] = ..., version: _Optional[int] = ..., peers: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[bytes] = ..., choice: _Optional[_Union[Choice, _Mapping]] = ..., holders: _Optional[_Iterable[str]] = ..., island: _Optional[int] = ..., version: _Optional[int] = ..., peers: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class VotesAsk(_message.Message):
+    __slots__ = ("stage", "fragment", "round", "base", "island", "version", "peers", "ballot")
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    FRAGMENT_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    ISLAND_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PEERS_FIELD_NUMBER: _ClassVar[int]
+    BALLOT_FIELD_NUMBER: _ClassVar[int]
+    stage: int
+    fragment: int
+    round: int
+    base: bytes
+    island: int
+    version: int
+    peers: _containers.RepeatedScalarFieldContainer[str]
+    ballot: Ballot
+    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[bytes] = ..., island: _Optional[int] = ..., version: _Optional[int] = ..., peers: _Optional[_Iterable[str]] = ..., ballot: _Optional[_Union[Ballot, _Mapping]] = ...) -> None: ...
 
 class VotesTell(_message.Message):
-    __slots__ = ("stage", "fragment", "round", "base", "island", "version", "peers", "fence", "promised", "accepted")
+    __slots__ = ("stage", "fragment", "round", "base", "island", "version", "peers", "fence", "promised", "accepted", "knows")
     STAGE_FIELD_NUMBER: _ClassVar[int]
     FRAGMENT_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -214,6 +222,7 @@ class VotesTell(_message.Message):
     FENCE_FIELD_NUMBER: _ClassVar[int]
     PROMISED_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    KNOWS_FIELD_NUMBER: _ClassVar[int]
     stage: int
     fragment: int
     round: int
@@ -224,7 +233,8 @@ class VotesTell(_message.Message):
     fence: int
     promised: Ballot
     accepted: Accepted
-    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[bytes] = ..., island: _Optional[int] = ..., version: _Optional[int] = ..., peers: _Optional[_Iterable[str]] = ..., fence: _Optional[int] = ..., promised: _Optional[_Union[Ballot, _Mapping]] = ..., accepted: _Optional[_Union[Accepted, _Mapping]] = ...) -> None: ...
+    knows: bool
+    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[bytes] = ..., island: _Optional[int] = ..., version: _Optional[int] = ..., peers: _Optional[_Iterable[str]] = ..., fence: _Optional[int] = ..., promised: _Optional[_Union[Ballot, _Mapping]] = ..., accepted: _Optional[_Union[Accepted, _Mapping]] = ..., knows: _Optional[bool] = ...) -> None: ...
 
 class RoundEnvelope(_message.Message):
     __slots__ = ("round_offer", "round_ask", "round_promise", "round_nack", "collect", "collected", "round_decided", "votes_ask", "votes_tell")

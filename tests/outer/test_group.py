@@ -303,7 +303,7 @@ def test_another_base_is_refused_and_noted_once() -> None:
 
 def test_who_is_behind_is_told_and_who_is_ahead_is_noted() -> None:
     group = alone()
-    decided = RoundDecided(*HEAD, replace(choice_of(0), result=RESULT), (A,))
+    decided = RoundDecided(*HEAD, 0, 1, (A,), replace(choice_of(0), result=RESULT), (A,))
     assert group.handle(B, decided, 0.0) == [Chosen(decided.choice, (A,))]
     early = RoundOffer(1, 0, 1, b"next", 1, 1, (B,), 10, b"of 1")
     assert group.handle(B, early, 0.0) == []
