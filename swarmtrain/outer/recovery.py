@@ -52,7 +52,10 @@ class Recovery:
         return self._votes.peers[:1] == (self._votes.peer,)
 
     def ask(self, heard: Ballot, now_seconds: float) -> list[Effect]:
-        """Ask siblings, and as the leader others too, who have not answered; `heard` is the highest ballot known."""
+        """Ask siblings, who may know by now, and as the leader others that have not answered.
+
+        `heard` is the highest ballot known.
+        """
         votes = self._votes
         if votes.version != self._version or any(a.promised > self.ballot for a in self._told()):
             highest = max(heard, *(answer.promised for answer in self._told()), NO_BALLOT)
@@ -61,9 +64,10 @@ class Recovery:
         asked = [peer for peer in votes.peers if peer != votes.peer]
         if self._leads:
             lists = [self._roll.lists.get(member.island) for member in self._others]
-            asked += [peer for entry in lists if entry for peer in entry.peers]
+            others = [peer for entry in lists if entry for peer in entry.peers]
+            asked += [peer for peer in others if not self._has_answered(peer)]
         ask = VotesAsk(*self._head, votes.island, votes.version, votes.peers, self.ballot)
-        return [SendRound(peer, ask) for peer in asked if not self._has_answered(peer)]
+        return [SendRound(peer, ask) for peer in asked]
 
     def hear(self, sender: PeerId, tell: VotesTell) -> None:
         """An answer: of a sibling that does not know, or of another island that does."""

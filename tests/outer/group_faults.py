@@ -31,13 +31,24 @@ class Verdict:
 class FaultyWorld(World):
     """A world with `faults` faults at random times, all of which are over at HEAL_SECONDS."""
 
-    def __init__(self, seed: int, machine: type[RoundGroup], faults: int, is_stormy: bool) -> None:
-        super().__init__(seed, machine, is_stormy)
+    def __init__(
+        self,
+        seed: int,
+        machine: type[RoundGroup],
+        faults: int,
+        is_stormy: bool,
+        is_forgetful: bool = False,
+    ) -> None:
+        """`is_forgetful`: one to three islands, which lose whole stages often."""
+        counts = {"counts": (1, 2, 2, 2, 3)} if is_forgetful else {}
+        super().__init__(seed, machine, is_stormy, **counts)
         self.kinds: list[Callable[[], None]] = [
             self.kill_one, self.kill_one, self.arm, self.arm, self.arm, self.split, self.split, self.split,
             self.join, self.join, self.restart, self.restart, self.kill_island, self.revive, self.revive,
             self.late_island, self.drop, self.drop, self.lossy, self.stray,
         ]  # fmt: skip
+        if is_forgetful:
+            self.kinds += [self.forget] * 10
         for _ in range(faults):
             self.at(self.random.uniform(0.5, HEAL_SECONDS), self.random.choice(self.kinds))
 
@@ -78,14 +89,22 @@ class FaultyWorld(World):
         return min((actor.machine.round for actor in self.listed()), default=-1)
 
     def is_intact(self) -> bool:
-        """Whether somebody on the list of each island of a quorum of the newest round knows its votes."""
-        members = {member.island: member.version for member in self.front().members}
-        knowing = {
-            actor.machine.island
-            for actor in self.listed()
-            if actor.machine.votes.fence <= members.get(actor.machine.island, -1)
-        }
-        return is_quorum(knowing, members)
+        """Whether somebody on the list of each island of a quorum of the newest round knows its votes.
+
+        Or, where one island's votes are lost to all, somebody of every other: they are given anew then, unless the
+        round is decided, and its result is lost as well.
+        """
+        front = self.front()
+        members = {member.island: member.version for member in front.members}
+        here = {a.machine.island for a in self.listed()} & set(members)
+        knowing = {a.machine.island for a in self.listed() if self.knows(a, members)}
+        is_one_lost = here == set(members) and len(here - knowing) == 1
+        is_result_lost = any(a.cannot_merge and a.state == front for a in self.listed())
+        return is_quorum(knowing, members) or (is_one_lost and not is_result_lost)
+
+    def knows(self, actor: Actor, members: dict[int, int]) -> bool:
+        votes, is_at_front = actor.machine.votes, actor.machine.round == self.front().round
+        return votes.fence <= members.get(votes.island, -1) or (is_at_front and votes.may_vote)
 
     def heal(self) -> None:
         self.healed, self.loss, self.groups = True, 0.0, {}
@@ -178,6 +197,20 @@ class FaultyWorld(World):
             actor.alive = False
             self.admit(actor.machine.island, actor.peer)
 
+    def forget(self) -> None:
+        """All replicas of a stage start again at once, from a snapshot of this round or an earlier one."""
+        island = self.random.choice(sorted(self.rosters))
+        dying = [a for a in self.alive() if a.machine.island == island]
+        for actor in dying:
+            actor.alive = False
+        roster = self.rosters[island]
+        if dying and self.random.random() < 0.7:
+            roster.snapshot = max((a.state for a in dying), key=lambda state: state.round)
+        roster.peers = []
+        for letter in "abz"[: self.random.choice((1, 1, 2, 3))]:
+            self.admit(island, PeerId(f"{island}{letter}"))
+        self.figures["forgotten"] += 1
+
     def kill_island(self) -> None:
         island = self.random.choice(sorted(self.rosters))
         for actor in [a for a in self.alive() if a.machine.island == island]:
@@ -226,7 +259,11 @@ class FaultyWorld(World):
 
 
 def run(
-    seed: int, faults: int = 7, is_stormy: bool = False, machine: type[RoundGroup] = RoundGroup
+    seed: int,
+    faults: int = 7,
+    is_stormy: bool = False,
+    machine: type[RoundGroup] = RoundGroup,
+    is_forgetful: bool = False,
 ) -> Verdict:
     """One run, wholly determined by its arguments. Raises Violation."""
-    return FaultyWorld(seed, machine, faults, is_stormy).run()
+    return FaultyWorld(seed, machine, faults, is_stormy, is_forgetful).run()

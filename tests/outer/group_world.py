@@ -1,7 +1,8 @@
 """A seeded world of islands whose peers agree on outer rounds, over links that lose, repeat and delay, and faults.
 
 The world is transport, drivers and judge in one. It raises `Violation` at once when two peers learn different choices,
-when one counts what nobody offered, or was not accepted by a quorum. Faults are in `group_faults`.
+when one counts what nobody offered, or was not accepted by a quorum. Only where an island gives lost votes anew may
+choices differ from those that nobody alive on its island's list follows any more. Faults are in `group_faults`.
 """
 
 import hashlib
@@ -12,9 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from swarmtrain.core.events import Event, Noted
 from swarmtrain.core.rounds import Choice, GroupMember, RoundMessage, is_quorum
 from swarmtrain.core.types import Digest, PeerId
-from swarmtrain.outer.effects import Chosen, Effect, Gather, Seat, SendRound, Waits
+from swarmtrain.outer.effects import Chosen, Effect, Gather, Note, Seat, SendRound, Waits
 from swarmtrain.outer.group import RoundGroup
 
 CALM = Waits(patience=3.0, grace=4.0, gather=8.0)
@@ -77,15 +79,26 @@ class Actor:
 class World:
     """All peers of one place, and what happens to them."""
 
-    def __init__(self, seed: int, machine: type[RoundGroup], is_stormy: bool = False) -> None:
-        """`is_stormy`: three lone peers that all chair, over links that hardly work in one direction or the other."""
+    def __init__(
+        self,
+        seed: int,
+        machine: type[RoundGroup],
+        is_stormy: bool = False,
+        counts: Sequence[int] = (2, 2, 3, 3, 3, 4, 5, 6),
+    ) -> None:
+        """`is_stormy`: three lone peers that all chair, over links that hardly work in one direction or the other.
+
+        `counts`: how many islands there are, one of them.
+        """
         self.random, self.machine = random.Random(seed), machine
         self.waits, self.tick_seconds = (HASTY, 0.5) if seed % 2 or is_stormy else (CALM, 1.5)
         self.now, self.count = 0.0, 0
         self.queue: list[tuple[float, int, Callable[[], None]]] = []
         self.actors: dict[PeerId, Actor] = {}
         self.groups: dict[PeerId, int] = {}
-        self.choices: dict[tuple[int, Digest], Choice] = {}
+        self.choices: dict[tuple[int, Digest], list[Choice]] = {}
+        self.followed: dict[State, tuple[State, Choice]] = {}
+        self.given_anew: set[tuple[int, Digest]] = set()
         self.offered: set[tuple[int, Digest, int, int, Digest]] = set()
         self.accepted: dict[tuple[int, Digest, Digest], set[int]] = {}
         self.figures: Counter[str] = Counter()
@@ -93,7 +106,7 @@ class World:
         if is_stormy:
             self.loss, self.slow = 0.1, 0.2
         self.seed, self.is_stormy = seed, is_stormy
-        islands = range(3 if is_stormy else self.random.choice((2, 2, 3, 3, 3, 4, 5, 6)))
+        islands = range(3 if is_stormy else self.random.choice(counts))
         most = 3 if len(islands) < 4 else 2
         self.rosters = {island: Roster() for island in islands}
         for island, roster in self.rosters.items():
@@ -207,10 +220,16 @@ class World:
                 case Chosen(choice):
                     self.judge(actor, choice)
                     self.later(0.05, 1.0, actor, partial(self.merge, actor, choice))
-                case _:
-                    self.figures["notes"] += 1
+                case Note(event):
+                    self.note(actor, event)
         if stop is not None:
             self.kill(actor)
+
+    def note(self, actor: Actor, event: Event) -> None:
+        self.figures["notes"] += 1
+        if isinstance(event, Noted) and event.what == "lost votes are given anew":
+            self.figures["given anew"] += 1
+            self.given_anew.add((actor.machine.round, actor.machine.base))
 
     def kill(self, actor: Actor) -> None:
         actor.alive = actor.armed = False
@@ -255,6 +274,7 @@ class World:
             return
         actor.results.add(choice.result)
         following = State(state.round + 1, hashed(state.base, choice.result), choice.members)
+        self.followed[following] = state, choice
         self.enter(actor, following)
 
     def tick(self, actor: Actor) -> None:
@@ -282,11 +302,14 @@ class World:
 
     def judge(self, actor: Actor, choice: Choice) -> None:
         number, base = actor.machine.round, actor.machine.base
-        known = self.choices.setdefault((number, base), choice)
-        if known != choice:
-            raise Violation(f"round {number}: {actor.peer} learned another choice")
-        if known is not choice:
+        known = self.choices.setdefault((number, base), [])
+        for other in known:
+            if other != choice and self.is_alive((number, base), other):
+                raise Violation(f"round {number}: {actor.peer} learned another choice")
+        if choice in known:
             return
+        known.append(choice)
+        self.figures["fallen choices"] += len(known) > 1
         for entry in choice.counted:
             key = (number, base, entry.island, entry.tokens, entry.digest)
             if key not in self.offered:
@@ -296,3 +319,22 @@ class World:
             raise Violation(f"round {number} was decided without a quorum")
         if not any(choice.result in a.results for a in self.actors.values() if a.alive):
             self.figures["decided, and nobody left with the result"] += 1
+
+    def is_alive(self, place: tuple[int, Digest], choice: Choice) -> bool:
+        """Whether `choice` binds: always, but where votes were given anew only as long as somebody follows it."""
+        listed = [a for a in self.actors.values() if self.is_listed(a)]
+        return place not in self.given_anew or any(self.follows(a, place, choice) for a in listed)
+
+    def is_listed(self, actor: Actor) -> bool:
+        return actor.alive and actor.peer in self.rosters[actor.machine.island].peers
+
+    def follows(self, actor: Actor, place: tuple[int, Digest], choice: Choice) -> bool:
+        """Whether `actor` learned `choice`, or holds what came of it."""
+        machine, state = actor.machine, actor.state
+        if (machine.round, machine.base) == place and machine.choice == choice:
+            return True
+        while state in self.followed:
+            state, taken = self.followed[state]
+            if (state.round, state.base) == place:
+                return taken == choice
+        return False
