@@ -197,7 +197,7 @@ class VotesTell:
     """All that the sender's island has voted in this round, where it `knows` that; `version` is its replica list's.
 
     It knows what was voted under lists of version `fence` or later, or was told all of it. One that does not know is
-    no help to a sibling, unless nobody knows.
+    no help to a sibling, unless nobody knows; its promise counts all the same.
     """
 
     stage: int

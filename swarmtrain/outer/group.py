@@ -280,15 +280,14 @@ class RoundGroup:
     # ---- votes of others --------------------------------------------------------------------------------------
 
     def _tell_votes(self, sender: PeerId, message: VotesAsk, now_seconds: float) -> list[Effect]:
-        """A sibling is told unless votes could still be given without it; other islands only what is certain."""
+        """A sibling is told unless votes could still be given without it; other islands get a promise too."""
         votes = self.votes
         if message.island == self.island:
             may_tell = not votes.may_vote or votes.may_tell(sender, message.version)
         else:
-            may_tell = votes.may_vote
+            may_tell = True
             self._chair.hear(message.ballot, False, now_seconds)
-            if may_tell:
-                votes.promise(message.ballot)  # where that is refused, the answer says why
+            votes.promise(message.ballot)  # where that is refused, the answer says why
         knows, fence, promised, accepted = (
             votes.may_vote, votes.fence, votes.promised, votes.accepted,
         )  # fmt: skip

@@ -6,16 +6,16 @@ what they accepted, the highest is the island's vote again, once its result is h
 this is a chair's first question, put to everybody. Why no two choices can be decided:
 
 - What the lost votes had part in deciding has a vote of every other island of that quorum, which answers with it. Where
-  they alone were the quorum (a lone island, the lower of two), only who learned the choice can know of it: another
-  member's peer that did answers with it, everybody else is greeted and has `patience` to tell. A choice that nobody
-  alive has heard of may fall, with what came of it.
+  all of these lost theirs (a lone island, the lower of two, an outage of many), only who learned the choice can know of
+  it: another member's peer that did answers with it, everybody else is greeted and has `patience` to tell. A choice
+  that nobody among them has heard of may fall, with what came of it.
 - No ballot that the lost votes could have promised or accepted is of any use: all members refuse those below the new
   one. Nor is what the dead said: the question names the new list, and under an older one nothing counts, neither
   promises, votes (`roll.voted`) nor decisions.
 - A list has one leader, and answers under an older list are asked for again. Should a sibling know more after all, told
   late by one that is dead by now, then no harm is done: a vote of the island is what all its replicas stand by.
 - If all is lost once more meanwhile, it begins anew, under a newer list and a higher ballot. It holds for this round
-  only. Two islands that both lost their votes wait for each other, for good: what they decided nobody can tell.
+  only. Where several islands lost their votes, each promises to the others, and keeps that when it votes again.
 """
 
 from collections.abc import Sequence
@@ -70,9 +70,8 @@ class Recovery:
         return [SendRound(peer, ask) for peer in asked]
 
     def hear(self, sender: PeerId, tell: VotesTell) -> None:
-        """An answer: of a sibling that does not know, or of another island that does."""
-        if tell.knows != (tell.island == self._votes.island):
-            self._answers[sender] = tell
+        """An answer of another island, or of a sibling that does not know."""
+        self._answers[sender] = tell
 
     def found(self, now_seconds: float) -> tuple[Known, tuple[PeerId, ...]] | None:
         """What the island is bound by from now on, and who holds its result; None while anybody is to be heard."""
@@ -87,7 +86,7 @@ class Recovery:
         return Known(self._votes.fence, self.ballot, highest), holders
 
     def _told(self) -> list[VotesTell]:
-        return [answer for answer in self._answers.values() if answer.knows]
+        return [a for a in self._answers.values() if a.island != self._votes.island]
 
     def _has_answered(self, peer: PeerId) -> bool:
         answer = self._answers.get(peer)
@@ -102,5 +101,5 @@ class Recovery:
 
     def _others_told(self) -> bool:
         """Whether all replicas of all other members promised the ballot and told their votes."""
-        told = {p: a for p, a in self._answers.items() if a.knows and a.promised == self.ballot}
+        told = {p: a for p, a in self._answers.items() if a.promised == self.ballot}
         return len(voted(self._roll, self._others, told)) == len(self._others)

@@ -130,5 +130,6 @@ class Votes:
             self._adopt(known)
 
     def _adopt(self, known: Known) -> None:
-        self.fence, self.promised, self.accepted = known.fence, known.promised, known.accepted
+        self.fence, self.accepted = known.fence, known.accepted
+        self.promised = max(self.promised, known.promised)
         self._was_told = True

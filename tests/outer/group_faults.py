@@ -91,16 +91,16 @@ class FaultyWorld(World):
     def is_intact(self) -> bool:
         """Whether somebody on the list of each island of a quorum of the newest round knows its votes.
 
-        Or, where one island's votes are lost to all, somebody of every other: they are given anew then, unless the
-        round is decided, and its result is lost as well.
+        Or there is anybody of every member island: lost votes are given anew then, unless the round is decided, and
+        its result is lost as well.
         """
         front = self.front()
         members = {member.island: member.version for member in front.members}
         here = {a.machine.island for a in self.listed()} & set(members)
         knowing = {a.machine.island for a in self.listed() if self.knows(a, members)}
-        is_one_lost = here == set(members) and len(here - knowing) == 1
+        are_here = bool(members) and here == set(members)
         is_result_lost = any(a.cannot_merge and a.state == front for a in self.listed())
-        return is_quorum(knowing, members) or (is_one_lost and not is_result_lost)
+        return is_quorum(knowing, members) or (are_here and not is_result_lost)
 
     def knows(self, actor: Actor, members: dict[int, int]) -> bool:
         votes, is_at_front = actor.machine.votes, actor.machine.round == self.front().round
