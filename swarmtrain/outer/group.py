@@ -153,6 +153,8 @@ class RoundGroup:
         """`peer` is silent: nobody waits for it from the next tick on."""
         if peer != self.peer:
             self._roll.lose(peer)
+            if self.behind is not None and self.behind.peer == peer:
+                self.behind = None  # whoever else is there greets
 
     def seen(self, peer: PeerId) -> None:
         """`peer` lives, and is greeted from now on, whatever its island."""
@@ -174,6 +176,8 @@ class RoundGroup:
         if (message.stage, message.fragment) != self.place:
             return []
         self._roll.see(sender)
+        if self.behind is not None and self.behind.peer == sender:
+            self.behind = None  # it may be a process that knows less than the one before
         if isinstance(message, RoundSpeech):
             self._roll.hear(message.island, message.version, message.peers)
         if message.round > self.round:

@@ -91,8 +91,8 @@ class FaultyWorld(World):
     def is_intact(self) -> bool:
         """Whether somebody on the list of each island of a quorum of the newest round knows its votes.
 
-        Or there is anybody of every member island: lost votes are given anew then, unless the round is decided, and
-        its result is lost as well.
+        Or there is anybody of every member island, as lost votes are given anew then. That does not bring back the
+        result of a round that was decided.
         """
         front = self.front()
         members = {member.island: member.version for member in front.members}
@@ -100,7 +100,12 @@ class FaultyWorld(World):
         knowing = {a.machine.island for a in self.listed() if self.knows(a, members)}
         are_here = bool(members) and here == set(members)
         is_result_lost = any(a.cannot_merge and a.state == front for a in self.listed())
-        return is_quorum(knowing, members) or (are_here and not is_result_lost)
+        if is_result_lost and (
+            (front.round, front.base) in self.given_anew or not is_quorum(knowing, members)
+        ):
+            self.figures["results lost"] = 1
+            return False
+        return is_quorum(knowing, members) or are_here
 
     def knows(self, actor: Actor, members: dict[int, int]) -> bool:
         votes, is_at_front = actor.machine.votes, actor.machine.round == self.front().round
