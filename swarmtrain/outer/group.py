@@ -132,6 +132,8 @@ class RoundGroup:
         ballot = gather.ballot
         if not self.votes.may_vote:
             self.votes.fetched(ballot, result)
+            if not self.votes.may_vote:
+                self._recovery.forget_gone()
             return []
         choice = self.votes.gathered(ballot)
         if choice is None:

@@ -8,7 +8,8 @@ this is a chair's first question, put to everybody. Why no two choices can be de
 - What the lost votes had part in deciding has a vote of every other island of that quorum, which answers with it. Where
   all of these lost theirs (a lone island, the lower of two, an outage of many), only who learned the choice can know of
   it: another member's peer that did answers with it, everybody else is greeted and has `patience` to tell. A choice
-  that nobody among them has heard of may fall, with what came of it.
+  that nobody among them has heard of may fall, with what came of it. Who is in no member island may have followed it
+  out of reach, and catches up when the group is further on.
 - No ballot that the lost votes could have promised or accepted is of any use: all members refuse those below the new
   one. Nor is what the dead said: the question names the new list, and under an older one nothing counts, neither
   promises, votes (`roll.voted`) nor decisions.
@@ -70,8 +71,13 @@ class Recovery:
         return [SendRound(peer, ask) for peer in asked]
 
     def hear(self, sender: PeerId, tell: VotesTell) -> None:
-        """An answer of another island, or of a sibling that does not know."""
-        self._answers[sender] = tell
+        """An answer of another island, or of a sibling that does not know; those to an older question say nothing."""
+        if tell.island == self._votes.island or tell.promised >= self.ballot:
+            self._answers[sender] = tell
+
+    def forget_gone(self) -> None:
+        """What was found cannot be had: who told it has died, and may be all who knew it."""
+        self._answers = {p: a for p, a in self._answers.items() if self._has_answered(p)}
 
     def found(self, now_seconds: float) -> tuple[Known, tuple[PeerId, ...]] | None:
         """What the island is bound by from now on, and who holds its result; None while anybody is to be heard."""
@@ -91,7 +97,9 @@ class Recovery:
     def _has_answered(self, peer: PeerId) -> bool:
         answer = self._answers.get(peer)
         listed = self._roll.lists.get(answer.island) if answer is not None else None
-        return answer is not None and listed is not None and answer.version == listed.version
+        if answer is None or listed is None:
+            return False
+        return peer in listed.peers and answer.version == listed.version
 
     def _siblings_lack(self) -> bool:
         """Whether nobody on this island's list knows its votes."""

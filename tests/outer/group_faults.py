@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from swarmtrain.core.rounds import is_quorum
+from swarmtrain.core.rounds import Choice, is_quorum
 from swarmtrain.core.types import PeerId
 from swarmtrain.outer.group import RoundGroup
 from tests.outer.group_world import CALM, Actor, Roster, State, World
@@ -47,8 +47,9 @@ class FaultyWorld(World):
             self.join, self.join, self.restart, self.restart, self.kill_island, self.revive, self.revive,
             self.late_island, self.drop, self.drop, self.lossy, self.stray,
         ]  # fmt: skip
+        self.is_doomed = False
         if is_forgetful:
-            self.kinds += [self.forget] * 10
+            self.kinds += [self.forget] * 6 + [self.doom] * 8
         for _ in range(faults):
             self.at(self.random.uniform(0.5, HEAL_SECONDS), self.random.choice(self.kinds))
 
@@ -202,9 +203,26 @@ class FaultyWorld(World):
             actor.alive = False
             self.admit(actor.machine.island, actor.peer)
 
-    def forget(self) -> None:
+    def doom(self) -> None:
+        """Whose peer learns the next choice is forgotten right then, and cut off for a while."""
+        self.is_doomed = True
+
+    def judge(self, actor: Actor, choice: Choice) -> None:
+        super().judge(actor, choice)
+        if self.is_doomed and not self.healed:
+            island, self.is_doomed = actor.machine.island, False
+            self.at(self.now + self.random.uniform(0.0, 0.5), partial(self.forget, island))
+            if self.random.random() < 0.7:
+                self.at(self.now + 0.5, partial(self.cut_off, island))
+
+    def cut_off(self, island: int) -> None:
+        self.groups = {p: 1 for p, a in self.actors.items() if a.machine.island == island}
+        self.at(self.now + self.random.uniform(2.0, 12.0), self.groups.clear)
+
+    def forget(self, island: int | None = None) -> None:
         """All replicas of a stage start again at once, from a snapshot of this round or an earlier one."""
-        island = self.random.choice(sorted(self.rosters))
+        if island is None:
+            island = self.random.choice(sorted(self.rosters))
         dying = [a for a in self.alive() if a.machine.island == island]
         for actor in dying:
             actor.alive = False

@@ -2,7 +2,7 @@
 
 The world is transport, drivers and judge in one. It raises `Violation` at once when two peers learn different choices,
 when one counts what nobody offered, or was not accepted by a quorum. Only where an island gives lost votes anew may
-choices differ from those that nobody alive on its island's list follows any more. Faults are in `group_faults`.
+choices differ from those that nobody alive in the member islands follows any more. Faults are in `group_faults`.
 """
 
 import hashlib
@@ -304,7 +304,7 @@ class World:
         number, base = actor.machine.round, actor.machine.base
         known = self.choices.setdefault((number, base), [])
         for other in known:
-            if other != choice and self.is_alive((number, base), other):
+            if other != choice and self.is_alive(actor.machine, other):
                 raise Violation(f"round {number}: {actor.peer} learned another choice")
         if choice in known:
             return
@@ -320,10 +320,13 @@ class World:
         if not any(choice.result in a.results for a in self.actors.values() if a.alive):
             self.figures["decided, and nobody left with the result"] += 1
 
-    def is_alive(self, place: tuple[int, Digest], choice: Choice) -> bool:
-        """Whether `choice` binds: always, but where votes were given anew only as long as somebody follows it."""
+    def is_alive(self, machine: RoundGroup, choice: Choice) -> bool:
+        """Whether `choice` binds: always, but where votes were given anew only while a member's peer follows it."""
+        place, members = (machine.round, machine.base), {m.island for m in machine.members}
         listed = [a for a in self.actors.values() if self.is_listed(a)]
-        return place not in self.given_anew or any(self.follows(a, place, choice) for a in listed)
+        following = {a.machine.island for a in listed if self.follows(a, place, choice)}
+        self.figures["left on a fallen branch"] += bool(following - members)
+        return place not in self.given_anew or bool(following & members)
 
     def is_listed(self, actor: Actor) -> bool:
         return actor.alive and actor.peer in self.rosters[actor.machine.island].peers
