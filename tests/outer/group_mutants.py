@@ -10,9 +10,8 @@ from swarmtrain.core.rounds import (
     Choice,
     GroupMember,
     RoundMessage,
-    VotesAsk,
 )
-from swarmtrain.core.types import Digest, PeerId
+from swarmtrain.core.types import Digest
 from swarmtrain.outer import chair, roll
 from swarmtrain.outer.chair import Attempt, Chair
 from swarmtrain.outer.group import RoundGroup
@@ -93,21 +92,3 @@ def everybody_is_sure(patch: Patch) -> None:
 def others_are_not_heard(patch: Patch) -> None:
     """An island that lost its votes gives them anew, whatever others know."""
     patch.setattr(Recovery, "_others_told", lambda self: True)
-
-
-def promises_to_the_lost_are_not_kept(patch: Patch) -> None:
-    """Other islands tell their votes, and go on with ballots that the lost ones took part in."""
-    tell_votes = RoundGroup._tell_votes
-
-    def tell(self: RoundGroup, sender: PeerId, message: VotesAsk, now_seconds: float) -> Any:
-        before = self.votes.promised
-        effects = tell_votes(self, sender, message, now_seconds)
-        self.votes.promised = before
-        return effects
-
-    patch.setattr(RoundGroup, "_tell_votes", tell)
-
-
-def the_dead_decide(patch: Patch) -> None:
-    """A decision counts, whoever told it, and whenever."""
-    patch.setattr(Roll, "is_current", lambda self, island, version: True)

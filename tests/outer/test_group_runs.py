@@ -11,11 +11,13 @@ from tests.outer.group_mutants import Mutant
 from tests.outer.group_world import Violation
 
 
-def check(seeds: range, faults: int = 7, is_stormy: bool = False) -> Counter[str]:
-    """No two choices of a round in any run, and none that stops although a quorum kept its votes."""
+def check(
+    seeds: range, faults: int = 7, is_stormy: bool = False, is_forgetful: bool = False
+) -> Counter[str]:
+    """No two choices of a round in any run, and none that stops although it could go on (`FaultyWorld.is_intact`)."""
     seen: Counter[str] = Counter()
     for seed in seeds:
-        verdict = run(seed, faults, is_stormy)
+        verdict = run(seed, faults, is_stormy, is_forgetful=is_forgetful)
         assert verdict.has_progressed or not verdict.is_intact, seed
         seen["rounds"] += verdict.front
         seen["intact"] += verdict.is_intact
@@ -43,11 +45,18 @@ def test_storms_split_no_round_and_stall_nothing() -> None:
     assert seen["intact"] > 120 and seen["rounds"] > 400
 
 
+def test_stages_lost_whole_split_no_round_and_stall_nothing() -> None:
+    seen = check(range(200), is_forgetful=True)
+    assert seen["intact"] > 120 and seen["rounds"] > 800
+    assert seen["given anew"] > 250 and seen["fallen choices"] > 20
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("first", range(0, 10000, 2500))
-def test_ten_thousand_runs(first: int) -> None:
+def test_twenty_thousand_runs(first: int) -> None:
     check(range(first, first + 2000))
+    check(range(first, first + 2000), is_forgetful=True)
     check(range(first + 2000, first + 2500), faults=6, is_stormy=True)
 
 
@@ -59,6 +68,7 @@ class Hunt:
     seeds: range
     faults: int = 7
     is_stormy: bool = False
+    is_forgetful: bool = False
 
 
 # Each range begins where the mutant showed last, so that looking for it is short while nothing changes.
@@ -70,12 +80,13 @@ HUNTS = [
     Hunt(mutants.a_minority_decides, range(60)),
     Hunt(mutants.any_base_will_do, range(60)),
     Hunt(mutants.everybody_is_sure, range(150, 400)),
+    Hunt(mutants.others_are_not_heard, range(20, 400), is_forgetful=True),
 ]
 
 
 def goes_wrong(seed: int, wanted: Hunt) -> bool:
     try:
-        verdict = run(seed, wanted.faults, wanted.is_stormy)
+        verdict = run(seed, wanted.faults, wanted.is_stormy, is_forgetful=wanted.is_forgetful)
     except Violation:
         return True
     return verdict.is_intact and not verdict.has_progressed
