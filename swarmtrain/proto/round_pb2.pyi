@@ -169,26 +169,26 @@ class Collected(_message.Message):
     def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[bytes] = ..., ballot: _Optional[_Union[Ballot, _Mapping]] = ..., island: _Optional[int] = ..., version: _Optional[int] = ..., peers: _Optional[_Iterable[str]] = ..., result: _Optional[bytes] = ..., missing: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class RoundDecided(_message.Message):
-    __slots__ = ("stage", "fragment", "round", "base", "choice", "holders", "island", "version", "peers")
+    __slots__ = ("stage", "fragment", "round", "base", "island", "version", "peers", "choice", "holders")
     STAGE_FIELD_NUMBER: _ClassVar[int]
     FRAGMENT_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     BASE_FIELD_NUMBER: _ClassVar[int]
-    CHOICE_FIELD_NUMBER: _ClassVar[int]
-    HOLDERS_FIELD_NUMBER: _ClassVar[int]
     ISLAND_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PEERS_FIELD_NUMBER: _ClassVar[int]
+    CHOICE_FIELD_NUMBER: _ClassVar[int]
+    HOLDERS_FIELD_NUMBER: _ClassVar[int]
     stage: int
     fragment: int
     round: int
     base: bytes
-    choice: Choice
-    holders: _containers.RepeatedScalarFieldContainer[str]
     island: int
     version: int
     peers: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[bytes] = ..., choice: _Optional[_Union[Choice, _Mapping]] = ..., holders: _Optional[_Iterable[str]] = ..., island: _Optional[int] = ..., version: _Optional[int] = ..., peers: _Optional[_Iterable[str]] = ...) -> None: ...
+    choice: Choice
+    holders: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[bytes] = ..., island: _Optional[int] = ..., version: _Optional[int] = ..., peers: _Optional[_Iterable[str]] = ..., choice: _Optional[_Union[Choice, _Mapping]] = ..., holders: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class VotesAsk(_message.Message):
     __slots__ = ("stage", "fragment", "round", "base", "island", "version", "peers", "ballot")
@@ -211,7 +211,7 @@ class VotesAsk(_message.Message):
     def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[bytes] = ..., island: _Optional[int] = ..., version: _Optional[int] = ..., peers: _Optional[_Iterable[str]] = ..., ballot: _Optional[_Union[Ballot, _Mapping]] = ...) -> None: ...
 
 class VotesTell(_message.Message):
-    __slots__ = ("stage", "fragment", "round", "base", "island", "version", "peers", "fence", "promised", "accepted", "knows")
+    __slots__ = ("stage", "fragment", "round", "base", "island", "version", "peers", "knows", "fence", "promised", "accepted")
     STAGE_FIELD_NUMBER: _ClassVar[int]
     FRAGMENT_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -219,10 +219,10 @@ class VotesTell(_message.Message):
     ISLAND_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PEERS_FIELD_NUMBER: _ClassVar[int]
+    KNOWS_FIELD_NUMBER: _ClassVar[int]
     FENCE_FIELD_NUMBER: _ClassVar[int]
     PROMISED_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
-    KNOWS_FIELD_NUMBER: _ClassVar[int]
     stage: int
     fragment: int
     round: int
@@ -230,11 +230,11 @@ class VotesTell(_message.Message):
     island: int
     version: int
     peers: _containers.RepeatedScalarFieldContainer[str]
+    knows: bool
     fence: int
     promised: Ballot
     accepted: Accepted
-    knows: bool
-    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[bytes] = ..., island: _Optional[int] = ..., version: _Optional[int] = ..., peers: _Optional[_Iterable[str]] = ..., fence: _Optional[int] = ..., promised: _Optional[_Union[Ballot, _Mapping]] = ..., accepted: _Optional[_Union[Accepted, _Mapping]] = ..., knows: _Optional[bool] = ...) -> None: ...
+    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[bytes] = ..., island: _Optional[int] = ..., version: _Optional[int] = ..., peers: _Optional[_Iterable[str]] = ..., knows: _Optional[bool] = ..., fence: _Optional[int] = ..., promised: _Optional[_Union[Ballot, _Mapping]] = ..., accepted: _Optional[_Union[Accepted, _Mapping]] = ...) -> None: ...
 
 class RoundEnvelope(_message.Message):
     __slots__ = ("round_offer", "round_ask", "round_promise", "round_nack", "collect", "collected", "round_decided", "votes_ask", "votes_tell")
