@@ -35,6 +35,10 @@ RESTS = (2.0, 0.5, 0.0)
 """How long donors are left alone between two pieces, in times of a piece, try by try: whoever was too slow for the
 steps takes more of the lines. After the last a newcomer joins without state, and fetches it while a step is open."""
 
+QUICK_SECONDS = 1.0
+"""A state that is fetched in less, rests included, holds no step up for long: the newcomer just joins. Where steps are
+as quick as that it would run after them for minutes."""
+
 MOST_DONORS = 4
 """Siblings that keep a state for the same newcomer."""
 
@@ -121,18 +125,20 @@ class Learning:
             self.asks_to_wait = self._is_following = False
 
     async def _take(self, course: Course, rest: float) -> bool:
-        """Whether this peer came into the roster by it."""
+        """Whether that is all there is to learn: it is in the roster, or may as well fetch its state there."""
         parts, begin_seconds = self._parts, now_seconds()
         holding = self._tasks.spawn(self._hold(course), "hold lessons")
-        why = ""
+        why, is_quick = "", False
         try:
             if not course.is_here:
                 reason = "learns its stages before it joins"
                 wanted = Resync(course.step, course.epoch, parts.member.stages, (), reason)
                 pace = pace_of(parts.config.links, rest)
                 await self._take_state(wanted, lambda stage: course.donors[stage], pace)
+                is_quick = now_seconds() - begin_seconds < QUICK_SECONDS
             holding.cancel()
-            await self._follow(course, rest)
+            if not is_quick:
+                await self._follow(course, rest)
         except (StateError, LinkError, WireError) as error:
             why = str(error)
         finally:
@@ -142,6 +148,8 @@ class Learning:
         if why:
             parts.record(Noted("learning failed", why))
             return False
+        if is_quick:
+            return True
         seconds, step = now_seconds() - begin_seconds, parts.member.step
         parts.record(Learned(parts.me, course.step, step, course.sum_bytes, seconds))
         return True
