@@ -18,18 +18,9 @@ from swarmtrain.outer.merge import Form
 from swarmtrain.outer.optimizer import AVERAGE, SHORT, OuterOptimizer
 from swarmtrain.outer.payload import Sender
 from swarmtrain.wire.codecs import CODECS
+from tests.experiments.island_worlds import TINY
 from tests.experiments.runs import corpus, small_config
 
-TINY = (
-    "model.stages=2",
-    "model.width=16",
-    "model.heads=2",
-    "model.kv_heads=1",
-    "model.ffn_width=16",
-    "train.microbatches=2",
-    "train.microbatch_size=1",
-    "train.sequence_length=8",
-)
 EXACT = RoundSettings(AVERAGE, "none")
 ALONE = (IslandPlan(),)
 PAIR = (IslandPlan(), IslandPlan())
