@@ -149,6 +149,7 @@ class Learning:
             parts.record(Noted("learning failed", why))
             return False
         if is_quick:
+            self._ask_in()  # if the step still runs it is let in at once, else it fetches again inside the next one
             return True
         seconds, step = now_seconds() - begin_seconds, parts.member.step
         parts.record(Learned(parts.me, course.step, step, course.sum_bytes, seconds))
