@@ -92,7 +92,7 @@ def test_a_region_that_the_network_does_not_have_is_refused(tmp_path: Path):
 
 def test_preemption_takes_machines_and_ends_with_the_parameters_of_the_loop():
     file = read_scenario(SCENARIOS / "preemption.toml")
-    config = load_config([file.run], [*file.overrides, "run.steps=8"])
+    config = load_config([file.run], [*file.overrides, "run.steps=12"])
     run, verdict = run_seed(config, file.scenario, corpus())
     assert verdict.outcome == "ok", verdict
     assert len(run.injected) >= 3 and {fault.kind for fault in run.plan} == {"kill"}
