@@ -79,8 +79,10 @@ class Payloads:
                 del kept[known]
         return payload_digest(payload)
 
-    async def fetch(self, key: RoundKey, counted: Counted, sources: Sources) -> bytes:
-        """The contribution that the group counts. Raises StateError when nobody gives it whole."""
+    async def fetch(
+        self, key: RoundKey, counted: Counted, sources: Sources, most_bytes: int
+    ) -> bytes:
+        """The contribution that the group counts, of at most `most_bytes`; StateError when nobody gives it whole."""
         name, why = (key, counted.island), "no peer of that island can be reached"
         known = self._whole.get(name)
         if known is not None and payload_digest(known) == counted.digest:
@@ -88,7 +90,7 @@ class Payloads:
         ways = [sources, *(Sources((peer,), ()) for peer in sources.island)]
         for way in ways:
             try:
-                payload = await self._pull(key, counted.island, way)
+                payload = await self._pull(key, counted.island, way, most_bytes)
             except (LinkError, WireError) as error:
                 why = str(error)
                 continue
@@ -104,7 +106,7 @@ class Payloads:
             "",
         )
 
-    async def _pull(self, key: RoundKey, island: int, way: Sources) -> bytes:
+    async def _pull(self, key: RoundKey, island: int, way: Sources, most_bytes: int) -> bytes:
         """All pieces of a contribution, those that are here already included."""
         partial = self._partial.setdefault((key, island), Partial())
         gate = asyncio.Semaphore(PIECES_IN_FLIGHT)
@@ -115,10 +117,16 @@ class Payloads:
                     await self._pull_piece(key, island, number, way, partial)
 
         await pull(0)
+        if partial.total_bytes > most_bytes:
+            del self._partial[key, island]
+            raise WireError("a contribution is too large", f"{partial.total_bytes} bytes")
         count = -(-partial.total_bytes // PIECE_BYTES)
-        async with asyncio.TaskGroup() as group:
-            for number in range(1, count):
-                group.create_task(pull(number))
+        pulls = [asyncio.ensure_future(pull(number)) for number in range(1, count)]
+        try:
+            await asyncio.gather(*pulls)
+        finally:
+            for task in pulls:
+                task.cancel()
         return b"".join(bytes(partial.pieces[number]) for number in range(count))
 
     async def _pull_piece(

@@ -25,6 +25,7 @@ from swarmtrain.peer.restore import now_seconds
 from swarmtrain.peer.stage_rounds import (
     GroupState,
     Result,
+    SpoiltContribution,
     fetch_state,
     settings_of,
     state_answer,
@@ -144,6 +145,7 @@ class OuterRounds:
         self._act(place, group.advance(key.round, key.base, members, now_seconds()))
         self._ahead.pop(place, None)
         self._behind_since.pop(place, None)
+        self._served.pop(place, None)
 
     # ---- messages -----------------------------------------------------------------------------------------------
 
@@ -224,7 +226,7 @@ class OuterRounds:
                     missing.append(counted.island)
                 else:
                     raise found
-            known = None if missing else await self._merged(place, key, choice, payloads)
+            known = None if missing else await self._merged(place, key, choice, payloads, missing)
         if known is not None:
             self.states.results[place, known.merged.digest()] = known
             await self._notify()
@@ -241,12 +243,17 @@ class OuterRounds:
         asked = dict.fromkeys((*ordered(theirs, self._parts.me), *ordered(holders, self._parts.me)))
         siblings = self._roster.replicas(place[0]) if island != self.island else ()
         sources = Sources(tuple(asked), siblings)
-        return await self.payloads.fetch(key, counted, sources)
+        return await self.payloads.fetch(key, counted, sources, self.states.most_bytes(place))
 
     async def _merged(
-        self, place: Place, key: RoundKey, choice: Choice, payloads: dict[int, bytes]
+        self,
+        place: Place,
+        key: RoundKey,
+        choice: Choice,
+        payloads: dict[int, bytes],
+        missing: list[int],
     ) -> Result | None:
-        """None when the round is over meanwhile, or what came cannot be merged."""
+        """None when the round is over meanwhile, or what came cannot be merged; whose it is then is `missing`."""
         if place[0] not in self.states.stages or self.states.key(place) != key:
             return None
         task = Task(Kind.STATE, place[0], name="merge")
@@ -254,8 +261,9 @@ class OuterRounds:
             result = await self._parts.lane.submit(
                 task, lambda: self.states.merge(place, choice, payloads)
             )
-        except (WireError, StateError) as error:
+        except SpoiltContribution as error:
             self._parts.record(Noted("a round cannot be merged", str(error)))
+            missing.append(error.island)
             return None
         is_another = choice.result not in (b"", result.choice.result)
         return None if is_another else result
@@ -340,8 +348,8 @@ class OuterRounds:
         is_state = work.kind == RoundWorkKind.CATCH_UP
         kept = self.states.arrived if is_state else self.states.results
         while (place, work.digest) not in kept:
-            if is_state:
-                await self._fetch_named(place, work)
+            if is_state and await self._fetch_named(place, work):
+                return
             async with self._arrived:
                 try:
                     async with asyncio.timeout(self._waits.patience):
@@ -349,8 +357,8 @@ class OuterRounds:
                 except TimeoutError:
                     continue
 
-    async def _fetch_named(self, place: Place, work: RoundWork) -> None:
-        """The outer state that a decision names: from siblings, or the group."""
+    async def _fetch_named(self, place: Place, work: RoundWork) -> bool:
+        """Whether the outer state that a decision names could be had, from siblings or the group."""
         group = self._groups.get(place)
         others = group.everybody if group is not None else ()
         for peer in dict.fromkeys((*self._roster.replicas(place[0]), *others)):
@@ -362,7 +370,8 @@ class OuterRounds:
                 continue
             if found.digest == work.digest:
                 self.states.arrived[place, found.digest] = found
-                return
+                return True
+        return False
 
     def tokens(self, commit: Commit) -> dict[int, int]:
         """Committed tokens of a decided step, by stage hosted here."""

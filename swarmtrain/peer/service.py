@@ -130,6 +130,10 @@ class Service:
             return Message(self._calls.describe().encode())
         if link.remote.role == "query":
             raise Refused("a query may only ask for the description", f"method {method}")
+        theirs = link.remote
+        is_foreign = theirs.role == "peer" and theirs.island != self._calls.hello().island
+        if is_foreign and method not in ("round_piece", "outer_state"):
+            raise Refused("another island has only outer rounds in common", f"method {method}")
         runtime = self.runtime
         if runtime is None:
             raise Refused("this peer has no stages yet", "", "call again when it is in the roster")

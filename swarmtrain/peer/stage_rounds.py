@@ -34,6 +34,7 @@ from swarmtrain.wire.tensors import decode_tensor
 
 _DIGEST_BYTES = 16
 _HEAD_BYTES = 4
+_MOST_HEAD_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,6 +52,14 @@ class GroupState:
     state: OuterState
     members: tuple[GroupMember, ...]
     digest: Digest
+
+
+class SpoiltContribution(WireError):
+    """What `island` contributed has the digest that it offered, and still makes no sense: the round goes without it."""
+
+    def __init__(self, island: int, cause: WireError) -> None:
+        super().__init__(f"the contribution of island {island} is refused", str(cause), "")
+        self.island = island
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -190,14 +199,22 @@ class OuterStates:
 
     # ---- results --------------------------------------------------------------------------------------------------
 
+    def most_bytes(self, place: Place) -> int:
+        """What a contribution to the fragment may take, its description included (I5)."""
+        member = self.member(place)
+        return member.sender.codec.encoded_bytes(member.fragment.elements) + _MOST_HEAD_BYTES
+
     def merge(self, place: Place, choice: Choice, payloads: Mapping[int, bytes]) -> Result:
-        """On the lane: what the counted contributions come to. Raises WireError or StateError for what is refused."""
+        """On the lane: what the counted contributions come to. Raises SpoiltContribution for one that is refused."""
         member = self.member(place)
         gathering, elements = member.gathering(), member.fragment.elements
         for counted in choice.counted:
-            values = _decoded(payloads[counted.island], member, elements)
             name = member_name(counted.island)
-            gathering.add(RoundContribution(name, gathering.tag, counted.tokens, values))
+            try:
+                values = _decoded(payloads[counted.island], member, elements)
+                gathering.add(RoundContribution(name, gathering.tag, counted.tokens, values))
+            except WireError as error:
+                raise SpoiltContribution(counted.island, error) from None
         merged = gathering.merged()
         return Result(merged, Choice(choice.counted, choice.members, merged.digest()))
 
@@ -224,17 +241,18 @@ def state_answer(held: GroupState | None, request: OuterStateRequest) -> Message
     """A piece of the outer state: parameters, then momentum. A piece of no length asks what there is."""
     if held is None or held.state.round < request.round:
         return Message(OuterStateReply(Status.FENCED, 0, 0, b"", (), 0, b"").encode())
-    flats = [held.state.parameters.numpy(), held.state.momentum.numpy()]
-    whole = np.concatenate(flats).view(np.uint8).data
-    end = request.offset_bytes + min(request.length_bytes, PIECE_BYTES)
-    body = whole[request.offset_bytes : end]
+    parameters, momentum = held.state.parameters.numpy(), held.state.momentum.numpy()
+    start, whole = request.offset_bytes, parameters
+    if start >= parameters.nbytes:
+        start, whole = start - parameters.nbytes, momentum
+    body = whole.view(np.uint8).data[start : start + min(request.length_bytes, PIECE_BYTES)]
     reply = OuterStateReply(
         status=Status.OK,
         round=held.state.round,
         steps=held.state.steps,
         base=held.digest,
         members=held.members,
-        total_bytes=whole.nbytes,
+        total_bytes=parameters.nbytes + momentum.nbytes,
         digest=hashlib.sha256(body).digest()[:_DIGEST_BYTES],
     )
     return Message(reply.encode(), body)
@@ -268,10 +286,10 @@ async def fetch_state(
         raise WireError(
             "an outer state has another size than this model's", f"{claim.total_bytes} bytes"
         )
-    pieces = []
-    for offset in range(0, claim.total_bytes, PIECE_BYTES):
+    pieces: list[memoryview] = []
+    while (offset := sum(map(len, pieces))) < claim.total_bytes:
         reply, body = await ask(offset, PIECE_BYTES)
-        if reply.base != claim.base:
+        if reply.base != claim.base or not body:
             raise WireError("an outer state moved on while it was fetched", f"round {reply.round}")
         pieces.append(body)
     words = np.frombuffer(b"".join(pieces), dtype=np.float32)

@@ -1,0 +1,85 @@
+"""In which step's closing a round has its place, and how long an island waits for one."""
+
+from swarmtrain.core.closing import PlaceNews, RoundWorkKind
+from swarmtrain.core.messages import RoundNews
+from swarmtrain.core.types import PeerId
+from swarmtrain.outer.director import Director, Rounds
+from swarmtrain.outer.rounds import Rhythm
+
+A = PeerId("a")
+RHYTHM = Rhythm(steps=100, stages=0, inner_steps=10, delay_steps=3)
+SEND, MERGE, CATCH_UP = RoundWorkKind.SEND, RoundWorkKind.MERGE, RoundWorkKind.CATCH_UP
+
+
+def told(
+    step: int, round: int = 0, sent: bool = False, choice: bytes = b"", **more: object
+) -> Director:
+    director = Director(RHYTHM, grace_seconds=4.0, patience_seconds=8.0)
+    director.heard(A, news(step, round, sent, choice, **more))
+    return director
+
+
+def news(step: int, round: int, sent: bool, choice: bytes, **more: object) -> RoundNews:
+    known = {"offered": 0, "ahead_round": 0, "ahead_state": b"", **more}
+    return RoundNews(step, b"", (PlaceNews(0, 0, round, sent, choice, **known),))  # type: ignore[arg-type]
+
+
+def kinds(rounds: Rounds | None) -> list[RoundWorkKind]:
+    assert rounds is not None
+    return [work.kind for work in rounds.works]
+
+
+def test_a_contribution_is_made_behind_the_last_step_of_a_round() -> None:
+    assert kinds(told(8).closing(8, [A], 0.0, 1.0)) == []
+    closed = told(9).closing(9, [A], 0.0, 1.0)
+    assert kinds(closed) == [SEND] and closed is not None and closed.next_step == 10
+
+
+def test_a_result_is_merged_when_it_is_due_and_not_before() -> None:
+    assert kinds(told(11, sent=True, choice=b"x").closing(11, [A], 0.0, 1.0)) == []
+    assert kinds(told(12, sent=True, choice=b"x").closing(12, [A], 0.0, 1.0)) == [MERGE]
+
+
+def test_a_result_is_waited_for_once_and_for_so_long_only() -> None:
+    director = told(12, sent=True)
+    assert director.closing(12, [A], 0.0, 1.0) is None
+    assert director.closing(12, [A], 7.9, 1.0) is None
+    assert kinds(director.closing(12, [A], 8.0, 1.0)) == []
+    director.heard(A, news(13, 0, True, b""))
+    assert kinds(director.closing(13, [A], 9.0, 1.0)) == []
+    director.heard(A, news(14, 0, True, b"x"))
+    assert kinds(director.closing(14, [A], 10.0, 1.0)) == [MERGE]
+
+
+def test_news_of_another_step_or_of_strangers_do_not_count() -> None:
+    assert told(8).closing(9, [A], 0.0, 1.0) is None
+    assert told(9).closing(9, [PeerId("b")], 0.0, 1.0) is None
+
+
+def test_an_island_sends_early_only_if_it_would_be_too_late_otherwise() -> None:
+    """Five steps are left: at half a second each it waits, at a second each it sends, and stands at the round's end."""
+    assert kinds(told(4, offered=1).closing(4, [A], 0.0, 0.5)) == []
+    closed = told(4, offered=1).closing(4, [A], 0.0, 1.0)
+    assert kinds(closed) == [SEND] and closed is not None and closed.next_step == 10
+    assert kinds(told(4).closing(4, [A], 0.0, 1.0)) == []
+
+
+def test_who_missed_rounds_goes_over_to_the_groups_state_and_step() -> None:
+    closed = told(4, ahead_round=5, ahead_state=b"s").closing(4, [A], 0.0, 1.0)
+    assert kinds(closed) == [CATCH_UP] and closed is not None and closed.next_step == 50
+
+
+def test_who_has_not_sent_takes_the_result_at_once_and_follows() -> None:
+    closed = told(4, choice=b"x").closing(4, [A], 0.0, 1.0)
+    assert kinds(closed) == [MERGE] and closed is not None and closed.next_step == 10
+
+
+def test_what_one_fragment_skips_to_is_due_for_the_others() -> None:
+    rhythm = Rhythm(steps=100, stages=0, inner_steps=10, fragments=2, delay_steps=3)
+    director = Director(rhythm, 4.0, 8.0)
+    places = (
+        PlaceNews(0, 0, 0, False, b"", 0, 5, b"s"),
+        PlaceNews(0, 1, 0, False, b"", 0, 0, b""),
+    )
+    director.heard(A, RoundNews(2, b"", places))
+    assert kinds(director.closing(2, [A], 0.0, 1.0)) == [CATCH_UP, SEND]
