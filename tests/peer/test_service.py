@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 import pytest
 
+from swarmtrain.core.errors import Refused, WireError
 from swarmtrain.core.events import Event, Noted
 from swarmtrain.core.messages import Ask
 from swarmtrain.peer.service import Calls, Service
@@ -37,3 +38,14 @@ def test_a_call_that_cannot_be_answered_is_an_event() -> None:
     with pytest.raises(KeyError):
         asyncio.run(service(events).call(LINK, "describe", Message(b"")))
     assert events == [Noted("internal error", "describe: KeyError('a bug')")]
+
+
+@pytest.mark.parametrize("method", ["process", "piece", "state", "layout", "learn", "probe"])
+def test_another_island_has_nothing_but_rounds_in_common(method: str) -> None:
+    """Steps, terms and seals of two islands are counted alike: their work must not be taken for each other's."""
+    calls = Calls(lambda: SimpleNamespace(island=1), broken, broken, broken, broken, broken)  # type: ignore[arg-type,return-value]
+    served = Service(calls, lambda event: None)
+    with pytest.raises(Refused, match="another island"):
+        asyncio.run(served.call(LINK, method, Message(b"")))
+    with pytest.raises(WireError, match="another island"):
+        served.tell(LINK, "step", encode_step(Ask(3)))

@@ -90,7 +90,7 @@ def test_every_request_round_trips(kind: type) -> None:
     @settings(max_examples=40, deadline=None)
     @given(values(kind))
     def check(value: Any) -> None:
-        assert decode(kind, encode(value)) == value
+        assert repr(decode(kind, encode(value))) == repr(value)  # repr: NaN, as above
 
     check()
 
