@@ -16,26 +16,16 @@ class Event:
         return _snake_case(type(self).__name__)
 
     def to_json(self) -> dict[str, Any]:
-        """The event as plain JSON values, `kind` first; bytes become hex."""
-        values = {name: _plain(getattr(self, name)) for name in self.__dataclass_fields__}
-        return {"kind": self.kind, **values}
+        """The event's values, `kind` first, as `monitor.lines` writes them: bytes become hex there."""
+        return {
+            "kind": self.kind,
+            **{name: getattr(self, name) for name in self.__dataclass_fields__},
+        }
 
 
 @cache
 def _snake_case(name: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, (str, int, float)):
-        return value
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, dict):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    return value
 
 
 Record = Callable[[Event], None]

@@ -17,11 +17,19 @@ from swarmtrain.core.errors import StateError
 logger = logging.getLogger(__name__)
 
 
-_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+def _hex(value: object) -> str:
+    if isinstance(value, bytes):
+        return value.hex()
+    raise TypeError(f"a line holds no {type(value).__name__}")
+
+
+_encode = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), allow_nan=False, default=_hex
+).encode
 
 
 def json_line(value: dict[str, Any]) -> str:
-    """`value` as one line: sorted keys, no spaces, floats by repr, a newline at the end.
+    """`value` as one line: sorted keys, no spaces, floats by repr, bytes as hex, a newline at the end.
 
     JSON has no numbers for infinity and NaN; they become the strings "inf", "-inf" and "nan".
     """
