@@ -36,6 +36,18 @@ def test_replicas_with_fewer_elements_than_slices_reduce_alike():
     assert not events_of(run, Diverged)
 
 
+def test_more_replicas_than_the_stage_has_elements_reduce_alike():
+    """Once refused as a slice that cannot be: the step was sealed again without end."""
+    fleet = (VirtualPeer("edge", (0,)), *(VirtualPeer(f"p{i}", (1,)) for i in range(18)))
+    config = small_config(
+        "model.family=vector", "model.stages=1", "model.width=8", "model.heads=2",
+        "model.kv_heads=1", "train.microbatches=18", steps=2,
+    )  # fmt: skip
+    run = virtual(config, fleet)
+    assert sha_of(run) == known_reference(config).parameters_sha256
+    assert not [event for event in events_of(run, Noted) if event.what == "reduce failed"]  # type: ignore[attr-defined]
+
+
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize("reduced", [False, True])
 def test_one_damaged_piece_is_noticed_and_the_step_sealed_again(
