@@ -178,8 +178,8 @@ def policy_of(name: str) -> Iterator[None]:
     """The peer code with one decision replaced, and as it is again afterwards."""
     with ExitStack() as stack:
         if name == "dealt in turn":
-            deal = lambda self, step, stage, replicas, dealt: dealt  # noqa: E731
-            stack.enter_context(mock.patch.object(Wiring, "choose", deal))
+            unmeasured = lambda self, stage, peer, seconds, now_seconds: None  # noqa: E731
+            stack.enter_context(mock.patch.object(Wiring, "answered", unmeasured))
         if name == "lines":
             stack.enter_context(mock.patch.object(pathing, "plan_step", along_lines))
         if name in ("lines", "planned, not repaired"):

@@ -1,6 +1,8 @@
 """How busy a lane was lately: what a peer publishes of itself, and what rebalancing and planning go by."""
 
 import math
+import statistics
+from collections import deque
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +17,10 @@ LEAST_PASSES = 3.0
 
 SMOOTHING = 0.125
 """Weight of the newest task in the mean of its kind, which lasts however long the steps are."""
+
+
+RECENT_TASKS = 3
+"""Of a kind, whose median says how fast the lane is now: two slow ones show, and a single one that strays does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,9 @@ class Meter:
         self._span_seconds = self._busy_seconds = self._waited_seconds = self._passes = 0.0
         self._counts: dict[Part, int] = {"forward": 0, "backward": 0, "loss": 0}
         self._means: dict[Part, float] = {"forward": 0.0, "backward": 0.0, "loss": 0.0}
+        self._recent: dict[Part, deque[float]] = {
+            part: deque(maxlen=RECENT_TASKS) for part in self._counts
+        }
 
     def add(
         self, busy_seconds: float, waited_seconds: float, part: Part, now_seconds: float
@@ -49,8 +58,17 @@ class Meter:
         self._waited_seconds += waited_seconds
         self._passes += part == "backward"
         self._counts[part] += 1
+        self._recent[part].append(busy_seconds)
         weight = max(SMOOTHING, 1 / self._counts[part])
         self._means[part] += weight * (busy_seconds - self._means[part])
+
+    def recent_seconds(self, stages: int) -> float:
+        """What a microbatch takes of the lane by its latest tasks, through `stages` stages; 0 before it had one."""
+        forward, backward, loss = (
+            statistics.median(self._recent[part]) if self._recent[part] else 0.0
+            for part in ("forward", "backward", "loss")
+        )
+        return stages * (forward + backward) + loss if backward or loss else 0.0
 
     def load(self, now_seconds: float) -> LaneLoad:
         """The mean number of waiting tasks is the sum of their waits over the time (Little's law)."""

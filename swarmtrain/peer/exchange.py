@@ -26,11 +26,15 @@ from swarmtrain.wire.tensors import decode_tensor, encode_tensor
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What `peer` answered, or None, and then whether to prefer another replica at the next try."""
+    """What `peer` answered, or None, and then whether to prefer another replica at the next try.
+
+    `lane_seconds` is what a microbatch takes of its lane, 0 if it cannot say.
+    """
 
     peer: PeerId
     answer: Answer | None
     failed: bool = False
+    lane_seconds: float = 0.0
 
 
 @dataclass(slots=True)
@@ -82,10 +86,10 @@ class Exchange:
             case Status.OK if reply.tensor is not None:
                 train, width = self._config.train, self._config.model.width
                 shape = (train.microbatch_size, train.sequence_length, width)
-                if not 0 <= reply.below_seconds < math.inf:
-                    raise WireError("an answer has no time", f"{reply.below_seconds} s")
+                if not 0 <= reply.lane_seconds < math.inf:
+                    raise WireError("an answer has no time", f"{reply.lane_seconds} s")
                 gradient_BTD = decode_tensor(reply.tensor, payload, expect_shape=shape)
-                return Reply(peer, Answer(gradient_BTD, reply.below_seconds))
+                return Reply(peer, Answer(gradient_BTD), lane_seconds=reply.lane_seconds)
             case Status.VOID:
                 return Reply(peer, Answer(None))
             case Status.BUSY | Status.REFRESH | Status.FENCED:

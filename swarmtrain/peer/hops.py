@@ -20,7 +20,7 @@ from swarmtrain.compute.lane import Kind, Task
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.events import Banned, CallFailed, Hedged, Record, Rerouted
 from swarmtrain.core.messages import Hint, Open
-from swarmtrain.core.sequences import turns_of
+from swarmtrain.core.sequences import Sequence, Sequences, turns_of
 from swarmtrain.core.types import EDGE_STAGE, Item, PeerId, Route, Visit
 from swarmtrain.peer.exchange import Exchange, Hop, Reply
 from swarmtrain.peer.links import Links
@@ -69,6 +69,8 @@ class Hops:
         self._exchange = Exchange(config, links, record)
         self._deadlines = Deadlines()
         self._wiring = Wiring()
+        self._links = links
+        self._turns: tuple[Sequences, tuple[Sequence, ...]] = ((), ())
         self._calling: dict[tuple[int, Item], PeerId] = {}
         self._loop = asyncio.get_running_loop()
 
@@ -115,35 +117,46 @@ class Hops:
     def _route(self, opening: Open, key: int) -> Route:
         """The way of a key that this peer leads or drives again: dealt, and as planned where there is a plan."""
         sequence = opening.sequence(key)
-        turns = (
-            turns_of(opening.sequences)[key]
-            if len(opening.sequences) > 1
-            else (key,) * len(sequence)
-        )
+        turns = [self._turn(opening, (place, key)) for place in range(1, len(sequence) + 1)]
         dealt = route_of(opening.roster, sequence, turns, self._me)
         return tuple(
             Visit(visit.stage, opening.planned(position, key) or visit.peer)
             for position, visit in enumerate(dealt)
         )
 
+    def _turn(self, opening: Open, item: Item) -> int:
+        """How many lower keys visit the stage of this middle position in this step."""
+        position, key = item
+        sequences = opening.sequences
+        if len(sequences) == 1:
+            return key
+        if self._turns[0] is not sequences:
+            self._turns = (sequences, turns_of(sequences))
+        return self._turns[1][key][position - 1]
+
     def _preferred(self, opening: Open, item: Item, dealt: PeerId) -> PeerId:
         """The planned replica while it is there and not avoided; else what wiring chooses among those that are not
         avoided, or among all if all are."""
         now, is_avoided = self._loop.time(), self._deadlines.is_avoided
-        stage = opening.stage_at(*item)
+        stage, (position, key) = opening.stage_at(*item), item
         replicas = opening.roster.replicas(stage)
         if stage == EDGE_STAGE:
             return dealt
         planned = opening.planned(*item)
         if planned is not None and planned in replicas and not is_avoided(planned, now):
             return planned
-        others = [peer for peer in replicas if not is_avoided(peer, now)] or list(replicas)
-        if dealt in others:
-            return self._wiring.choose(opening.step, stage, others, dealt)
-        other = next_replica(others, item[1], None, ())
+        if not replicas:
+            return dealt
+        turn = self._turn(opening, item)
+        chosen = self._wiring.choose(stage, replicas, turn, position, now)
+        if not is_avoided(chosen, now):
+            return chosen
+        others = [peer for peer in replicas if not is_avoided(peer, now)] or replicas
+        other = self._wiring.choose(stage, others, turn, position, now)
         reason = "it was much slower than its replicas and is avoided for a while"
-        self._record(Rerouted(opening.step, item[1], item[0], dealt, other, reason))
-        return self._wiring.choose(opening.step, stage, others, other)
+        if other != chosen:
+            self._record(Rerouted(opening.step, key, position, chosen, other, reason))
+        return other
 
     async def _try(self, hop: Hop, peer: PeerId) -> Reply:
         start_seconds = self._loop.time()
@@ -168,7 +181,7 @@ class Hops:
             )
         except Busy:
             return Reply(self._me, None)
-        return Reply(self._me, answer)
+        return Reply(self._me, answer, lane_seconds=self._worker.lane_seconds)
 
     # ---- a call and its hedge -----------------------------------------------------------------------------------
 
@@ -268,5 +281,12 @@ class Hops:
             seconds = self._loop.time() - start_seconds
             limit_seconds = late[0] if late is not None else seconds
             self._deadlines.answered(hop.item[0], reply.peer, seconds, limit_seconds)
-            own_seconds = max(seconds - reply.answer.below_seconds, 0.0)
-            self._wiring.answered(hop.stage, reply.peer, own_seconds)
+            occupied_seconds = max(reply.lane_seconds, self._line_seconds(hop, reply.peer))
+            self._wiring.answered(hop.stage, reply.peer, occupied_seconds, self._loop.time())
+
+    def _line_seconds(self, hop: Hop, peer: PeerId) -> float:
+        """How long the request held the line to `peer`; 0 if its rate is not known."""
+        figures = self._links.figures(peer)
+        if hop.encoded is None or figures is None or not figures.bytes_per_second:
+            return 0.0
+        return len(hop.encoded[1]) / figures.bytes_per_second

@@ -172,7 +172,7 @@ class Reducer:
         reduced: bool,
         bounds: tuple[int, int],
     ) -> Tensor:
-        """One piece from a sibling, checked (I5). With more replicas than aligned slices some are empty: nobody asks."""
+        """One piece from a sibling, checked (I5). Nobody asks for the empty ones of a stage with few elements."""
         count, dtype = bounds[1] - bounds[0], self._replicas[stage].total.dtype
         if not count:
             return torch.empty(0, dtype=dtype)

@@ -14,10 +14,9 @@ from swarmtrain.core.types import Digest, Item, PeerId
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The outcome of a position: its input gradient, or void; and how long other peers had it meanwhile."""
+    """The outcome of a position: its input gradient, or void."""
 
     gradient_BTD: Tensor | None
-    below_seconds: float = 0.0
 
     @property
     def is_void(self) -> bool:
@@ -39,7 +38,6 @@ class Entry:
     answer: asyncio.Future[Answer]
     dy_BTD: Tensor | None = None
     served_by: PeerId | None = None
-    below_seconds: float = 0.0
 
 
 @dataclass

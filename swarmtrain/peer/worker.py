@@ -105,7 +105,7 @@ class Worker:
         if answer.gradient_BTD is None:
             return answer
         gradient_BTD = roundtrip(answer.gradient_BTD, self.config.wire.codec)
-        return Answer(gradient_BTD, answer.below_seconds)
+        return Answer(gradient_BTD)
 
     async def lead(self, opening: Open, key: int, hints: tuple[Hint, ...]) -> None:
         """Start `key` at its embedding and wait until its input gradient came back (position 0)."""
@@ -142,11 +142,7 @@ class Worker:
             reached("forward.done")
             below = (item[0] + 1, item[1])
             y_BTD = tape.y_BTD.detach()
-            begin_seconds = self._loop.time()
             answer, entry.served_by = await self.hops.call(opening, below, y_BTD, route, hints)
-            is_here = entry.served_by == self.member.peer
-            waited_seconds = self._loop.time() - begin_seconds
-            entry.below_seconds = answer.below_seconds if is_here else waited_seconds
             if answer.gradient_BTD is None:
                 return positions.void(opening, item, "a later position is void")
             if not is_finite(answer.gradient_BTD):
@@ -164,7 +160,7 @@ class Worker:
         def early(gradient_BTD: Tensor) -> None:
             if not entry.answer.done():
                 self._unsettled.add(step_item)
-                entry.answer.set_result(Answer(gradient_BTD, entry.below_seconds))
+                entry.answer.set_result(Answer(gradient_BTD))
 
         try:
             work = await self.positions.backward(opening, entry, tape, early)
@@ -297,6 +293,11 @@ class Worker:
         return None
 
     @property
+    def lane_seconds(self) -> float:
+        """What one microbatch takes of this peer's lane through every stage here; 0 before some were measured."""
+        return self.positions.lane.meter.recent_seconds(len(self.positions.replicas))
+
+    @property
     def _boundary_shape(self) -> tuple[int, int, int]:
         train = self.config.train
         return (train.microbatch_size, train.sequence_length, self.config.model.width)
@@ -311,7 +312,7 @@ class Worker:
             return self._reply(Status.VOID, "the key is void"), b""
         wire = self.config.wire
         header, payload = encode_tensor(answer.gradient_BTD, wire.codec, wire.zstd_level)
-        reply = ProcessReply(Status.OK, "", self.member.step, header, answer.below_seconds)
+        reply = ProcessReply(Status.OK, "", self.member.step, header, self.lane_seconds)
         return reply, payload
 
     def _reply(self, status: Status, reason: str) -> ProcessReply:

@@ -1,23 +1,36 @@
-"""Which replica serves which position of a microbatch when there is no plan (SWARM, arXiv 2301.11913, section 3.2).
+"""Which replica serves which position of a microbatch when there is no plan (after SWARM, arXiv 2301.11913, 3.2).
 
-Replicas about equally fast are dealt the keys in turn: they share a step's work evenly, and every peer that knows the
-roster finds the same route. The turn is shifted from one position to the next: otherwise every caller would know one
-replica of the next stage only, and could not tell a slow one from a busy stage (plan.deadlines).
+Keys are dealt to the replicas of a stage in the order of virtual time: each key goes where it would end first, and
+charges that replica with what a microbatch takes there. Alike replicas have turns, others get work in proportion.
 
-Replicas of different speed get work in proportion (`Wiring`): each call charges its replica's virtual time with what
-its calls took lately, and the next call goes where it would end first. What a call took is measured without the time
-that the replica waited for peers further down, so a slow peer behind a fast one is not held against the fast one.
+Two things differ from SWARM, where each caller keeps virtual times of its own and charges what its calls took. Every
+caller deals *all* keys of the step alike and looks up its own: with a few keys for each of many callers, each on its
+own would send its first ones to the same fastest replicas (a step of 22 alike replicas on three continents took 1.6
+times as long). And a call is charged with what it occupies, the replica's lane or the line, as the replica says itself
+in its answers; how long it waited, in a queue or on a far line, says nothing about how many calls can be served.
 """
 
+import heapq
+import math
+import statistics
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from swarmtrain.core.types import EDGE_STAGE, PeerId, Roster, Route, Visit
-from swarmtrain.plan.deadlines import Times
 
 ALIKE = 1.25
-"""Replicas whose calls take no longer than this factor of each other's are dealt keys in turn: figures nearer than
-that are noise, and independent callers that follow it would all choose the same replica first."""
+"""Charges are rounded to powers of this factor of the usual one: smaller differences are noise, and callers that have
+heard different figures would deal differently."""
+
+MOST_POWERS = 20
+"""Machines 87 times apart: what a replica says of itself moves its charge no further."""
+
+FADES_AFTER = 20.0
+"""What a replica said is forgotten after so many times what the slowest one takes, without an answer meanwhile: a slow
+one may get no key of a step at all, and could never show that it recovered. Trying costs a twentieth of the time."""
+
+MOST_ORDERS = 64
+"""Dealing orders that a caller remembers: one for each stage and state of its replicas, lately."""
 
 
 def route_of(roster: Roster, sequence: Sequence[int], turns: Sequence[int], lead: PeerId) -> Route:
@@ -48,48 +61,83 @@ def next_replica(
 
 
 def _dealt(replicas: Sequence[PeerId], turn: int, position: int = 0) -> PeerId:
-    """In each round of as many turns as there are replicas everybody has one; rounds are rotated by `position`."""
-    count = len(replicas)
-    return replicas[(turn + position * (turn // count)) % count]
+    """In each round of as many turns as there are replicas everybody has one."""
+    return replicas[_rotated(turn, len(replicas), position) % len(replicas)]
+
+
+def _rotated(turn: int, count: int, position: int) -> int:
+    """Rounds of `count` turns are rotated by `position`: otherwise every caller would know one replica of the next
+    stage only, and could not tell a slow one from a busy stage (plan.deadlines)."""
+    round_, place = divmod(turn, count)
+    return round_ * count + (place + position * round_) % count
+
+
+class _Order:
+    """Replicas in the order of virtual time, by index; as long as was ever asked for."""
+
+    def __init__(self, charges: Sequence[float]) -> None:
+        self._charges = charges
+        self._ends = [(charge, index) for index, charge in enumerate(charges)]
+        heapq.heapify(self._ends)
+        self._turns: list[int] = []
+
+    def at(self, turn: int) -> int:
+        while len(self._turns) <= turn:
+            end, index = self._ends[0]
+            self._turns.append(index)
+            heapq.heapreplace(self._ends, (end + self._charges[index], index))
+        return self._turns[turn]
 
 
 @dataclass(slots=True)
 class Wiring:
-    """One caller's choice among the replicas of a stage, by virtual time; seconds throughout.
+    """One caller's knowledge of replicas. Forgets nothing: one entry per stage and peer ever called."""
 
-    Forgets nothing: one entry per stage and peer ever called. Virtual times begin anew with every step, whose start
-    finds all queues empty.
-    """
+    _heard: dict[tuple[int, PeerId], tuple[float, float]] = field(default_factory=dict)
+    _orders: dict[tuple[int, ...], _Order] = field(default_factory=dict)
 
-    _times: dict[tuple[int, PeerId], Times] = field(default_factory=dict)
-    _virtual: dict[tuple[int, PeerId], float] = field(default_factory=dict)
-    _step: int = -1
+    def answered(self, stage: int, peer: PeerId, seconds: float, now_seconds: float) -> None:
+        """`peer` answered, and a microbatch occupies it, or the line to it, for so long; 0 if it cannot say yet."""
+        if seconds > 0:
+            self._heard[stage, peer] = (seconds, now_seconds)
 
-    def answered(self, stage: int, peer: PeerId, seconds: float) -> None:
-        """A call to `peer` took `seconds`, its own time and its link's."""
-        self._times.setdefault((stage, peer), Times()).add(seconds)
+    def choose(
+        self,
+        stage: int,
+        replicas: Sequence[PeerId],
+        turn: int,
+        position: int,
+        now_seconds: float,
+    ) -> PeerId:
+        """Who serves the key that is the `turn`-th to visit the stage in this step, at `position` of its route.
 
-    def choose(self, step: int, stage: int, replicas: Sequence[PeerId], dealt: PeerId) -> PeerId:
-        """The replica to call for one key: `dealt` while they are alike, else the one that would end first.
-
-        A replica that was never called counts as fast as the fastest, so that it is tried.
+        A replica that was never called counts as a usual one, so that it is tried.
         """
-        if step != self._step:
-            self._step, self._virtual = step, {}
-        known = [
-            self._times[stage, peer].mean_seconds for peer in replicas if self._knows(stage, peer)
-        ]
-        if len(known) < 2 or max(known) <= ALIKE * min(known):
-            return dealt
-        ends = {peer: self._end_seconds(stage, peer, min(known)) for peer in replicas}
-        chosen = min(replicas, key=lambda peer: (ends[peer], peer != dealt))
-        self._virtual[stage, chosen] = ends[chosen]
-        return chosen
+        powers = self._powers(stage, replicas, now_seconds)
+        if not any(powers):
+            return _dealt(replicas, turn, position)
+        if powers not in self._orders:
+            if len(self._orders) >= MOST_ORDERS:
+                self._orders.pop(next(iter(self._orders)))
+            self._orders[powers] = _Order([ALIKE**power for power in powers])
+        return replicas[self._orders[powers].at(_rotated(turn, len(replicas), position))]
 
-    def _knows(self, stage: int, peer: PeerId) -> bool:
-        return (stage, peer) in self._times
+    def _powers(
+        self, stage: int, replicas: Sequence[PeerId], now_seconds: float
+    ) -> tuple[int, ...]:
+        """Of ALIKE, by which each replica's charge differs from the median."""
+        heard = [self._heard.get((stage, peer), (0.0, -math.inf)) for peer in replicas]
+        oldest_seconds = now_seconds - FADES_AFTER * max(seconds for seconds, _ in heard)
+        known = [seconds for seconds, at_seconds in heard if at_seconds > oldest_seconds]
+        if len(known) < 2:
+            return (0,) * len(heard)
+        usual = statistics.median_low(known)
+        return tuple(
+            _power(seconds, usual) if at_seconds > oldest_seconds else 0
+            for seconds, at_seconds in heard
+        )
 
-    def _end_seconds(self, stage: int, peer: PeerId, fastest_seconds: float) -> float:
-        times = self._times.get((stage, peer))
-        charge_seconds = fastest_seconds if times is None else times.mean_seconds
-        return self._virtual.get((stage, peer), 0.0) + charge_seconds
+
+def _power(seconds: float, usual_seconds: float) -> int:
+    power = math.log(seconds, ALIKE) - math.log(usual_seconds, ALIKE)
+    return round(max(-MOST_POWERS, min(power, MOST_POWERS)))

@@ -50,18 +50,18 @@ class ProcessRequest(_message.Message):
     def __init__(self, step: _Optional[int] = ..., base: _Optional[bytes] = ..., roster_version: _Optional[int] = ..., key: _Optional[int] = ..., position: _Optional[int] = ..., route: _Optional[_Iterable[_Union[_step_pb2.Visit, _Mapping]]] = ..., attempt: _Optional[int] = ..., tensor: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ...) -> None: ...
 
 class ProcessReply(_message.Message):
-    __slots__ = ("status", "reason", "step", "tensor", "below_seconds")
+    __slots__ = ("status", "reason", "step", "tensor", "lane_seconds")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     TENSOR_FIELD_NUMBER: _ClassVar[int]
-    BELOW_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    LANE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     status: Status
     reason: str
     step: int
     tensor: _tensor_pb2.TensorHeader
-    below_seconds: float
-    def __init__(self, status: _Optional[_Union[Status, str]] = ..., reason: _Optional[str] = ..., step: _Optional[int] = ..., tensor: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ..., below_seconds: _Optional[float] = ...) -> None: ...
+    lane_seconds: float
+    def __init__(self, status: _Optional[_Union[Status, str]] = ..., reason: _Optional[str] = ..., step: _Optional[int] = ..., tensor: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ..., lane_seconds: _Optional[float] = ...) -> None: ...
 
 class WhereRequest(_message.Message):
     __slots__ = ("step", "key", "position")

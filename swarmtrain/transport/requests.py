@@ -58,14 +58,14 @@ class ProcessRequest(Encoded):
 class ProcessReply(Encoded):
     """The input gradient of a hop as the body, or why there is none; `step` is the answering peer's.
 
-    `below_seconds` it waited for the peers further down: the rest of the caller's wait is its own and its link's.
+    `lane_seconds` is what a microbatch takes of its lane through all stages it hosts; 0 while it cannot say.
     """
 
     status: Status
     reason: str
     step: int
     tensor: TensorHeader | None
-    below_seconds: float = 0.0
+    lane_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,11 +42,12 @@ def hedges_of(run: VirtualRun) -> list[Hedged]:
     return [event for event in events_of(run, Hedged) if isinstance(event, Hedged)]
 
 
-def test_a_straggler_hardly_slows_the_run_and_changes_no_bit():
-    """A machine becomes slow in the middle of a step: calls that already wait for it are the ones to hedge."""
+def test_hedges_make_a_straggler_cost_less_and_change_no_bit():
+    """A machine becomes slow in the middle of a step: calls that already wait for it are the ones to hedge. From the
+    next step on wiring gives it less, with or without hedges."""
     fault = Fault("straggler", ("one_b",), at_seconds=5.0, duration_seconds=1e6, amount=SLOW)
     with_hedges, without = run_of(faults=(fault,)), run_of(hedge=False, faults=(fault,))
-    assert seconds_of(with_hedges) < 0.75 * seconds_of(without)
+    assert seconds_of(with_hedges) < 0.95 * seconds_of(without)
     assert hedges_of(with_hedges) and events_of(with_hedges, Banned)
     assert not hedges_of(without)
     # What the straggler did all the same was taken out of the sums again.
@@ -115,7 +116,7 @@ def test_when_all_replicas_slow_down_at_once_there_is_no_storm(stage: str):
 
 
 def test_a_straggler_that_recovers_is_used_again():
-    fault = Fault("straggler", ("one_b",), at_seconds=5.0, duration_seconds=10.0, amount=SLOW)
+    fault = Fault("straggler", ("one_b",), at_seconds=4.6, duration_seconds=10.0, amount=SLOW)
     run = run_of(faults=(fault,), steps=30)
     assert run.injected and events_of(run, Banned)
     first, last = run.commits[1].seconds, run.commits[-1].seconds
