@@ -93,16 +93,18 @@ class Deadlines:
     def late(
         self, position: int, peer: PeerId, replicas: Sequence[PeerId], now: float
     ) -> tuple[float, PeerId] | None:
-        """After how many seconds a call to `peer` is late, and whom to call then; None while nobody is known."""
-        best: tuple[float, PeerId] | None = None
-        for other in replicas:
-            times = self._times.get((position, other))
-            if other == peer or times is None or times.count < LEAST_SAMPLES:
-                continue
-            if not self.is_avoided(other, now):
-                candidate = (times.late_seconds, other)
-                best = min(best, candidate) if best else candidate
-        return best
+        """After how many seconds a call to `peer` is late, and whom to call then; None while nobody is known.
+
+        The middle one of the others says when: of many replicas the nearest is far quicker than the rest, and lateness
+        by its measure would be usual. The quickest is whom to call.
+        """
+        known = sorted(
+            (times.late_seconds, other)
+            for other in replicas
+            if other != peer and not self.is_avoided(other, now)
+            if (times := self._times.get((position, other))) and times.count >= LEAST_SAMPLES
+        )
+        return (known[len(known) // 2][0], known[0][1]) if known else None
 
     def allows_hedge(self, peer: PeerId, now: float) -> bool:
         """Whether a call to `peer` may be hedged: the budget has room, or others have proved faster than it."""

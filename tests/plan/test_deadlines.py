@@ -28,6 +28,16 @@ def test_nothing_is_late_before_another_replica_is_known_at_this_position():
     assert deadlines.late(1, A, (A, C), 0.0) is None
 
 
+def test_the_middle_one_of_the_others_says_when_and_the_quickest_is_called():
+    """Of many replicas the nearest is far quicker than the rest: by its measure they would always be late."""
+    deadlines = taught(peer=B)
+    others = [PeerId(f"far-{index}") for index in range(3)]
+    for _ in range(LEAST_SAMPLES):
+        for other in others:
+            deadlines.answered(1, other, 5.0, 5.0)
+    assert deadlines.late(1, A, (A, B, *others), 0.0) == (10.0, B)
+
+
 def test_late_is_twice_the_mean_or_four_deviations_above():
     steady, shaky = Times(), Times()
     for number in range(40):
