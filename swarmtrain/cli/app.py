@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from swarmtrain.cli import bench, config, model, plan, run, status
+from swarmtrain.cli import bench, config, export, model, plan, run, status
 from swarmtrain.core.errors import SwarmError
 from swarmtrain.core.version import VERSION
 
@@ -26,6 +26,7 @@ app.command(rich_help_panel="Look")(plan.plan)
 app.command(rich_help_panel="Look")(bench.bench)
 app.command("eval", rich_help_panel="Use the model")(model.evaluate)
 app.command(rich_help_panel="Use the model")(model.generate)
+app.command("export", rich_help_panel="Use the model")(export.export)
 
 
 def _print_version(wanted: bool) -> None:

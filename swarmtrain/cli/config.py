@@ -65,16 +65,29 @@ def init(
     path: Annotated[Path, typer.Argument(help="The file to write", metavar="RUN.toml")] = Path(
         "RUN.toml"
     ),
+    from_hf: Annotated[
+        Path | None,
+        typer.Option(
+            "--from-hf", help="Folder of a Llama model in the Hugging Face layout to continue"
+        ),
+    ] = None,
 ) -> None:
     """Write a commented RUN.toml to start from; never overwrites.
 
     Example: swarmtrain config init my-run.toml
+
+    With --from-hf FOLDER the run starts from that model's weights, shape and tokenizer.
     """
     from swarmtrain.core.errors import ConfigError
 
+    settings: list[str] = []
+    if from_hf is not None:
+        from swarmtrain.experiments.imported import settings_of
+
+        settings = settings_of(from_hf)
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(starter_toml())
+            file.write(starter_toml(settings))
     except FileExistsError:
         raise ConfigError(
             f"{path} exists already",
@@ -92,12 +105,16 @@ def init(
     typer.echo(f"  swarmtrain up {path} --peers 3            train it on this machine")
 
 
-def starter_toml() -> str:
-    """A RUN.toml that names every setting; uncommenting a line as it stands changes nothing."""
+def starter_toml(settings: Sequence[str] = ()) -> str:
+    """A RUN.toml that names every setting; uncommenting a line as it stands changes nothing.
+
+    `settings` are overrides `section.key=value` to start from, instead of a small preset.
+    """
     from swarmtrain.core.config import fields, load_config, toml_value
     from swarmtrain.core.presets import PRESETS
 
-    config = load_config((), (f"model.preset={_STARTER_PRESET}",))
+    config = load_config((), settings or (f"model.preset={_STARTER_PRESET}",))
+    chosen = {*_STARTER, *(setting.partition("=")[0] for setting in settings)}
     lines = [
         "# A swarmtrain run. A line that starts with '#' shows what holds anyway: remove the '#' to change it.",
         "",
@@ -107,9 +124,12 @@ def starter_toml() -> str:
     for section, key, entry in fields():
         if f"[{section}]" not in lines:
             lines += ["", f"[{section}]"]
+        value = getattr(getattr(config, section), key)
+        if value is None:
+            continue
         lines.append(f"# {entry.description}")
-        mark = "" if f"{section}.{key}" in _STARTER else "#"
-        lines.append(f"{mark}{key} = {toml_value(key, getattr(getattr(config, section), key))}")
+        mark = "" if f"{section}.{key}" in chosen else "#"
+        lines.append(f"{mark}{key} = {toml_value(key, value)}")
     return "\n".join(lines) + "\n"
 
 

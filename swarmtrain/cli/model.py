@@ -1,4 +1,4 @@
-"""Commands that use a trained model: eval, generate."""
+"""Commands that use a trained model, from a checkpoint or from the Hugging Face layout: eval, generate."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,10 @@ if TYPE_CHECKING:
     from swarmtrain.experiments.partial_depth import Depth
 
 CheckpointFolder = Annotated[
-    Path, typer.Argument(help="A run folder, its checkpoint/ folder, or one step-... in it")
+    Path,
+    typer.Argument(
+        help="A run folder, its checkpoint/ folder, one step-... in it, or a Llama model's folder"
+    ),
 ]
 
 
@@ -27,9 +30,13 @@ def evaluate(
     seeds: Annotated[
         int, typer.Option(min=1, max=1000, help="Choices of stages to leave out, for each share")
     ] = 5,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Corpus instead of the run's: stdlib, text:PATH, shards:FOLDER, ..."),
+    ] = None,
     output: Annotated[str, typer.Option("-o", "--output", help="table or json")] = "table",
 ) -> None:
-    """Measure a checkpoint on the held-out part of its corpus, in nats per token.
+    """Measure a checkpoint, or an exported model, on the held-out part of its corpus, in nats per token.
 
     Example: swarmtrain eval runs/demo-1 --keep 1,0.75,0.5
     """
@@ -39,7 +46,7 @@ def evaluate(
     from swarmtrain.experiments.trained import TrainedModel
 
     shares = parse_shares(keep or ())
-    model = TrainedModel.load(checkpoint_folder(checkpoint))
+    model = TrainedModel.load(checkpoint_folder(checkpoint), data)
     whole = tuple(range(1, model.config.model.stages + 1))
     measured: dict[tuple[int, ...], float] = {}
 
@@ -63,7 +70,8 @@ def evaluate(
     if output == "json":
         typer.echo(json.dumps(facts))
         return
-    typer.echo(f"step {model.step}: {loss:.4f} nats/token, perplexity {math.exp(loss):.2f}")
+    name = f"step {model.step}" if model.step else str(checkpoint)
+    typer.echo(f"{name}: {loss:.4f} nats/token, perplexity {math.exp(loss):.2f}")
     for depth in depths:
         typer.echo(_depth_line(depth, len(whole), loss))
 
@@ -94,7 +102,7 @@ def generate(
     top_k: Annotated[int, typer.Option(min=0, help="Choose among so many; 0 is all")] = 40,
     seed: Annotated[int, typer.Option(help="Seed of the choices")] = 0,
 ) -> None:
-    """Continue a text with a checkpoint's model.
+    """Continue a text with the model of a checkpoint, or with an exported one.
 
     Example: swarmtrain generate runs/demo-1 --prompt "import "
     """

@@ -1,29 +1,46 @@
-"""The coordinator's checkpoints: saved beside training, served to peers that restore from them (tier 2)."""
+"""The coordinator's checkpoints: saved beside training, served to peers that restore from them (tier 2).
+
+A run that continues an imported model (`model.initial`) starts from a checkpoint as well, one of step 0 that lies in
+the model's own files.
+"""
 
 import asyncio
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
+from swarmtrain.checkpoint.initial import InitialModel
 from swarmtrain.checkpoint.stage_file import StageState
 from swarmtrain.checkpoint.store import load, load_stage
 from swarmtrain.coordinator.collect import collect
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.errors import StateError, WireError
 from swarmtrain.core.messages import CheckpointAt
+from swarmtrain.core.sections import RecoverySection
+from swarmtrain.core.types import Digest
 from swarmtrain.recovery.serving import layout_answer, state_piece
 from swarmtrain.transport.link import Link, Message
 from swarmtrain.transport.requests import StateReply, StateRequest, Status
 
+READ_BYTES = 4 << 30
+"""Stages that peers ask for stay in memory up to this; beyond it one at a time is kept."""
+
+Read = Callable[[int], StageState]
+
 
 class Checkpoints:
-    """Checkpoints of one run in `folder`; `newest` is what peers may restore from."""
+    """Checkpoints of one run in `folder`; `newest` is what peers may restore from.
+
+    Older ones are served as long as they are on disk, to who began to fetch them.
+    """
 
     def __init__(self, config: RunConfig, folder: Path) -> None:
         self._config, self.folder = config, folder
         self.newest: CheckpointAt | None = None
-        self._path: Path | None = None
-        self._saving = asyncio.Lock()
-        self._reading: tuple[int, StageState] | None = None
+        self._known: dict[int, tuple[Digest, Read]] = {}
+        self._saving, self._reading = asyncio.Lock(), asyncio.Lock()
+        self._read: OrderedDict[tuple[int, int], StageState] = OrderedDict()
 
     @property
     def has_any(self) -> bool:
@@ -48,35 +65,79 @@ class Checkpoints:
                 f"run.steps = {self._config.run.steps}",
                 "there is nothing left to train; see swarmtrain eval and generate",
             )
-        self._set(CheckpointAt(found.manifest.step, found.manifest.base), found.folder)
+        at = CheckpointAt(found.manifest.step, found.manifest.base)
+        self._add(at, partial(load_stage, found.folder))
         return found.skipped
+
+    async def begin(self) -> CheckpointAt:
+        """Start from `model.initial`. Raises ModelError when it cannot be read or has other weights than the run's."""
+        initial = await asyncio.to_thread(InitialModel, self._config.model)
+        await asyncio.to_thread(initial.check)
+        at = CheckpointAt(0, initial.base)
+        self._add(at, initial.stage)
+        return at
 
     async def save(self, step: int, donors: dict[int, Sequence[Link]]) -> Path:
         """Collect every stage at `step` and write it, one checkpoint at a time. Raises StateError."""
         async with self._saving:
             path, base = await collect(self._config, step, donors, self.folder)
-            self._set(CheckpointAt(step, base), path)
+            self._add(CheckpointAt(step, base), partial(load_stage, path))
             return path
 
     async def state(self, request: StateRequest) -> Message:
-        """A piece of a stage of the newest checkpoint, as a replica would give it."""
-        newest = self.newest
-        if newest is None or request.step != newest.step:
-            step = newest.step if newest is not None else 0
+        """A piece of a stage of a checkpoint, as a replica would give it."""
+        base, _ = self._known.get(request.step, (b"", None))
+        state = await self._stage(request.step, request.stage)
+        if state is None:
+            step = self.newest.step if self.newest is not None else 0
             return Message(StateReply(Status.FENCED, step, b"", 0, (), b"").encode())
-        return state_piece(await self._stage(request.stage), newest.base, request)
+        return state_piece(state, base, request)
 
     async def layout(self, request: StateRequest) -> Message:
-        return layout_answer(await self._stage(request.stage))
+        """Names and shapes of a stage's parameters: the same in every checkpoint."""
+        state = await self._stage(self.newest.step, request.stage) if self.newest else None
+        if state is None:
+            raise WireError("this coordinator has no checkpoint", "")
+        return layout_answer(state)
 
-    def _set(self, newest: CheckpointAt, path: Path) -> None:
-        self.newest, self._path, self._reading = newest, path, None
+    def _add(self, newest: CheckpointAt, read: Read) -> None:
+        """A restore may have gone back: checkpoints of later steps are then of another history."""
+        step = newest.step
+        older = sorted(known for known in self._known if known < step)
+        kept = older[max(0, len(older) + 1 - self._config.recovery.checkpoints_kept) :]
+        self._known = {known: self._known[known] for known in kept} | {step: (newest.base, read)}
+        for key in [key for key in self._read if key[0] not in kept]:
+            del self._read[key]
+        self.newest = newest
 
-    async def _stage(self, stage: int) -> StageState:
-        """One stage in memory at a time: a peer asks for all of its pieces one after the other."""
-        if self._reading is None or self._reading[0] != stage:
-            if self._path is None:
-                raise WireError("this coordinator has no checkpoint", "")
-            state = await asyncio.to_thread(load_stage, self._path, stage)
-            self._reading = (stage, state)
-        return self._reading[1]
+    async def _stage(self, step: int, stage: int) -> StageState | None:
+        """One stage's state; None when the checkpoint is gone. A peer asks for its pieces one after the other."""
+        async with self._reading:
+            key = (step, stage)
+            if key not in self._read:
+                if step not in self._known:
+                    return None
+                try:
+                    self._read[key] = await asyncio.to_thread(self._known[step][1], stage)
+                except StateError:
+                    if self.newest is None or step == self.newest.step:
+                        raise
+                    # Dropped from disk for newer ones: whoever asks has to take one of these.
+                    del self._known[step]
+                    return None
+            self._read.move_to_end(key)
+            while len(self._read) > 1 and _bytes_of(self._read) > READ_BYTES:
+                self._read.popitem(last=False)
+            return self._read[key]
+
+
+def newest_kept(recovery: RecoverySection, step: int, has_ended: bool) -> tuple[int, int]:
+    """The newest step up to `step` whose state every peer keeps, 0 if none, and how many steps apart these are."""
+    every = recovery.snapshot_steps or recovery.checkpoint_steps
+    if has_ended:
+        return step, every
+    return (step - step % every if every else 0), every
+
+
+def _bytes_of(read: OrderedDict[tuple[int, int], StageState]) -> int:
+    return sum(array.nbytes for state in read.values() for _, array in state.arrays())

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from swarmtrain.coordinator.checkpoints import Checkpoints
+from swarmtrain.coordinator.checkpoints import Checkpoints, newest_kept
 from swarmtrain.coordinator.state import RunState, apply
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.errors import (
@@ -43,6 +43,8 @@ from swarmtrain.transport.requests import (
 logger = logging.getLogger(__name__)
 
 LONGEST_LINE_BYTES = 256 << 10
+EXPORT_ATTEMPTS = 3
+"""To collect a state for somebody who asks from outside of the run."""
 
 
 @dataclass(slots=True)
@@ -125,7 +127,13 @@ class Coordinator:
         self.record(Noted("resumed", f"from the checkpoint of step {newest.step}"))
 
     async def start(self, listen: str, announce: str) -> None:
-        """Take links at `listen`; peers that ask by then are answered once `open_run` was called."""
+        """Take links at `listen`; peers that ask by then are answered once `open_run` was called.
+
+        Raises LinkError; ModelError when the run continues a model that cannot be read.
+        """
+        if self._start is None and self.config.model.initial:
+            self._start = await self.checkpoints.begin()
+            self.record(Noted("started", f"from the model in {self.config.model.initial}"))
         listening = await self._transport.listen(listen, self)
         self.address = announce or listening
 
@@ -249,10 +257,12 @@ class Coordinator:
                 return Message(self._describe(directory).encode())
             case "status":
                 return Message(StatusReply(json.dumps(self.status())).encode())
-            case "state" if link.remote.role == "peer":
+            case "state":
                 return await self.checkpoints.state(StateRequest.decode(request.meta))
-            case "layout" if link.remote.role == "peer":
+            case "layout":
                 return await self.checkpoints.layout(StateRequest.decode(request.meta))
+            case "checkpoint":
+                return Message(encode(await self._newest_state()))
             case _:
                 raise Refused("a coordinator does not serve this call", f"method {method}")
 
@@ -267,8 +277,37 @@ class Coordinator:
             addresses=(self.address,),
             coordinator=self.address,
             corpus=self.corpus_digest,
-            start=self._start,
+            start=self._start_of_newcomers(),
         )
+
+    def _start_of_newcomers(self) -> CheckpointAt | None:
+        """Once a step is committed, siblings have what a newcomer needs, and the checkpoint may be gone from disk."""
+        has_begun = self._start is None or self.state.step > self._start.step
+        return None if has_begun else self._start
+
+    async def _newest_state(self) -> CheckpointAt:
+        """A checkpoint of the newest state that peers keep, saved now if it was not; training goes on meanwhile.
+
+        Raises StateError while there is none, or when it could not be collected.
+        """
+        for attempt in range(EXPORT_ATTEMPTS):
+            newest = self.checkpoints.newest
+            step, every = newest_kept(self.config.recovery, self.state.step, self.state.stopped)
+            if newest is not None and newest.step >= step:
+                return newest
+            if step == 0:
+                raise StateError(
+                    "no state of this run is kept yet",
+                    f"step {self.state.step} is committed; peers keep the state of every {every or 'last'} steps",
+                    "ask again later",
+                )
+            try:
+                await self._save(step)
+            except (StateError, LinkError, WireError):
+                # Quick steps: the state is older than what peers keep by the time they are asked.
+                if attempt + 1 == EXPORT_ATTEMPTS:
+                    raise
+        raise AssertionError("unreachable")
 
     def _take_line(self, line: str) -> None:
         """Keep a journal entry and fold it into the state; a line that is none costs its sender (I5)."""

@@ -66,6 +66,17 @@ class ModelSection(Section):
     tied: bool = Field(False, description="Whether the head shares the embedding's weights")
     rope_base: float = Field(10_000.0, gt=1, le=1e9, description="Base of rotary positions")
     norm_epsilon: float = Field(1e-5, gt=0, le=1, description="Added under the root in every norm")
+    initial: str = Field(
+        "",
+        max_length=4096,
+        description="Folder of a Llama model that the run starts from, as `config init --from-hf` writes it; "
+        "nothing: initial values follow from run.seed",
+    )
+    initial_sha256: str = Field(
+        "",
+        pattern=r"^([0-9a-f]{64})?$",
+        description="Hash of the weights in model.initial: all peers agree on it, where the folder lies is not theirs",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -100,6 +111,16 @@ class ModelSection(Section):
                 f"width, {self.head_width}",
                 "rotary positions turn the values of a head in pairs",
                 f"set model.width to a multiple of {2 * self.heads}",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _initial_is_named(self) -> "ModelSection":
+        if bool(self.initial) != bool(self.initial_sha256):
+            raise ConfigError(
+                "model.initial and model.initial_sha256 belong together",
+                "the hash holds every peer of the run to the same weights",
+                "write both with: swarmtrain config init RUN.toml --from-hf FOLDER",
             )
         return self
 
@@ -309,8 +330,8 @@ class RunConfig(Section):
         """Hex SHA-256 of what peers must agree on for equal arithmetic.
 
         Taken over canonical JSON (keys sorted, no spaces, floats by repr) of every section but `limits`, `links`,
-        `swarm`, `recovery` and `planner`, and without `run.name` and `model.preset`, which name things and change no
-        number.
+        `swarm`, `recovery` and `planner`, and without `run.name`, `model.preset` and `model.initial`, which name things
+        and change no number.
         """
         return _hash_of(self)
 
@@ -425,6 +446,10 @@ class RunConfig(Section):
 @lru_cache(maxsize=256)
 def _hash_of(config: RunConfig) -> str:
     """Every greeting of a link names the run, so this is worked out once for each configuration."""
+    model = {"preset", "initial"}
+    if not config.model.initial_sha256:
+        # A run that starts from its seed keeps the hash it had before there were other beginnings.
+        model.add("initial_sha256")
     agreed = config.model_dump(
         exclude={
             "limits": True,
@@ -434,7 +459,7 @@ def _hash_of(config: RunConfig) -> str:
             "planner": True,
             "outer": {"grace_seconds"},
             "run": {"name"},
-            "model": {"preset"},
+            "model": model,
         }
     )
     canonical = json.dumps(agreed, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from swarmtrain.checkpoint.initial import InitialModel
 from swarmtrain.checkpoint.stage_file import NamesShapes, StageState
 from swarmtrain.checkpoint.store import save
 from swarmtrain.compute.accumulate import Contribution, contribution_limit, is_summable
@@ -55,7 +56,7 @@ class Reference:
     ) -> None:
         """`sequences` are the stages that each microbatch of a step visits, instead of those that follow from `config`.
 
-        Raises ConfigError where they do not follow from it.
+        Raises ConfigError where they do not follow from it, and ModelError when `model.initial` cannot be read.
         """
         if sequences is None and config.paths.visits == "planned":
             raise ConfigError(
@@ -71,6 +72,10 @@ class Reference:
         self.stages = [Replica(config, stage, compute) for stage, compute in enumerate(computes)]
         self.step = 0
         self.sums: tuple[StageSum, ...] = ()
+        if config.model.initial:
+            initial = InitialModel(config.model)
+            for stage in range(len(self.stages)):
+                self.replace(initial.stage(stage))
 
     def train(self) -> Iterator[ReferenceStep]:
         """Run all steps that are left, yielding after each."""

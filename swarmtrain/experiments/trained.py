@@ -1,6 +1,6 @@
-"""A checkpoint as a model to use: held-out loss and text."""
+"""A trained model to use, from a checkpoint or from a folder in the Hugging Face layout: held-out loss and text."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -8,12 +8,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from swarmtrain.checkpoint.initial import InitialModel
 from swarmtrain.checkpoint.layout_views import views_of
+from swarmtrain.checkpoint.llama_config import is_llama_folder
+from swarmtrain.checkpoint.manifest import MANIFEST_FILE
+from swarmtrain.checkpoint.stage_file import StageState
 from swarmtrain.checkpoint.store import load, load_stage
 from swarmtrain.core.config import RunConfig, config_from_json
 from swarmtrain.core.errors import StateError
 from swarmtrain.data.stream import Corpus, held_out_batches, load_corpus
-from swarmtrain.model.stages import build_stage
+from swarmtrain.data.tokenizer import Tokenizer, load_tokenizer
+from swarmtrain.experiments.imported import config_of
+from swarmtrain.model.stages import build_stage, model_vocab_size
 from swarmtrain.model.text import Sampling, evaluate, generate
 
 EVAL_BATCHES = 32
@@ -22,46 +28,55 @@ EVAL_BATCHES = 32
 
 @dataclass(slots=True)
 class TrainedModel:
-    """All stages of a checkpoint in this process; `step` steps trained."""
+    """All stages of a model in this process; `step` steps trained, 0 where that is not known."""
 
     config: RunConfig
-    corpus: Corpus
+    tokenizer: Tokenizer
     stages: list[nn.Module]
     step: int
+    _corpus: Corpus | None = None
 
     @staticmethod
-    def load(folder: Path) -> "TrainedModel":
-        """The newest whole checkpoint in `folder`. Raises StateError or CorpusError."""
-        checkpoint = load(folder)
-        config = config_from_json(checkpoint.manifest.config_json)
+    def load(folder: Path, data: str | None = None) -> "TrainedModel":
+        """The newest whole checkpoint in `folder`, or the Llama model that lies there.
+
+        `data` is what `held_out_loss` reads instead of the run's own data.source; of a model without a run it is
+        stdlib. Raises StateError, ModelError or CorpusError.
+        """
+        if is_llama_folder(folder) and not (folder / MANIFEST_FILE).exists():
+            config, step = config_of(folder), 0
+            read: Callable[[int], StageState] = InitialModel(config.model).stage
+        else:
+            checkpoint = load(folder)
+            config = config_from_json(checkpoint.manifest.config_json)
+            step, place = checkpoint.manifest.step, checkpoint.folder
+
+            def read(stage: int) -> StageState:
+                return load_stage(place, stage)
+
+        if data is not None:
+            chosen = config.data.model_validate({**config.data.model_dump(), "source": data})
+            config = config.model_copy(update={"data": chosen})
         torch.set_num_threads(config.limits.threads)
-        corpus = load_corpus(config.data, None)
-        vocab_size = config.model.vocab_size or corpus.tokenizer.vocab_size
-        stages: list[nn.Module] = []
-        for stage in range(config.model.stages + 1):
-            module = build_stage(config.model, vocab_size, stage, config.run.seed)
-            named = dict(module.named_parameters())
-            state = load_stage(checkpoint.folder, stage)
-            if [name for name, _ in state.names_shapes] != list(named):
-                raise StateError(
-                    f"stage {stage} of {checkpoint.folder} has other parameters than its model",
-                    "the checkpoint was written for another architecture",
-                    "use the version of swarmtrain that wrote it",
-                )
-            for name, values in views_of(state):
-                named[name].data = torch.from_numpy(values)
-            stages.append(module)
-        return TrainedModel(config, corpus, stages, checkpoint.manifest.step)
+        tokenizer = load_tokenizer(config.data.tokenizer)
+        vocab_size = model_vocab_size(config.model, tokenizer.vocab_size)
+        stages = [
+            _with_values(build_stage(config.model, vocab_size, stage, config.run.seed), read(stage))
+            for stage in range(config.model.stages + 1)
+        ]
+        return TrainedModel(config, tokenizer, stages, step)
 
     def held_out_loss(
         self, batches: int = EVAL_BATCHES, middle: Sequence[int] | None = None
     ) -> float:
-        """Mean nats per token over the first `batches` held-out batches.
+        """Mean nats per token over the first `batches` held-out batches. Raises CorpusError.
 
         `middle` are the middle stages to go through, in this order; None is all of them.
         """
         train = self.config.train
-        held_out = held_out_batches(self.corpus, train.microbatch_size, train.sequence_length)
+        if self._corpus is None:
+            self._corpus = load_corpus(self.config.data, None)
+        held_out = held_out_batches(self._corpus, train.microbatch_size, train.sequence_length)
         route = range(1, len(self.stages)) if middle is None else middle
         stages = [self.stages[0], *(self.stages[stage] for stage in route)]
         return evaluate(stages, islice(held_out, batches))
@@ -78,4 +93,18 @@ class TrainedModel:
         context = self.config.train.sequence_length
         sampling = Sampling(max_new_tokens, context, temperature, top_k)
         generator = torch.Generator().manual_seed(seed)
-        return generate(self.stages, self.corpus.tokenizer, prompt, sampling, generator)
+        return generate(self.stages, self.tokenizer, prompt, sampling, generator)
+
+
+def _with_values(module: nn.Module, state: StageState) -> nn.Module:
+    """`module` with the parameters of `state`, without a copy. Raises StateError when they are others."""
+    named = dict(module.named_parameters())
+    if [name for name, _ in state.names_shapes] != list(named):
+        raise StateError(
+            f"stage {state.stage} has other parameters than its model",
+            "the checkpoint was written for another architecture",
+            "use the version of swarmtrain that wrote it",
+        )
+    for name, values in views_of(state):
+        named[name].data = torch.from_numpy(values)
+    return module

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from swarmtrain.compute.lane import Span, VirtualLane
 from swarmtrain.core.clock import Deadlock
 from swarmtrain.core.config import RunConfig
+from swarmtrain.core.errors import ConfigError
 from swarmtrain.core.events import Event, Noted, Record, StepCommitted, StepOpened
 from swarmtrain.core.types import Member, PeerId, Roster
 from swarmtrain.data.stream import Corpus
@@ -174,6 +175,12 @@ class Stage:
     """The scene: network, directory, one session per peer, and what is done to them."""
 
     def __init__(self, config: RunConfig, scenario: Scenario, corpus: Corpus) -> None:
+        if config.model.initial:
+            raise ConfigError(
+                "a run that continues a model cannot be simulated",
+                "in virtual time there is no coordinator to serve model.initial",
+                "simulate it without model.initial and model.initial_sha256: its timing is the same",
+            )
         self.config = config
         self.scenario, self.corpus = scenario, corpus
         limits = LinkLimits(

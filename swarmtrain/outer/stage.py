@@ -164,6 +164,30 @@ def local_of(parameters: Tensor, fragment: Fragment) -> Tensor:
     return parameters[fragment.start : fragment.stop]
 
 
+def outer_parameters(packed: Flat, elements: int) -> Flat | None:
+    """The outer parameters in what `StageRounds.pack` gave, float32 [elements] in the stage's flat layout.
+
+    None while some fragment has not had a round with contributions: they are still the initial ones then. Raises
+    StateError.
+    """
+    described, words = _described(packed)
+    pieces: list[Flat] = []
+    start = 0
+    try:
+        for member in described["members"]:
+            lengths = [int(length) for length in member["lengths"]]
+            if int(member["outer_steps"]) == 0:
+                return None
+            pieces.append(words[start : start + lengths[0]])
+            start += sum(lengths)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise _not_whole(f"its description makes no sense ({error!r})") from None
+    whole = np.concatenate(pieces) if pieces else words[:0]
+    if whole.size != elements:
+        raise _not_whole(f"its fragments have {whole.size} of the stage's {elements} elements")
+    return whole
+
+
 def _described(packed: Flat) -> tuple[dict[str, Any], Flat]:
     data = packed.view(np.uint8)
     if data.size < _HEAD_BYTES:

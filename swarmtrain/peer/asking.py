@@ -1,5 +1,8 @@
 """One question to a peer or coordinator by a process that takes no part in the run."""
 
+import contextlib
+from collections.abc import AsyncIterator
+
 from swarmtrain.core.errors import Refused
 from swarmtrain.core.types import PeerId
 from swarmtrain.core.version import VERSION
@@ -30,17 +33,23 @@ class _Asker:
         """Nothing to do."""
 
 
-async def ask(address: str, method: str, timeout_seconds: float) -> Message:
-    """One question to the peer or coordinator at `address`. Raises LinkError."""
+@contextlib.asynccontextmanager
+async def reaching(address: str, timeout_seconds: float) -> AsyncIterator[Link]:
+    """A link to the peer or coordinator at `address`, for questions only; closed at the end. Raises LinkError."""
     transport = GrpcTransport(LinkLimits())
     asker = _Asker()
     try:
-        link = await transport.dial(address, asker.hello(), asker, timeout_seconds)
+        yield await transport.dial(address, asker.hello(), asker, timeout_seconds)
+    finally:
+        await transport.close()
+
+
+async def ask(address: str, method: str, timeout_seconds: float) -> Message:
+    """One question to the peer or coordinator at `address`. Raises LinkError."""
+    async with reaching(address, timeout_seconds) as link:
         return await link.call(
             method,
             Message(Describe().encode()),
             silence_seconds=timeout_seconds,
             deadline_seconds=timeout_seconds,
         )
-    finally:
-        await transport.close()

@@ -81,24 +81,28 @@ async def restore(parts: Parts, message: Restore, last: Commit | None) -> tuple[
         if _is_live_here(parts, source):
             continue
         if source.tier == INITIAL:
+            _check_begins_from_seed(parts)
             await _begin_stage(parts, stage)
             continue
         found = await _state_of(parts, source, message, last)
         states[stage] = found.state
         _recovered(parts, found, source.tier, start_seconds)
-    return await load(parts, mine.stages, states)
+    return await load(parts, mine.stages, states, is_start=message.step == 0)
 
 
 async def load(
-    parts: Parts, stages: Sequence[int], states: dict[int, StageState]
+    parts: Parts, stages: Sequence[int], states: dict[int, StageState], is_start: bool = False
 ) -> tuple[StageDigest, ...]:
-    """Host exactly `stages`: those in `states` with that state, the others as they are, with empty sums."""
+    """Host exactly `stages`: those in `states` with that state, the others as they are, with empty sums.
+
+    `is_start` says that the states are those before the first step: outer rounds begin from them.
+    """
     for stage in stages:
         if stage not in parts.replicas:
             await _begin_stage(parts, stage)
     for stage, state in states.items():
         _check_size(parts.replicas[stage], state)
-        if parts.outer is not None:
+        if parts.outer is not None and not is_start:
             parts.outer.load(stage, state.rounds)
     gone = [known for known in parts.replicas if known not in stages]
     for stage in gone:
@@ -112,6 +116,8 @@ async def load(
         flats = [torch.from_numpy(array) for _, array in loading.sections()] if loading else None
         task = Task(Kind.STATE, stage, name="load")
         await parts.lane.submit(task, lambda r=replica, f=flats: _begin(r, f))  # type: ignore[misc]
+        if parts.outer is not None and is_start and loading is not None:
+            parts.outer.begin(replica)
         digests.append(StageDigest(stage, replica.digest()))
     return tuple(digests)
 
@@ -121,6 +127,16 @@ async def _begin_stage(parts: Parts, stage: int) -> None:
     replica = parts.replicas[stage] = await parts.build(stage)
     if parts.outer is not None:
         parts.outer.begin(replica)
+
+
+def _check_begins_from_seed(parts: Parts) -> None:
+    """A run that continues a model has another beginning than its seed's, which the coordinator serves."""
+    if parts.config.model.initial_sha256:
+        raise StateError(
+            "this run cannot begin again from its seed",
+            "it continues an imported model, and nobody knows the coordinator's copy of it",
+            "the restore is tried again; see whether the coordinator runs",
+        )
 
 
 def _begin(replica: Replica, flats: list[torch.Tensor] | None) -> None:
@@ -176,7 +192,8 @@ async def load_checkpoint(parts: Parts, start: CheckpointAt) -> None:
             "its base digest differs",
             "start the coordinator again",
         )
-    await load(parts, stages, {stage: transfer.state for stage, transfer in found.items()})
+    states = {stage: transfer.state for stage, transfer in found.items()}
+    await load(parts, stages, states, is_start=start.step == 0)
     for transfer in found.values():
         _recovered(parts, transfer, CHECKPOINT, start_seconds)
 

@@ -471,6 +471,8 @@ class Session:
         )
 
     def _describe(self) -> Description:
+        # Who founds the run must start where the others do; later, siblings have what a newcomer needs.
+        has_begun = self.runtime is not None and self._has_begun(self.runtime.member)
         return Description(
             version=VERSION,
             config_json=self.config.to_json(),
@@ -479,4 +481,5 @@ class Session:
             addresses=(self.address,),
             coordinator=self.options.coordinator,
             corpus=self.corpus.digest,
+            start=None if has_begun else self.options.start,
         )

@@ -29,6 +29,7 @@ def test_hash_covers_every_other_setting() -> None:
     }
     by_name = {
         "model.family": "mine:Family",
+        "model.initial_sha256": "ab" * 32,
         "model.vocab_size": 300,
         "data.source": "text:a",
         "data.tokenizer": "b.json",
@@ -52,15 +53,26 @@ def test_hash_covers_every_other_setting() -> None:
         if section in ("limits", "links", "swarm", "recovery", "planner") or name in (
             "run.name",
             "model.preset",
+            "model.initial",
             "outer.grace_seconds",
             one_choice_yet,
         ):
             continue
         value = by_name.get(name) or changed[type(entry.default)](entry.default)
-        beside = {"heads": 8} if name == "model.kv_heads" else {}
+        needs = {"model.kv_heads": {"heads": 8}, "model.initial_sha256": {"initial": "folder"}}
+        beside = needs.get(name, {})
         config = RunConfig.model_validate({section: {key: value, **beside}})
         assert config.hash not in seen, name
         seen.add(config.hash)
+
+
+def test_hash_does_not_depend_on_where_an_imported_model_lies() -> None:
+    weights = "model.initial_sha256=" + "ab" * 32
+    one, other = (load_config((), [weights, f"model.initial={path}"]) for path in ("a", "b"))
+    assert one.hash == other.hash != RunConfig().hash
+    for half in (weights, "model.initial=a"):
+        with pytest.raises(ConfigError, match="belong together"):
+            load_config((), [half])
 
 
 def test_hash_does_not_depend_on_how_values_were_given() -> None:

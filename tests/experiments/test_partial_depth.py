@@ -150,7 +150,8 @@ def test_a_model_without_a_stage_is_another_model(checkpoint: Path) -> None:
     model = TrainedModel.load(checkpoint)
     whole, alone = model.held_out_loss(2), model.held_out_loss(2, (2,))
     assert model.held_out_loss(2, (1, 2, 3, 4)) == whole != alone
-    gone = TrainedModel(model.config, model.corpus, [model.stages[0], model.stages[2]], model.step)
+    stages = [model.stages[0], model.stages[2]]
+    gone = TrainedModel(model.config, model.tokenizer, stages, model.step)
     assert gone.held_out_loss(2) == alone
 
 
