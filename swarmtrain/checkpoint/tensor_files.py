@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,6 +25,7 @@ INDEX_FILE = "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9
 """Above this a model is written as several files."""
 
+_FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*\.safetensors")
 _LARGEST_INDEX_BYTES = 1 << 26
 _ELEMENT_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
@@ -188,7 +190,7 @@ def _weight_files(folder: Path) -> list[Path]:
         names = set(json.loads(index.read_bytes())["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(index, repr(error)) from error
-    if not all(isinstance(name, str) and Path(name).name == name for name in names):
+    if not all(isinstance(name, str) and _FILE_NAME.fullmatch(name) for name in names):
         raise _damaged(index, "it names files outside of its folder")
     return [folder / name for name in sorted(names)]
 
