@@ -8,17 +8,22 @@ from typing import Any
 
 import pytest
 
+from swarmtrain.checkpoint.initial import InitialModel
 from swarmtrain.coordinator.service import Coordinator, RunFolder
 from swarmtrain.core.clock import run_virtual
-from swarmtrain.core.errors import ConfigError, LinkError, Refused, StateError
+from swarmtrain.core.errors import ConfigError, LinkError, ModelError, Refused, StateError
 from swarmtrain.core.events import PeerJoined, StepCommitted, TermStarted
 from swarmtrain.core.types import PeerId
 from swarmtrain.core.version import VERSION
+from swarmtrain.experiments.imported import settings_of
 from swarmtrain.monitor.journal import journal_line, read_journal
+from swarmtrain.recovery.dealing import pace_of
+from swarmtrain.recovery.transfer import fetch_stage
 from swarmtrain.swarm.identity import Identity
 from swarmtrain.transport.link import PROTOCOL, Hello, Link, LinkLimits, Message
 from swarmtrain.transport.memory import MemoryNetwork, MemoryTransport
 from swarmtrain.transport.requests import EventBatch, StatusReply
+from tests.checkpoint.llamas import MODEL, tensors_of, write_llama
 from tests.experiments.runs import small_config
 from tests.transport.worlds import Watcher
 
@@ -195,6 +200,52 @@ def test_no_checkpoint_is_written_when_nobody_has_the_state(tmp_path: Path):
 
     play(tmp_path, act)
     assert not (tmp_path / "checkpoint").exists()
+
+
+def test_who_asks_for_weights_too_early_is_told_when_to_come(tmp_path: Path):
+    async def act(scene: Scene) -> None:
+        await scene.tell(Guest("anna"), *HEALTHY)
+        link = await scene.link(Guest("query", role="query", run=b"", version=""))
+        with pytest.raises(Refused, match="no state of this run is kept yet") as caught:
+            await link.call("checkpoint", Message(b""), silence_seconds=SILENCE_SECONDS)
+        assert "peers keep the state of every 10 steps" in str(caught.value)
+
+    play(tmp_path, act)
+
+
+def test_a_run_that_continues_a_model_starts_from_it_or_not_at_all(tmp_path: Path):
+    source = write_llama(tmp_path / "llama")
+    config = small_config(*settings_of(source))
+
+    async def started(folder: Path) -> tuple[Any, str]:
+        network = MemoryNetwork(0.001, 1e9, LinkLimits())
+        coordinator = Coordinator(
+            config,
+            Identity.from_seed(bytes(32)),
+            network.transport("coordinator"),
+            RunFolder(folder),
+            lambda *_: None,
+        )
+        try:
+            await coordinator.start("coordinator:0", "")
+            link = await network.transport("guest").dial(
+                coordinator.address, Guest("query", role="query").hello(), Guest("query"), 5.0
+            )
+            found = await fetch_stage([link], 1, 0, pace_of(config.links))
+            assert found.base == coordinator.checkpoints.newest.base  # type: ignore[union-attr]
+            return found.state, (folder / "journal.jsonl").read_text()
+        finally:
+            await coordinator.close()
+
+    (tmp_path / "one").mkdir()
+    state, journal = asyncio.run(started(tmp_path / "one"))
+    expected = InitialModel(config.model).stage(1)
+    assert state.parameters.tobytes() == expected.parameters.tobytes()
+    assert "from the model in" in journal
+    write_llama(source, tensors=tensors_of(MODEL, seed=1))
+    (tmp_path / "other").mkdir()
+    with pytest.raises(ModelError, match="are not those of the run"):
+        asyncio.run(started(tmp_path / "other"))
 
 
 def test_a_run_folder_is_written_by_one_process(tmp_path: Path):

@@ -4,24 +4,56 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.integration.processes import SMALL_RUN, Workplace, events_in, lines_of, read_json, until
 
 STEPS = 120
 RUN = SMALL_RUN.replace("steps = 20", f"steps = {STEPS}")
 CHECKPOINTS = ("--set", "recovery.checkpoint_steps=5")
 
+Places = tuple[str, ...]
+"""The stages of each peer, as --stage pins them."""
 
-def test_a_run_that_was_killed_whole_resumes_bit_for_bit(workplace: Workplace) -> None:
-    run_file, out = workplace.write("run.toml", RUN), workplace.folder / "out"
-    command = workplace.start("up", run_file, "--peers", 3, "--out", out, *CHECKPOINTS)
-    until(lambda: len(lines_of(out / "metrics.jsonl")) >= 14, 90, "fourteen steps are committed")
-    os.kill(command.process.pid, signal.SIGKILL)
+APART: Places = ("0", "1", "2")
+TOGETHER: Places = ("0:1", "0:2")
+CROWD: Places = ("0", "2", "0:1", "1:2")
+
+
+def arguments(run_file: Path, out: Path, places: Places) -> tuple[object, ...]:
+    pinned = [part for stages in places for part in ("--stage", stages)]
+    return ("up", run_file, "--peers", len(places), "--out", out, *CHECKPOINTS, *pinned)
+
+
+def kill_in_the_middle(workplace: Workplace, out: Path, more: int, *command: object) -> None:
+    """Start `command` and send SIGKILL to it once `more` further steps are committed; its peers go with it."""
+    before = len(lines_of(out / "metrics.jsonl"))
+    running = workplace.start(*command)
+    until(lambda: len(lines_of(out / "metrics.jsonl")) >= before + more, 90, f"{more} more steps")
+    os.kill(running.process.pid, signal.SIGKILL)
     workplace.expect_nothing_left(15)
     assert events_in(out, "checkpoint_saved") and len(lines_of(out / "metrics.jsonl")) < STEPS
 
-    workplace.run(
-        "up", run_file, "--peers", 2, "--out", out, *CHECKPOINTS, "--resume", "auto", seconds=150
-    )
+
+@pytest.mark.parametrize(
+    "legs",
+    [
+        (APART, TOGETHER),
+        pytest.param((TOGETHER, CROWD, APART), marks=pytest.mark.slow),
+    ],
+    ids=["three peers, then two", "two, four, three"],
+)
+def test_a_run_that_was_killed_whole_resumes_bit_for_bit(
+    workplace: Workplace, legs: tuple[Places, ...]
+) -> None:
+    run_file, out = workplace.write("run.toml", RUN), workplace.folder / "out"
+    first, *between, last = legs
+    kill_in_the_middle(workplace, out, 14, *arguments(run_file, out, first))
+    for places in between:
+        command = (*arguments(run_file, out, places), "--resume", "auto")
+        kill_in_the_middle(workplace, out, 14, *command)
+
+    workplace.run(*arguments(run_file, out, last), "--resume", "auto", seconds=150)
     steps = [line["step"] for line in lines_of(out / "metrics.jsonl")]
     assert steps == [*range(STEPS)], "every step once, those before the checkpoint too"
     from_checkpoint = [e for e in events_in(out, "recovered") if e["tier"] == "checkpoint"]
