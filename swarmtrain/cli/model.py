@@ -16,6 +16,11 @@ CheckpointFolder = Annotated[
     ),
 ]
 
+Family = Annotated[
+    str | None,
+    typer.Option(help="Import this model family, package.module:Name, for a checkpoint of it"),
+]
+
 
 def evaluate(
     checkpoint: CheckpointFolder,
@@ -34,6 +39,7 @@ def evaluate(
         str | None,
         typer.Option(help="Corpus instead of the run's: stdlib, text:PATH, shards:FOLDER, ..."),
     ] = None,
+    family: Family = None,
     output: Annotated[str, typer.Option("-o", "--output", help="table or json")] = "table",
 ) -> None:
     """Measure a checkpoint, or an exported model, on the held-out part of its corpus, in nats per token.
@@ -45,6 +51,7 @@ def evaluate(
     from swarmtrain.experiments.partial_depth import measure, parse_shares
     from swarmtrain.experiments.trained import TrainedModel
 
+    _trust(family)
     shares = parse_shares(keep or ())
     model = TrainedModel.load(checkpoint_folder(checkpoint), data)
     whole = tuple(range(1, model.config.model.stages + 1))
@@ -101,6 +108,7 @@ def generate(
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest")] = 0.8,
     top_k: Annotated[int, typer.Option(min=0, help="Choose among so many; 0 is all")] = 40,
     seed: Annotated[int, typer.Option(help="Seed of the choices")] = 0,
+    family: Family = None,
 ) -> None:
     """Continue a text with the model of a checkpoint, or with an exported one.
 
@@ -108,8 +116,17 @@ def generate(
     """
     from swarmtrain.experiments.trained import TrainedModel
 
+    _trust(family)
     model = TrainedModel.load(checkpoint_folder(checkpoint))
     typer.echo(prompt + model.sample(prompt, tokens, temperature, top_k, seed))
+
+
+def _trust(family: str | None) -> None:
+    """Code is imported because a person names it, never because a checkpoint does (I5)."""
+    if family is not None:
+        from swarmtrain.model.registry import load_family
+
+        load_family(family, allow_import=True)
 
 
 def checkpoint_folder(path: Path) -> Path:
