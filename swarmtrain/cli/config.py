@@ -100,6 +100,8 @@ def init(
             (error.strerror or str(error)).lower(),
             "choose another place",
         ) from None
+    if from_hf is not None and 'data.tokenizer="bytes"' in settings:
+        typer.echo(f"The run learns bytes: {from_hf} brings no tokenizer.json of another kind.")
     typer.echo(f"Wrote {path}. Next:")
     typer.echo(f"  swarmtrain config show {path} --explain   what every setting means")
     typer.echo(f"  swarmtrain up {path} --peers 3            train it on this machine")

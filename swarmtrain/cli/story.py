@@ -50,7 +50,12 @@ class Story:
                 )
             case "checkpoint_saved":
                 note(f"checkpoint {event['path']} saved in {event['seconds']:.2f} s")
-            case "noted" if event["what"] in ("checkpoint failed", "resumed"):
+            case "noted" if event["what"] in (
+                "coordinator",
+                "started",
+                "resumed",
+                "checkpoint failed",
+            ):
                 note(f"{event['what']}: {event['detail']}")
             case "noted" if event["what"] == "killed on purpose":
                 note(f"killed on purpose: {event['detail']}")

@@ -76,6 +76,8 @@ class LocalSwarm:
             if self.resume:
                 self.coordinator.resume()
             await self.coordinator.start("127.0.0.1:0", "")
+            where = f"{self.coordinator.address}, for swarmtrain status, export and peer --join"
+            self.coordinator.record(Noted("coordinator", where))
             # Peers take seconds to import what they need; the directory opens meanwhile.
             await self._start_peers()
             await open_directory(self.coordinator, "127.0.0.1")

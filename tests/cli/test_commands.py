@@ -53,7 +53,18 @@ def test_version(shell: Shell):
 
 @pytest.mark.parametrize(
     "command",
-    ["up", "coordinator", "peer", "reference", "simulate", "check", "status", "eval", "generate"],
+    [
+        "up",
+        "coordinator",
+        "peer",
+        "reference",
+        "simulate",
+        "check",
+        "status",
+        "eval",
+        "generate",
+        "export",
+    ],
 )
 def test_every_command_explains_itself_with_an_example(shell: Shell, command: str):
     code, text = shell(command, "--help")
@@ -127,13 +138,21 @@ def test_a_folder_that_cannot_be_made_is_refused(shell: Shell, tmp_path: Path):
     assert code == 2 and "cannot be written" in text and "do:" in text
 
 
-@pytest.mark.parametrize("command", ["eval", "generate"])
+@pytest.mark.parametrize("command", ["eval", "generate", "export"])
 def test_a_folder_without_a_checkpoint_is_refused(shell: Shell, tmp_path: Path, command: str):
-    code, text = shell(command, tmp_path)
+    more = [tmp_path / "out"] if command == "export" else []
+    code, text = shell(command, tmp_path, *more)
     assert code == 1 and text.startswith("error: ") and "do:" in text and "Traceback" not in text
 
 
-@pytest.mark.parametrize("command", [("status", "127.0.0.1:1"), ("peer", "--join", "127.0.0.1:1")])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("status", "127.0.0.1:1"),
+        ("peer", "--join", "127.0.0.1:1"),
+        ("export", "127.0.0.1:1", "model"),
+    ],
+)
 def test_nobody_at_an_address_is_said_plainly(shell: Shell, command: tuple[str, ...]):
     code, text = shell(*command)
     assert code == 3

@@ -10,8 +10,10 @@ from typer.testing import CliRunner
 
 from swarmtrain.cli.config import app, starter_toml
 from swarmtrain.core.config import RunConfig, config_from_json, fields, load_config
-from swarmtrain.core.errors import ConfigError
+from swarmtrain.core.errors import SwarmError
 from swarmtrain.core.presets import PRESETS
+from swarmtrain.experiments.imported import settings_of
+from tests.checkpoint.llamas import MODEL, write_llama
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,9 +24,9 @@ def _run(*arguments: str) -> str:
     return outcome.output
 
 
-def _error(*arguments: str) -> ConfigError:
+def _error(*arguments: str) -> SwarmError:
     """Errors reach the caller of the app, which turns them into text and an exit code."""
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(SwarmError) as caught:
         CliRunner().invoke(app, arguments, catch_exceptions=False)
     return caught.value
 
@@ -72,6 +74,17 @@ def test_init_writes_a_file_that_loads_and_never_overwrites(tmp_path: Path) -> N
     path.write_text("mine", encoding="utf-8")
     assert "never overwrites" in _error("init", str(path)).why
     assert path.read_text(encoding="utf-8") == "mine"
+
+
+def test_init_describes_the_model_to_continue(tmp_path: Path) -> None:
+    folder, path = write_llama(tmp_path / "llama"), tmp_path / "RUN.toml"
+    assert "learns bytes" in _run("init", str(path), "--from-hf", str(folder))
+    config = load_config([path])
+    assert (config.model.width, config.model.initial) == (MODEL.width, str(folder))
+    assert config == load_config((), settings_of(folder))
+    again = tmp_path / "again.toml"
+    assert "there is no model" in _error("init", str(again), "--from-hf", str(tmp_path)).what
+    assert not again.exists()
 
 
 def test_init_into_a_missing_folder_is_explained(tmp_path: Path) -> None:

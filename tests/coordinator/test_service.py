@@ -13,18 +13,20 @@ from swarmtrain.coordinator.service import Coordinator, RunFolder
 from swarmtrain.core.clock import run_virtual
 from swarmtrain.core.errors import ConfigError, LinkError, ModelError, Refused, StateError
 from swarmtrain.core.events import PeerJoined, StepCommitted, TermStarted
+from swarmtrain.core.messages import CheckpointAt
 from swarmtrain.core.types import PeerId
 from swarmtrain.core.version import VERSION
 from swarmtrain.experiments.imported import settings_of
+from swarmtrain.experiments.reference import Reference
 from swarmtrain.monitor.journal import journal_line, read_journal
 from swarmtrain.recovery.dealing import pace_of
 from swarmtrain.recovery.transfer import fetch_stage
 from swarmtrain.swarm.identity import Identity
 from swarmtrain.transport.link import PROTOCOL, Hello, Link, LinkLimits, Message
 from swarmtrain.transport.memory import MemoryNetwork, MemoryTransport
-from swarmtrain.transport.requests import EventBatch, StatusReply
+from swarmtrain.transport.requests import Description, EventBatch, StatusReply
 from tests.checkpoint.llamas import MODEL, tensors_of, write_llama
-from tests.experiments.runs import small_config
+from tests.experiments.runs import corpus, small_config
 from tests.transport.worlds import Watcher
 
 CONFIG = small_config()
@@ -246,6 +248,34 @@ def test_a_run_that_continues_a_model_starts_from_it_or_not_at_all(tmp_path: Pat
     (tmp_path / "other").mkdir()
     with pytest.raises(ModelError, match="are not those of the run"):
         asyncio.run(started(tmp_path / "other"))
+
+
+def test_newcomers_hear_of_the_start_until_a_step_is_committed(tmp_path: Path):
+    """Later the checkpoint may be gone from disk, and siblings have what a newcomer needs."""
+
+    class Nowhere:
+        bootstrap = ("/ip4/127.0.0.1/tcp/1/p2p/x",)
+
+        async def close(self) -> None:
+            """Nothing is open."""
+
+    loop = Reference(CONFIG, corpus(), corpus().tokenizer.vocab_size)
+    loop.advance()
+    loop.save(tmp_path / "checkpoint")
+    starts: list[CheckpointAt | None] = []
+
+    async def act(scene: Scene) -> None:
+        scene.coordinator.resume()
+        scene.coordinator.open_run(Nowhere(), "corpus")  # type: ignore[arg-type]
+        link = await scene.link(Guest("query", role="query", run=b"", version=""))
+        for _ in range(2):
+            reply = await link.call("describe", Message(b""), silence_seconds=SILENCE_SECONDS)
+            starts.append(Description.decode(reply.meta).start)
+            committed = StepCommitted(1, 5.0, 384, 0.5, 1e-3, 1.0, (), "sha")
+            await scene.tell(Guest("anna"), line("anna", committed))
+
+    play(tmp_path, act)
+    assert starts == [CheckpointAt(1, bytes(32)), None]
 
 
 def test_a_run_folder_is_written_by_one_process(tmp_path: Path):

@@ -1,0 +1,153 @@
+"""A run that continues an imported model: peers fetch it from the coordinator, and nothing begins from the seed."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from swarmtrain.checkpoint.initial import InitialModel
+from swarmtrain.compute.lane import ThreadLane
+from swarmtrain.compute.replica import Replica
+from swarmtrain.compute.stage import build_compute
+from swarmtrain.coordinator.service import Coordinator, RunFolder
+from swarmtrain.core.config import RunConfig, load_config
+from swarmtrain.core.errors import StateError
+from swarmtrain.core.events import Event
+from swarmtrain.core.messages import CheckpointAt, Restore, Source, StageAt
+from swarmtrain.core.types import Member, PeerId, Roster
+from swarmtrain.core.version import VERSION
+from swarmtrain.experiments.imported import settings_of
+from swarmtrain.experiments.machines import MachineLoop
+from swarmtrain.experiments.virtual import Scenario, Stage, peers, play
+from swarmtrain.peer import restore
+from swarmtrain.peer.stage_rounds import OuterStates
+from swarmtrain.recovery.snapshots import Snapshots
+from swarmtrain.swarm.identity import Identity
+from swarmtrain.transport.link import PROTOCOL, Hello, LinkLimits
+from swarmtrain.transport.memory import MemoryNetwork
+from tests.checkpoint.llamas import write_llama
+from tests.experiments.runs import corpus, small_config
+from tests.transport.worlds import Watcher
+
+ME = PeerId("anna")
+START = CheckpointAt(7, b"s" * 32)
+
+
+class Guest(Watcher):
+    """A peer of the run."""
+
+    config: RunConfig
+
+    def hello(self) -> Hello:
+        run = bytes.fromhex(self.config.hash)
+        return Hello(PROTOCOL, VERSION, run, ME, "", "", "", "peer")
+
+
+def config_of(folder: Path) -> RunConfig:
+    rounds = ["outer.inner_steps=5", "outer.fragments=2"]
+    return load_config((), [*settings_of(write_llama(folder / "llama")), *rounds])
+
+
+def with_parts(folder: Path, act: Callable[[Any, CheckpointAt], Awaitable[None]]) -> list[Event]:
+    """`act` with the parts of a peer that hosts stages 1 and 2 and has a link to the coordinator; its events."""
+    torch.set_num_threads(1)
+    config, events = config_of(folder), list[Event]()
+
+    async def main() -> None:
+        network = MemoryNetwork(0.001, 1e9, LinkLimits())
+        coordinator = Coordinator(
+            config,
+            Identity.from_seed(bytes(32)),
+            network.transport("coordinator"),
+            RunFolder(folder),
+            lambda *_: None,
+        )
+        lane, guest = ThreadLane(), Guest("anna")
+        guest.config = config
+        try:
+            await coordinator.start("coordinator:0", "")
+            transport = network.transport("guest")
+            link = await transport.dial(coordinator.address, guest.hello(), guest, 5.0)
+            replicas = {s: Replica(config, s, build_compute(config, 257, s)) for s in (1, 2)}
+            outer = OuterStates(config, 0)
+            for replica in replicas.values():
+                outer.begin(replica)
+            member = SimpleNamespace(stages=(1, 2), step=3, base=b"")
+            parts = SimpleNamespace(
+                me=ME, config=config, replicas=replicas, outer=outer, lane=lane, member=member,
+                record=events.append, coordinator=lambda: link, snapshots=Snapshots(),
+            )  # fmt: skip
+            start = coordinator.checkpoints.newest
+            assert start is not None
+            await act(parts, start)
+        finally:
+            await lane.close()
+            await coordinator.close()
+
+    asyncio.run(main())
+    return events
+
+
+def assert_as_imported(parts: Any) -> None:
+    initial = InitialModel(parts.config.model)
+    for stage, replica in parts.replicas.items():
+        expected = initial.stage(stage).parameters
+        assert replica.current.parameters.numpy().tobytes() == expected.tobytes()
+        kept = [entry.state.parameters for entry in parts.outer.stages[stage].members]
+        assert torch.cat(kept).numpy().tobytes() == expected.tobytes(), "rounds start from it too"
+    assert not parts.outer.stranded
+
+
+def test_a_founder_starts_from_the_coordinators_model(tmp_path: Path) -> None:
+    async def act(parts: Any, start: CheckpointAt) -> None:
+        assert start.step == 0
+        await restore.load_checkpoint(parts, start)
+        assert_as_imported(parts)
+
+    events = with_parts(tmp_path, act)
+    assert [event.tier for event in events] == ["checkpoint"] * 2  # type: ignore[attr-defined]
+
+
+def restore_to(tier: str, start: CheckpointAt) -> Restore:
+    roster = Roster.of(1, [Member(ME, (1, 2), "a:1")])
+    at = [StageAt(stage, 0, start.base) for stage in (1, 2)]
+    sources = tuple(Source(state.stage, tier, (state,), ()) for state in at)
+    return Restore(2, 1, 0, b"r" * 32, roster, sources)
+
+
+def test_a_run_that_begins_again_begins_with_the_imported_model(tmp_path: Path) -> None:
+    async def act(parts: Any, start: CheckpointAt) -> None:
+        await restore.restore(parts, restore_to("checkpoint", start), None)
+        assert_as_imported(parts)
+
+    with_parts(tmp_path, act)
+
+
+def test_it_never_begins_from_its_seed(tmp_path: Path) -> None:
+    async def act(parts: Any, start: CheckpointAt) -> None:
+        with pytest.raises(StateError, match="cannot begin again from its seed"):
+            await restore.restore(parts, restore_to("initial", start), None)
+
+    with_parts(tmp_path, act)
+
+
+def test_a_peer_passes_on_where_the_run_starts_until_it_has_begun() -> None:
+    scenes: list[Stage] = []
+
+    async def main() -> None:
+        await play(small_config(steps=2), Scenario(peers(1)), corpus(), scenes.append)  # type: ignore[arg-type]
+
+    with asyncio.Runner(loop_factory=MachineLoop) as runner:
+        runner.run(main())
+    (session,) = scenes[0].sessions.values()
+    session.options = replace(session.options, start=START)
+    assert session._describe().start == START, "two steps were committed, START is later"
+    session.options = replace(session.options, start=replace(START, step=0))
+    assert session._describe().start is None
+    session.runtime = None
+    assert session._describe().start == session.options.start
