@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,10 +93,20 @@ def write_stage(folder: Path, state: StageState) -> StageEntry:
 def read_stage(folder: Path, entry: StageEntry) -> StageState:
     """The state behind `entry`, every byte verified. Raises StateError."""
     verify_stage(folder, entry)
+    return _read(folder, entry, (*SECTIONS, ROUNDS))
+
+
+def read_parameters(folder: Path, entry: StageEntry) -> StageState:
+    """The parameters alone behind `entry`, a third of the file, held to their digest. Raises StateError."""
+    verify_size(folder, entry)
+    return _read(folder, entry, (SECTIONS[0],))
+
+
+def _read(folder: Path, entry: StageEntry, sections: Sequence[str]) -> StageState:
     path = folder / entry.file
     try:
         with safe_open(path, framework="numpy") as file:
-            state = _assemble(path, entry.stage, file)
+            state = _assemble(path, entry.stage, file, sections)
     except SafetensorError as error:
         raise damaged(path, f"not a safetensors file: {error}") from error
     if hashlib.sha256(state.parameters.data).hexdigest() != entry.parameters_sha256:
@@ -188,15 +198,15 @@ def _pieces(state: StageState) -> Iterator[bytes | memoryview]:
         yield state.rounds.view(np.uint8).data
 
 
-def _assemble(path: Path, stage: int, file: safe_open) -> StageState:
-    """The flat arrays from the open file; its order of tensors is the order of the parameters."""
+def _assemble(path: Path, stage: int, file: safe_open, sections: Sequence[str]) -> StageState:
+    """The flat arrays of `sections` from the open file; its order of tensors is the order of the parameters."""
     found: dict[str, dict[str, tuple[int, ...]]] = {}
     rounds: Flat | None = None
     for key in file.offset_keys():
         section, _, name = key.partition("/")
         piece = file.get_slice(key)
         if key == ROUNDS and piece.get_dtype() == "F32" and len(piece.get_shape()) == 1:
-            rounds = np.ascontiguousarray(file.get_tensor(key))
+            rounds = np.ascontiguousarray(file.get_tensor(key)) if key in sections else None
             continue
         if section not in SECTIONS or piece.get_dtype() != "F32":
             raise damaged(path, f"the tensor {key[:200]!r} does not belong in a stage file")
@@ -206,7 +216,7 @@ def _assemble(path: Path, stage: int, file: safe_open) -> StageState:
         raise damaged(path, "its moments do not match its parameters")
     offsets, total_elements = flat_layout([shape for _, shape in names_shapes])
     arrays: dict[str, Flat] = {}
-    for section in found:
+    for section in (section for section in found if section in sections):
         flat = arrays[section] = np.zeros(total_elements, dtype=np.float32)
         for offset, (name, shape) in zip(offsets, names_shapes, strict=True):
             flat[offset : offset + math.prod(shape)] = file.get_tensor(f"{section}/{name}").ravel()

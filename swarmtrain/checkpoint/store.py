@@ -23,6 +23,7 @@ from swarmtrain.checkpoint.manifest import (
 from swarmtrain.checkpoint.stage_file import (
     StageEntry,
     StageState,
+    read_parameters,
     read_stage,
     verify_size,
     verify_stage,
@@ -117,6 +118,18 @@ def load_stage(folder: Path, stage: int) -> StageState:
 
     Only this stage's file is read. Raises StateError when it is damaged or the stage is not there.
     """
+    folder, entry = _entry_of(folder, stage)
+    return read_stage(folder, entry)
+
+
+def load_parameters(folder: Path, stage: int) -> StageState:
+    """As `load_stage`, but the parameters alone: to use a model, not to train it on."""
+    folder, entry = _entry_of(folder, stage)
+    return read_parameters(folder, entry)
+
+
+def _entry_of(folder: Path, stage: int) -> tuple[Path, StageEntry]:
+    """The checkpoint that holds the stage, and the stage's entry in its manifest."""
     if not (folder / MANIFEST_FILE).exists():
         newest = latest(folder)
         if newest is None:
@@ -130,7 +143,7 @@ def load_stage(folder: Path, stage: int) -> StageState:
             f"it holds {', '.join(str(entry.stage) for entry in manifest.stages) or 'none'}",
             "check that model.stages is the run's",
         )
-    return read_stage(folder, entry)
+    return folder, entry
 
 
 def latest(folder: Path) -> Path | None:

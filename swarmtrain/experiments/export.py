@@ -17,7 +17,7 @@ from swarmtrain.checkpoint.layout_views import views_of
 from swarmtrain.checkpoint.llama_config import CONFIG_FILE, llama_config
 from swarmtrain.checkpoint.llama_names import LlamaTensor, check_is_llama, stage_tensors
 from swarmtrain.checkpoint.stage_file import Flat, StageState
-from swarmtrain.checkpoint.store import load, load_stage
+from swarmtrain.checkpoint.store import load, load_parameters, load_stage
 from swarmtrain.checkpoint.tensor_files import SHARD_BYTES, ShardWriter, plan_shards
 from swarmtrain.core.config import RunConfig, config_from_json
 from swarmtrain.core.errors import ConfigError, StateError
@@ -67,7 +67,9 @@ def checkpoint_weights(folder: Path) -> Weights:
     """The newest whole checkpoint in `folder`. Raises StateError when nothing there is whole."""
     found = load(folder)
     config = config_from_json(found.manifest.config_json)
-    return Weights(config, found.manifest.step, lambda stage: load_stage(found.folder, stage))
+    # What outer rounds keep is part of the whole state; without them the parameters are all there is to read.
+    read = load_stage if config.outer.inner_steps else load_parameters
+    return Weights(config, found.manifest.step, lambda stage: read(found.folder, stage))
 
 
 def merged_if_any(weights: Weights) -> Weights:

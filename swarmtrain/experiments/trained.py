@@ -13,7 +13,7 @@ from swarmtrain.checkpoint.layout_views import views_of
 from swarmtrain.checkpoint.llama_config import is_llama_folder
 from swarmtrain.checkpoint.manifest import MANIFEST_FILE
 from swarmtrain.checkpoint.stage_file import StageState
-from swarmtrain.checkpoint.store import load, load_stage
+from swarmtrain.checkpoint.store import load, load_parameters
 from swarmtrain.core.config import RunConfig, config_from_json
 from swarmtrain.core.errors import StateError
 from swarmtrain.data.stream import Corpus, held_out_batches, load_corpus
@@ -52,7 +52,7 @@ class TrainedModel:
             step, place = checkpoint.manifest.step, checkpoint.folder
 
             def read(stage: int) -> StageState:
-                return load_stage(place, stage)
+                return load_parameters(place, stage)
 
         if data is not None:
             chosen = config.data.model_validate({**config.data.model_dump(), "source": data})

@@ -102,7 +102,7 @@ async def load(
             await _begin_stage(parts, stage)
     for stage, state in states.items():
         _check_size(parts.replicas[stage], state)
-        if parts.outer is not None and not is_start:
+        if parts.outer is not None:
             parts.outer.load(stage, state.rounds)
     gone = [known for known in parts.replicas if known not in stages]
     for stage in gone:

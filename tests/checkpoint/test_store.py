@@ -13,10 +13,10 @@ import pytest
 
 from swarmtrain.checkpoint import stage_file, store
 from swarmtrain.checkpoint.manifest import MANIFEST_FILE
-from swarmtrain.checkpoint.store import latest, load, load_stage, save
+from swarmtrain.checkpoint.store import latest, load, load_parameters, load_stage, save
 from swarmtrain.core.config import config_from_json
 from swarmtrain.core.errors import ConfigError, StateError
-from tests.checkpoint.states import BASE, CONFIG_JSON, assert_same, stage_state
+from tests.checkpoint.states import BASE, CONFIG_JSON, NAMES_SHAPES, assert_same, stage_state
 
 ROOT = Path(__file__).parents[2]
 
@@ -353,3 +353,24 @@ def test_a_checkpoint_is_written_and_read_without_torch(tmp_path: Path) -> None:
         timeout=60,
     )
     assert done.stdout.strip() == "done", done.stderr
+
+
+def test_parameters_alone_are_held_to_their_digest(tmp_path: Path) -> None:
+    written = save(
+        tmp_path,
+        step=1,
+        base=BASE,
+        config_json=CONFIG_JSON,
+        states=[stage_state(0), stage_state(1)],
+    )
+    found = load_parameters(tmp_path, 1)
+    assert found.parameters.tobytes() == stage_state(1).parameters.tobytes()
+    assert (found.names_shapes, found.moment1, found.moment2) == (NAMES_SHAPES, None, None)
+    path = written / "stage-001.safetensors"
+    data = bytearray(path.read_bytes())
+    header_bytes = 8 + int.from_bytes(data[:8], "little")
+    data[header_bytes + 3] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(StateError, match="digest in the manifest"):
+        load_parameters(tmp_path, 1)
+    assert load_parameters(tmp_path, 0).stage == 0
