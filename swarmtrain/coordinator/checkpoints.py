@@ -23,8 +23,10 @@ from swarmtrain.recovery.serving import layout_answer, state_piece
 from swarmtrain.transport.link import Link, Message
 from swarmtrain.transport.requests import StateReply, StateRequest, Status
 
-READ_BYTES = 4 << 30
+READ_BYTES = 2 << 30
 """Stages that peers ask for stay in memory up to this; beyond it one at a time is kept."""
+READ_SECONDS = 60.0
+"""After so long without a question nothing is kept."""
 
 Read = Callable[[int], StageState]
 
@@ -41,6 +43,7 @@ class Checkpoints:
         self._known: dict[int, tuple[Digest, Read]] = {}
         self._saving, self._reading = asyncio.Lock(), asyncio.Lock()
         self._read: OrderedDict[tuple[int, int], StageState] = OrderedDict()
+        self._forgetting: asyncio.TimerHandle | None = None
 
     @property
     def has_any(self) -> bool:
@@ -126,6 +129,10 @@ class Checkpoints:
                     del self._known[step]
                     return None
             self._read.move_to_end(key)
+            if self._forgetting is not None:
+                self._forgetting.cancel()
+            loop = asyncio.get_running_loop()
+            self._forgetting = loop.call_later(READ_SECONDS, self._read.clear)
             while len(self._read) > 1 and _bytes_of(self._read) > READ_BYTES:
                 self._read.popitem(last=False)
             return self._read[key]

@@ -8,6 +8,7 @@ import pytest
 from swarmtrain.checkpoint.store import save
 from swarmtrain.coordinator import checkpoints as module
 from swarmtrain.coordinator.checkpoints import Checkpoints, newest_kept
+from swarmtrain.core.clock import run_virtual
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.messages import CheckpointAt
 from swarmtrain.core.sections import RecoverySection
@@ -88,3 +89,19 @@ def test_the_newest_state_that_everybody_keeps() -> None:
     assert newest_kept(every_ten, 25, True) == (25, 10)
     assert newest_kept(RecoverySection(snapshot_steps=0), 25, False) == (0, 0)
     assert newest_kept(RecoverySection(snapshot_steps=0, checkpoint_steps=7), 25, False) == (21, 7)
+
+
+def test_nothing_is_kept_when_nobody_asks_any_more(tmp_path: Path) -> None:
+    async def main() -> None:
+        checkpoints = Checkpoints(CONFIG, tmp_path)
+        checkpoints._add(CheckpointAt(5, bytes(32)), lambda stage: stage_state(stage, 5))
+        # Reading takes a thread, which virtual time has not: it was read before.
+        checkpoints._read[5, 1] = stage_state(1, 5)
+        for _ in range(3):
+            await checkpoints.state(StateRequest(1, 5, 0, 64))
+            await asyncio.sleep(0.9 * module.READ_SECONDS)
+            assert len(checkpoints._read) == 1
+        await asyncio.sleep(0.2 * module.READ_SECONDS)
+        assert not checkpoints._read
+
+    run_virtual(main())
