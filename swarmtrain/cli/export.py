@@ -34,8 +34,8 @@ def export(
 
     Example: swarmtrain export runs/demo-1 my-model
 
-    A live run gives its newest committed state and trains on. Of a run with outer rounds the merged parameters are
-    written. transformers loads the folder with AutoModelForCausalLM.from_pretrained("my-model").
+    A live run gives its newest committed state, at most a minute old, and trains on. Of a run with outer rounds the
+    merged parameters are written. transformers loads the folder with AutoModelForCausalLM.from_pretrained("my-model").
     """
     exported = _export(source, folder, force)
     if output == "json":

@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import json
 import logging
+import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -45,6 +46,8 @@ logger = logging.getLogger(__name__)
 LONGEST_LINE_BYTES = 256 << 10
 EXPORT_ATTEMPTS = 3
 """To collect a state for somebody who asks from outside of the run."""
+EXPORT_SECONDS = 60.0
+"""A state that was collected for an export serves all that are asked for meanwhile."""
 
 
 @dataclass(slots=True)
@@ -103,6 +106,8 @@ class Coordinator:
         self._links: dict[Link, None] = {}
         self._tasks = Tasks()
         self._start: CheckpointAt | None = None
+        self._exporting = asyncio.Lock()
+        self._exported_seconds = -math.inf
         self.checkpoints = Checkpoints(config, folder.path / "checkpoint")
 
     def resume(self) -> None:
@@ -288,25 +293,30 @@ class Coordinator:
     async def _newest_state(self) -> CheckpointAt:
         """A checkpoint of the newest state that peers keep, saved now if it was not; training goes on meanwhile.
 
-        Raises StateError while there is none, or when it could not be collected.
+        Strangers may ask this, so peers are troubled at most once in EXPORT_SECONDS. Raises StateError while there is
+        no state, or when it could not be collected.
         """
-        for attempt in range(EXPORT_ATTEMPTS):
-            newest = self.checkpoints.newest
-            step, every = newest_kept(self.config.recovery, self.state.step, self.state.stopped)
-            if newest is not None and newest.step >= step:
-                return newest
-            if step == 0:
-                raise StateError(
-                    "no state of this run is kept yet",
-                    f"step {self.state.step} is committed; peers keep the state of every {every or 'last'} steps",
-                    "ask again later",
-                )
-            try:
-                await self._save(step)
-            except (StateError, LinkError, WireError):
-                # Quick steps: the state is older than what peers keep by the time they are asked.
-                if attempt + 1 == EXPORT_ATTEMPTS:
-                    raise
+        loop = asyncio.get_running_loop()
+        async with self._exporting:
+            is_fresh = loop.time() - self._exported_seconds < EXPORT_SECONDS
+            for attempt in range(EXPORT_ATTEMPTS):
+                newest = self.checkpoints.newest
+                step, every = newest_kept(self.config.recovery, self.state.step, self.state.stopped)
+                if newest is not None and (newest.step >= step or is_fresh):
+                    return newest
+                if step == 0:
+                    raise StateError(
+                        "no state of this run is kept yet",
+                        f"step {self.state.step} is committed; peers keep the state of every {every or 'last'} steps",
+                        "ask again later",
+                    )
+                self._exported_seconds = loop.time()
+                try:
+                    await self._save(step)
+                except (StateError, LinkError, WireError):
+                    # Quick steps: the state is older than what peers keep by the time they are asked.
+                    if attempt + 1 == EXPORT_ATTEMPTS:
+                        raise
         raise AssertionError("unreachable")
 
     def _take_line(self, line: str) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from swarmtrain.recovery.transfer import fetch_stage
 from swarmtrain.swarm.identity import Identity
 from swarmtrain.transport.link import PROTOCOL, Hello, Link, LinkLimits, Message
 from swarmtrain.transport.memory import MemoryNetwork, MemoryTransport
+from swarmtrain.transport.messages import decode
 from swarmtrain.transport.requests import Description, EventBatch, StatusReply
 from tests.checkpoint.llamas import MODEL, tensors_of, write_llama
 from tests.experiments.runs import corpus, small_config
@@ -213,6 +215,34 @@ def test_who_asks_for_weights_too_early_is_told_when_to_come(tmp_path: Path):
         assert "peers keep the state of every 10 steps" in str(caught.value)
 
     play(tmp_path, act)
+
+
+def test_strangers_who_ask_for_weights_trouble_peers_once_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    saved: list[int] = []
+
+    async def act(scene: Scene) -> None:
+        coordinator = scene.coordinator
+
+        async def save(step: int) -> None:
+            saved.append(step)
+            coordinator.checkpoints.newest = CheckpointAt(step, bytes(32))
+
+        monkeypatch.setattr(coordinator, "_save", save)
+        link = await scene.link(Guest("query", role="query", run=b"", version=""))
+
+        async def asked_at(step: int) -> int:
+            coordinator.state = replace(coordinator.state, step=step)
+            question = link.call("checkpoint", Message(b""), silence_seconds=SILENCE_SECONDS)
+            return decode(CheckpointAt, (await question).meta).step
+
+        assert [await asked_at(step) for step in (12, 14, 35)] == [10, 10, 10]
+        await asyncio.sleep(61)
+        assert await asyncio.gather(asked_at(35), asked_at(47)) == [40, 40]
+
+    play(tmp_path, act)
+    assert saved == [10, 40]
 
 
 def test_a_run_that_continues_a_model_starts_from_it_or_not_at_all(tmp_path: Path):
