@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -146,16 +147,22 @@ def _print_event(event: "Event") -> None:
             typer.echo(f"{event.kind}: {event}")
 
 
-def run_coordinator(
-    config: "RunConfig", folder: Path, address: tuple[str, str], resume: bool
-) -> None:
-    """Coordinate until the run ends, then save a checkpoint and the summary; `address` is --listen and --announce."""
-    sys.exit(asyncio.run(_coordinate(config, folder, address, resume)))
+@dataclass(frozen=True, slots=True)
+class CoordinatorOptions:
+    """What was asked for on the command line; `dashboard` is empty for none."""
+
+    listen: str
+    announce: str
+    dashboard: str
+    resume: bool
 
 
-async def _coordinate(
-    config: "RunConfig", folder: Path, address: tuple[str, str], resume: bool
-) -> int:
+def run_coordinator(config: "RunConfig", folder: Path, options: CoordinatorOptions) -> None:
+    """Coordinate until the run ends, then save a checkpoint and the summary."""
+    sys.exit(asyncio.run(_coordinate(config, folder, options)))
+
+
+async def _coordinate(config: "RunConfig", folder: Path, options: CoordinatorOptions) -> int:
     from swarmtrain.cli.progress import Progress
     from swarmtrain.cli.story import Story
     from swarmtrain.cli.summary import summary_of, write
@@ -165,14 +172,14 @@ async def _coordinate(
     with Progress(config.run.steps) as progress:
         coordinator = new_coordinator(config, folder, Story(progress))
         try:
-            if resume:
+            if options.resume:
                 coordinator.resume()
-            listen, announce = address
-            await coordinator.start(listen, announce)
-            await open_directory(
-                coordinator, listen.rpartition(":")[0].replace("localhost", "127.0.0.1")
-            )
+            await coordinator.start(options.listen, options.announce)
+            host = options.listen.rpartition(":")[0].replace("localhost", "127.0.0.1")
+            await open_directory(coordinator, host)
             typer.echo(f"run {config.run.name}, configuration {config.hash[:12]}, folder {folder}")
+            if options.dashboard:
+                typer.echo(f"dashboard  {await coordinator.serve_dashboard(options.dashboard)}")
             typer.echo(f"to join:  swarmtrain peer --join {coordinator.address}")
             with interrupts(interrupted.set):
                 await _until(coordinator.stopped, interrupted)

@@ -14,6 +14,14 @@ Island = Annotated[
     int, typer.Option(min=0, max=9999, help="Swarm to help: its peers hold a whole model together")
 ]
 
+DashboardAddress = Annotated[
+    str,
+    typer.Option(
+        "--dashboard", help="host:port of the page that shows the run; auto: 127.0.0.1:8787 if free"
+    ),
+]
+NoDashboard = Annotated[bool, typer.Option("--no-dashboard", help="Serve no page")]
+
 
 def up(
     files: RunFile = None,
@@ -39,6 +47,8 @@ def up(
         bool, typer.Option("--verify", help="Rerun the plain loop and compare the parameters")
     ] = False,
     resume: Resume = "never",
+    dashboard: DashboardAddress = "auto",
+    no_dashboard: NoDashboard = False,
 ) -> None:
     """Train on this machine: a coordinator and N peer processes, ending with a summary and a sample.
 
@@ -52,7 +62,9 @@ def up(
     config = read_config(files, overrides, steps, [f"swarm.min_peers={peers}"])
     stages, victim = tuple(stage or ()), parse_kill(kill, peers * islands)
     folder, goes_on = run_folder(out, config, resume)
-    run_up(config, folder, UpOptions(peers, islands, stages, victim, prompt, verify, goes_on))
+    page = "" if no_dashboard else dashboard
+    options = UpOptions(peers, islands, stages, victim, prompt, verify, goes_on, page)
+    run_up(config, folder, options)
 
 
 def coordinator(
@@ -67,17 +79,20 @@ def coordinator(
     out: Out = None,
     overrides: Overrides = None,
     resume: Resume = "never",
+    dashboard: DashboardAddress = "auto",
+    no_dashboard: NoDashboard = False,
 ) -> None:
-    """Start a run that others join: bootstrap, journal, state as JSON, final checkpoint.
+    """Start a run that others join: bootstrap, dashboard, journal, final checkpoint.
 
     Example: swarmtrain coordinator RUN.toml --listen 127.0.0.1:8765
     """
-    from swarmtrain.cli.host import run_coordinator
+    from swarmtrain.cli.host import CoordinatorOptions, run_coordinator
     from swarmtrain.cli.settings import read_config, run_folder
 
     config = read_config(files, overrides, steps)
     folder, goes_on = run_folder(out, config, resume)
-    run_coordinator(config, folder, (listen, announce), goes_on)
+    page = "" if no_dashboard else dashboard
+    run_coordinator(config, folder, CoordinatorOptions(listen, announce, page, goes_on))
 
 
 def peer(

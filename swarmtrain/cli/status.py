@@ -20,10 +20,9 @@ def status(
     import asyncio
 
     from swarmtrain.peer.asking import ask
-    from swarmtrain.transport.requests import StatusReply
 
     message = asyncio.run(ask(address, "status", 10.0))
-    state = json.loads(StatusReply.decode(message.meta).json)
+    state = json.loads(bytes(message.body))
     if output == "json":
         typer.echo(json.dumps(state, indent=2))
         return
@@ -37,7 +36,7 @@ def _table(state: dict[str, Any]) -> str:
     lines = [
         f"run {state['run']} ({state['run_hash'][:12]}): step {state['step']} of {state['steps']}, "
         f"loss {'-' if loss is None else f'{float(loss):.4f}'}, "
-        f"{state['tokens_per_second']:,.0f} tokens/s"
+        f"{state['tokens_per_second'] or 0:,.0f} tokens/s"
         + (f", ended: {state['stop_reason']}" if state["stopped"] else "")
     ]
     for view in state["peers"]:

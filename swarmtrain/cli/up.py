@@ -28,6 +28,7 @@ class UpOptions:
     prompt: str
     verify: bool
     resume: bool
+    dashboard: str
 
 
 def parse_kill(text: str | None, peers: int) -> "Kill | None":
@@ -122,6 +123,8 @@ async def _train(config: "RunConfig", folder: Path, options: UpOptions) -> tuple
             config, options.peers, folder, Story(progress), options.stages, options.kill
         )
         swarm.resume, swarm.islands = options.resume, options.islands
+        swarm.dashboard = options.dashboard
+        swarm.shown_at = lambda url: progress.note(f"dashboard  {url}")
 
         def drain() -> None:
             nonlocal interrupted

@@ -41,13 +41,14 @@ PARTS: Mapping[Kind, Part] = {
 class Task:
     """How the lane ranks and charges a task. `remaining` is what is left of the round trip: seconds by the step's
     plan, or without one the visits still ahead on the way down or back. `key` is the microbatch it belongs to,
-    `name` says more in a trace."""
+    `name` says more in a trace, `to` is who answered a hop."""
 
     kind: Kind
     stage: int
     remaining: float = 0
     key: int = 0
     name: str = ""
+    to: str = ""
 
     @property
     def rank(self) -> tuple[int, float, int]:

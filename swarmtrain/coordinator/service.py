@@ -1,18 +1,19 @@
 """The coordinator: one address to join by, the run's journal, its state as JSON, and the final checkpoint."""
 
 import asyncio
-import fcntl
 import json
 import logging
 import math
-import os
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from swarmtrain.coordinator.checkpoints import Checkpoints, newest_kept
-from swarmtrain.coordinator.state import RunState, apply
+from swarmtrain.coordinator.folder import RunFolder
+from swarmtrain.coordinator.picture import Look, Run, whole
+from swarmtrain.coordinator.state import RunState, apply, reopened
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.errors import (
     ConfigError,
@@ -22,13 +23,12 @@ from swarmtrain.core.errors import (
     StateError,
     WireError,
 )
-from swarmtrain.core.events import CheckpointSaved, Event, Noted, PeerRefused
+from swarmtrain.core.events import CheckpointSaved, ClockSeen, Event, Noted, PeerRefused
+from swarmtrain.core.live import LIVE_KINDS, kinds
 from swarmtrain.core.messages import CheckpointAt
 from swarmtrain.core.tasks import Tasks
 from swarmtrain.core.version import VERSION
-from swarmtrain.monitor.journal import Journal, journal_line
-from swarmtrain.monitor.lines import plain
-from swarmtrain.monitor.metrics import MetricsFile
+from swarmtrain.monitor.journal import journal_line, read_journal
 from swarmtrain.swarm.directory import Directory
 from swarmtrain.swarm.identity import Identity
 from swarmtrain.transport.link import PROTOCOL, Hello, Link, Message, Transport
@@ -38,8 +38,10 @@ from swarmtrain.transport.requests import (
     EventBatch,
     FinishRequest,
     StateRequest,
-    StatusReply,
 )
+
+if TYPE_CHECKING:
+    from swarmtrain.coordinator.web import Dashboard
 
 logger = logging.getLogger(__name__)
 
@@ -48,41 +50,9 @@ EXPORT_ATTEMPTS = 3
 """To collect a state for somebody who asks from outside of the run."""
 EXPORT_SECONDS = 60.0
 """A state that was collected for an export serves all that are asked for meanwhile."""
-
-
-@dataclass(slots=True)
-class RunFolder:
-    """Where a coordinator writes: journal, metrics, checkpoint. `write(line)` keeps a journal entry."""
-
-    path: Path
-    journal: Journal = field(init=False)
-    metrics: MetricsFile = field(init=False)
-    _lock: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._lock = _locked(self.path)
-        self.journal = Journal(self.path / "journal.jsonl")
-        self.metrics = MetricsFile(self.path / "metrics.jsonl")
-
-    def close(self) -> None:
-        self.journal.close()
-        self.metrics.close()
-        os.close(self._lock)
-
-
-def _locked(folder: Path) -> int:
-    """A lock on `folder` until it is closed, or its process ends. Raises ConfigError when another process has it."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        raise ConfigError(
-            f"another process writes the run folder {folder}",
-            "two runs would mix their journals and checkpoints",
-            "stop that process first, or choose another --out",
-        ) from None
-    return handle
+DEFAULT_DASHBOARD = "127.0.0.1:8787"
+CLOCK_SLACK_SECONDS = 2.0
+"""A report takes a while to get here: smaller differences say nothing of the sender's clock."""
 
 
 class Coordinator:
@@ -108,10 +78,19 @@ class Coordinator:
         self._start: CheckpointAt | None = None
         self._exporting = asyncio.Lock()
         self._exported_seconds = -math.inf
+        self._clocked: set[str] = set()
+        self._known_kinds = kinds()
+        self.event_counts: Counter[str] = Counter()
+        self._dashboard: Dashboard | None = None
         self.checkpoints = Checkpoints(config, folder.path / "checkpoint")
 
     def resume(self) -> None:
-        """Start the run from the newest whole checkpoint in its folder, if there is any yet. Raises StateError."""
+        """Start the run from the newest whole checkpoint in its folder, if there is any yet. Raises StateError.
+
+        What the journal holds is shown again; peers that lived through it are taken up as they speak.
+        """
+        now = asyncio.get_running_loop().time()
+        self.state = reopened(read_journal(self.folder.path / "journal.jsonl"), now)
         if not self.checkpoints.has_any:
             self.folder.metrics.rewind(0)
             self.record(Noted("resumed", "from the beginning: no checkpoint was saved yet"))
@@ -147,7 +126,24 @@ class Coordinator:
         self.corpus_digest = corpus_digest
         self._directory.set_result(directory)
 
+    async def serve_dashboard(self, address: str) -> str:
+        """Show the run at `address`, "host:port" or "auto"; the page's URL. Raises ConfigError when that cannot be."""
+        from swarmtrain.coordinator.web import Dashboard
+
+        dashboard = Dashboard(self.look, lambda: dict(self.event_counts))
+        try:
+            url = await dashboard.start(DEFAULT_DASHBOARD if address == "auto" else address)
+        except ConfigError as error:
+            if address != "auto":
+                raise
+            url = await dashboard.start("127.0.0.1:0")
+            self.record(Noted("the dashboard took a free port", f"{error.what}: {error.why}"))
+        self._dashboard = dashboard
+        return url
+
     async def close(self) -> None:
+        if self._dashboard is not None:
+            await self._dashboard.close()
         await self._tasks.cancel_all()
         await self._transport.close()
         if self._directory.done():
@@ -194,18 +190,30 @@ class Coordinator:
         now = asyncio.get_running_loop().time()
         self._take_line(journal_line(event, now, self.identity.peer_id))
 
+    def look(self) -> Look:
+        """The run as it is now, for those who watch it."""
+        config, train = self.config, self.config.train
+        run = Run(
+            name=config.run.name,
+            hash=config.hash,
+            steps=config.run.steps,
+            stages=config.model.stages,
+            microbatches=train.microbatches,
+            tokens_per_step=train.microbatches * train.tokens_per_microbatch,
+            inner_steps=config.outer.inner_steps,
+            coordinator=self.address,
+        )
+        return Look(run, self.state, asyncio.get_running_loop().time())
+
     def status(self) -> dict[str, Any]:
-        """Everything known of the run, as plain JSON."""
-        state: dict[str, Any] = asdict(self.state)
-        state["peers"] = [asdict(view) for view in self.state.live_peers]
-        state |= {
-            "run": self.config.run.name,
-            "run_hash": self.config.hash,
-            "steps": self.config.run.steps,
-            "tokens_per_second": self.state.tokens_per_second,
-            "coordinator": self.address,
-        }
-        return dict(plain(state))
+        """All that the dashboard shows, as plain JSON. The header's figures stand at the top, peers in a list."""
+        look = self.look()
+        shown = whole(look)
+        peers = [
+            {"peer": view.peer, **shown["peers"][view.peer], "links": view.links}
+            for view in look.state.live_peers
+        ]
+        return {**shown, **shown["header"], "peers": peers}
 
     # ---- the transport's Handler --------------------------------------------------------------------------------
 
@@ -250,9 +258,13 @@ class Coordinator:
         batch = EventBatch.decode(meta)
         if batch.dropped:
             logger.warning("peer %s dropped %d events", batch.peer, batch.dropped)
-        for line in batch.lines:
-            if _read_entry(line)["peer"] != link.remote.peer:
+        entries = [_read_entry(line) for line in batch.lines]
+        for entry, line in zip(entries, batch.lines, strict=True):
+            if entry["peer"] != link.remote.peer:
                 raise WireError("an event is not its sender's own", line[:80])
+        if entries:
+            self._compare_clocks(batch.peer, entries[-1]["time_seconds"])
+        for line in batch.lines:
             self._take_line(line)
 
     async def call(self, link: Link, method: str, request: Message) -> Message:
@@ -261,7 +273,8 @@ class Coordinator:
                 directory = await asyncio.shield(self._directory)
                 return Message(self._describe(directory).encode())
             case "status":
-                return Message(StatusReply(json.dumps(self.status())).encode())
+                # In the body, which may be as large as a thousand peers need.
+                return Message(b"", json.dumps(self.status()).encode())
             case "state":
                 return await self.checkpoints.state(StateRequest.decode(request.meta))
             case "layout":
@@ -319,6 +332,18 @@ class Coordinator:
                         raise
         raise AssertionError("unreachable")
 
+    def _compare_clocks(self, peer: str, sent_seconds: object) -> None:
+        """Clocks of other machines count from another moment: learn from when, by the newest entry of a batch."""
+        if not isinstance(sent_seconds, (int, float)):
+            raise WireError("an event does not say when it was", repr(sent_seconds)[:80])
+        ahead = float(sent_seconds) - asyncio.get_running_loop().time()
+        known = self.state.clocks.get(peer, 0.0)
+        # A report may be late, so a clock that seems behind is believed once; one ahead is surely ahead.
+        is_off = abs(ahead - known) > CLOCK_SLACK_SECONDS
+        if is_off and (peer not in self._clocked or ahead > known):
+            self.record(ClockSeen(peer, ahead))
+        self._clocked.add(peer)
+
     def _take_line(self, line: str) -> None:
         """Keep a journal entry and fold it into the state; a line that is none costs its sender (I5)."""
         entry = _read_entry(line)
@@ -327,14 +352,18 @@ class Coordinator:
             self.state = apply(self.state, entry)
         except (KeyError, TypeError, ValueError) as error:
             raise WireError("an event lacks what its kind demands", repr(error)) from None
-        self.folder.journal.write_line(line)
-        event = entry["event"]
+        event, kind = entry["event"], entry["event"]["kind"]
+        if kind not in LIVE_KINDS:
+            self.folder.journal.write_line(line)
+        self.event_counts[kind if kind in self._known_kinds else "unknown"] += 1
         if self.state.step > before:
             self.folder.metrics.write(
                 event["step"], float(event["loss"]), event["tokens"], event["seconds"]
             )
             self._checkpoint_if_due()
         self._changed(self.state, entry)
+        if self._dashboard is not None:
+            self._dashboard.changed()
         if self.state.conductor:
             self.started.set()
         if self.state.stopped:

@@ -1,18 +1,24 @@
 """The coordinator's view of a run as a pure fold over events: `apply(state, entry) -> state`.
 
-The same entries stand in the journal, so the view can be rebuilt from it.
+The same entries stand in the journal, so the view can be rebuilt from it, but for what `core.live` says is not kept.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from swarmtrain.coordinator.history import LONGEST_NAME, History, Seen, remember, shifted
 from swarmtrain.core.types import PeerId
 
 
 @dataclass(frozen=True, slots=True)
 class PeerView:
-    """One peer as the run sees it; `state` is joining, serving or left."""
+    """One peer as the run sees it; `state` is joining, serving, leaving, left or lost, `since_seconds` when it began.
+
+    `busy_share` and `resident_bytes` are None until the peer told of them, `heard_seconds` is when it last did. Times
+    are the coordinator's loop seconds.
+    """
 
     peer: PeerId
     name: str
@@ -23,6 +29,13 @@ class PeerView:
     bytes_sent: int = 0
     island: int = 0
     links: tuple[tuple[str, float, float, int], ...] = ()
+    region: str = ""
+    machine: str = ""
+    bytes_received: int = 0
+    busy_share: float | None = None
+    resident_bytes: int | None = None
+    since_seconds: float = 0.0
+    heard_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +44,8 @@ class RunState:
 
     Steps and losses are those of the lowest island that lives; `islands` says how far each one is, `conductors` who
     conducts it, `rounds` how many outer rounds a fragment has had. The run is over when all living islands are.
+    `clocks` says by how many seconds a peer's clock is ahead of the coordinator's. `remembered` is what was known
+    before the coordinator was started again: who speaks up is taken over from there.
     """
 
     peers: Mapping[PeerId, PeerView] = field(default_factory=dict)
@@ -56,6 +71,10 @@ class RunState:
     stopped: bool = False
     finished: bool = False
     stop_reason: str = ""
+    lost_stages: tuple[int, ...] = ()
+    clocks: Mapping[str, float] = field(default_factory=dict)
+    remembered: "RunState | None" = None
+    history: History = field(default_factory=History)
 
     @property
     def live_peers(self) -> tuple[PeerView, ...]:
@@ -82,38 +101,85 @@ class RunState:
 
 
 def apply(state: RunState, entry: Mapping[str, Any]) -> RunState:
-    """The state after one journal entry `{"event", "peer", "time_seconds"}`."""
+    """The state after one journal entry `{"event", "peer", "time_seconds"}`.
+
+    Raises KeyError, TypeError or ValueError where the event lacks what its kind demands.
+    """
+    event, at = entry["event"], _time(state, entry)
+    state = _recalled(state, entry["peer"])
+    after = _facts(state, entry, at)
+
+    def name(peer: str) -> str:
+        view = after.peers.get(PeerId(peer))
+        return view.name if view is not None else f"peer {peer[:8]}"
+
+    island = after.island_of(entry["peer"])
+    seen = Seen(
+        event=event,
+        at_seconds=at,
+        step=after.step,
+        island=island,
+        is_news=after.faults > state.faults or after.rounds > state.rounds,
+        is_curve=event.get("kind") == "step_committed" and after.step > event["step"] >= state.step,
+        bytes_sent=after.bytes_sent if event.get("kind") == "step_committed" else 0,
+        name=name,
+    )
+    history = remember(after.history, seen)
+    return after if history is after.history else replace(after, history=history)
+
+
+def _time(state: RunState, entry: Mapping[str, Any]) -> float:
+    """When the entry was recorded, by the coordinator's clock."""
+    at = float(entry.get("time_seconds", 0.0)) - state.clocks.get(entry["peer"], 0.0)
+    if not math.isfinite(at):
+        raise ValueError("time_seconds is not finite")
+    return at
+
+
+def _facts(state: RunState, entry: Mapping[str, Any], at: float) -> RunState:
+    """How the run is after `entry`, recorded at `at` seconds."""
     event = entry["event"]
     match event.get("kind"):
         case "peer_joined":
             view = PeerView(
                 event["peer"],
-                event["name"],
+                event["name"][:LONGEST_NAME],
                 event["address"],
                 tuple(event["stages"]),
                 island=event.get("island", 0),
+                region=event.get("region", "")[:LONGEST_NAME],
+                machine=event.get("machine", "")[: 2 * LONGEST_NAME],
+                since_seconds=at,
+                heard_seconds=at,
             )
             return replace(state, peers={**state.peers, view.peer: view})
         case "waiting":
             return replace(state, waiting_for=event["reason"])
         case "placed":
             stages = tuple(event["stages"])
-            return _with_peer(state, event["peer"], stages=stages, reason=event["reason"])
+            return _with_peer(state, event["peer"], at, stages=stages, reason=event["reason"])
         case "term_started":
-            return _term_started(state, event["peer"])
+            return _term_started(state, event["peer"], at)
         case "step_committed":
             return _committed(state, state.island_of(entry["peer"]), event)
         case "round_chosen":
             return replace(state, rounds=max(state.rounds, event["round"] + 1))
         case "links_measured":
             links = tuple((str(to), float(s), float(r), int(n)) for to, s, r, n in event["links"])
-            return _with_peer(state, event["peer"], links=links)
+            return _with_peer(state, event["peer"], at, links=links)
         case "peer_left":
-            return _with_peer(state, event["peer"], state="left")
+            return _with_peer(state, event["peer"], at, state="left")
         case "traffic":
-            return _with_peer(state, event["peer"], bytes_sent=event["bytes_sent"])
+            return _with_peer(state, event["peer"], at, bytes_sent=event["bytes_sent"])
+        case "vitals":
+            return _vitals(state, event, at)
+        case "clock_seen":
+            ahead = float(event["ahead_seconds"])
+            return replace(state, clocks={**state.clocks, event["peer"]: ahead})
         case "lost":
-            return _lost(state, event["peer"])
+            return _lost(state, event["peer"], at)
+        case "stage_lost":
+            return replace(state, lost_stages=tuple({*state.lost_stages, int(event["stage"])}))
         case "recovered":
             return replace(state, recoveries=state.recoveries + 1)
         case "restored":
@@ -121,11 +187,13 @@ def apply(state: RunState, entry: Mapping[str, Any]) -> RunState:
                 state,
                 recoveries=state.recoveries + 1,
                 flagged_recoveries=state.flagged_recoveries + event["flagged"],
+                lost_stages=(),
             )
         case "membership_changed":
             remaining = tuple(peer for peer in state.lost if peer != event["peer"])
             back = replace(state, lost=remaining)
-            return _with_peer(back, event["peer"], state="serving")
+            is_leaving = event["reason"].startswith("leaves")
+            return _with_peer(back, event["peer"], at, state="leaving" if is_leaving else "serving")
         case "replayed":
             return replace(state, replayed_keys=state.replayed_keys + 1)
         case "duplicate_dropped":
@@ -135,29 +203,74 @@ def apply(state: RunState, entry: Mapping[str, Any]) -> RunState:
     return state
 
 
-def _with_peer(run: RunState, peer: PeerId, **changes: Any) -> RunState:
+def _vitals(state: RunState, event: Mapping[str, Any], at: float) -> RunState:
+    return _with_peer(
+        state,
+        event["peer"],
+        at,
+        bytes_sent=int(event["bytes_sent"]),
+        bytes_received=int(event["bytes_received"]),
+        busy_share=min(max(float(event["busy_share"]), 0.0), 1.0),
+        resident_bytes=int(event["resident_bytes"]),
+        heard_seconds=at,
+    )
+
+
+def reopened(entries: Iterable[Mapping[str, Any]], now_seconds: float) -> RunState:
+    """What a coordinator that starts again at `now_seconds` knows from its journal: the history, and who was there.
+
+    Nobody is there until heard from again; steps and tokens are those of the checkpoint that the run starts from.
+    """
+    state = RunState()
+    for entry in entries:
+        state = apply(state, entry)
+    history = state.history
+    newest = max(history.updated.values(), default=now_seconds)
+    if newest > now_seconds:  # the machine was started anew, and its clock with it
+        history = shifted(history, now_seconds - newest)
+    history = replace(history, traces=(), shares={})
+    past = replace(state, history=History(), remembered=None)
+    return RunState(remembered=past, history=history)
+
+
+def _recalled(state: RunState, peer: str) -> RunState:
+    """A peer that was known before the coordinator was started again speaks up: it and its role are taken over."""
+    past = state.remembered
+    if past is None or peer in state.peers or peer not in past.peers:
+        return state
+    view = past.peers[PeerId(peer)]
+    state = replace(state, peers={**state.peers, view.peer: view})
+    if past.conductors.get(view.island) != peer or view.island in state.conductors:
+        return state
+    conductors = {**state.conductors, view.island: peer}
+    return replace(state, conductors=conductors, conductor=conductors.get(state.shown_island, ""))
+
+
+def _with_peer(run: RunState, peer: PeerId, at: float, **changes: Any) -> RunState:
     view = run.peers.get(peer)
     if view is None:
         return run
+    if changes.get("state", view.state) != view.state:
+        changes["since_seconds"] = at
     return replace(run, peers={**run.peers, peer: replace(view, **changes)})
 
 
-def _lost(state: RunState, peer: str) -> RunState:
+def _lost(state: RunState, peer: str, at: float) -> RunState:
     """Several peers report one loss; it counts once, until that peer is back."""
     if peer in state.lost:
         return state
     return replace(
-        _with_peer(state, PeerId(peer), state="lost"),
+        _with_peer(state, PeerId(peer), at, state="lost"),
         faults=state.faults + 1,
         lost=(*state.lost, peer),
         unrecovered=(*state.unrecovered, peer),
     )
 
 
-def _term_started(state: RunState, peer: str) -> RunState:
+def _term_started(state: RunState, peer: str, at: float) -> RunState:
     island = state.island_of(peer)
     views = {
-        known: replace(view, state="serving")
+        known: replace(view, state="serving", since_seconds=at)
         if view.state == "joining" and view.island == island
         else view
         for known, view in state.peers.items()
@@ -180,6 +293,7 @@ def _committed(state: RunState, island: int, event: Mapping[str, Any]) -> RunSta
         # A step committed after a loss: the run went on without that peer.
         recoveries=state.recoveries + len(state.unrecovered),
         unrecovered=(),
+        lost_stages=(),
         step=next_step,
         tokens=state.tokens + event["tokens"],
         seconds=state.seconds + event["seconds"],

@@ -11,9 +11,13 @@ from typing import Any
 class Event:
     """Base of all events; `kind` is the class name in snake case."""
 
+    @classmethod
+    def kind_of(cls) -> str:
+        return _snake_case(cls.__name__)
+
     @property
     def kind(self) -> str:
-        return _snake_case(type(self).__name__)
+        return self.kind_of()
 
     def to_json(self) -> dict[str, Any]:
         """The event's values, `kind` first, as `monitor.lines` writes them: bytes become hex there."""
@@ -91,11 +95,23 @@ class LinksMeasured(Event):
 
 @dataclass(frozen=True, slots=True)
 class PeerJoined(Event):
+    """A peer is there; `region` and `machine` are its owner's and its own words for where and what it is."""
+
     peer: str
     name: str
     address: str
     stages: tuple[int, ...]
     island: int = 0
+    region: str = ""
+    machine: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ClockSeen(Event):
+    """A peer's clock is `ahead_seconds` of the coordinator's: what it records is shown so much earlier."""
+
+    peer: str
+    ahead_seconds: float
 
 
 @dataclass(frozen=True, slots=True)

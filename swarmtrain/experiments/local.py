@@ -44,8 +44,8 @@ class LocalSwarm:
     """A run on this machine: `islands` of `peers` each. `stages` pins those of the first peers, as `--stage` would.
 
     `more` gives further arguments for peer number `index`, from 0. `resume` goes on from the newest checkpoint in
-    the folder. `drain()` ends the run early; `run()` always
-    leaves nothing behind.
+    the folder. `dashboard` is the address of its page (host:port, auto, or empty for none), which `shown_at` is told.
+    `drain()` ends the run early; `run()` always leaves nothing behind.
     """
 
     config: RunConfig
@@ -57,6 +57,8 @@ class LocalSwarm:
     more: Callable[[int], list[str]] = lambda index: []
     islands: int = 1
     resume: bool = False
+    dashboard: str = ""
+    shown_at: Callable[[str], None] = lambda url: None
     coordinator: Coordinator = field(init=False)
     children: list[Child] = field(default_factory=list)
     _share_bytes: int = 0
@@ -78,6 +80,8 @@ class LocalSwarm:
             await self.coordinator.start("127.0.0.1:0", "")
             where = f"{self.coordinator.address}, for swarmtrain status, export and peer --join"
             self.coordinator.record(Noted("coordinator", where))
+            if self.dashboard:
+                self.shown_at(await self.coordinator.serve_dashboard(self.dashboard))
             # Peers take seconds to import what they need; the directory opens meanwhile.
             await self._start_peers()
             await open_directory(self.coordinator, "127.0.0.1")

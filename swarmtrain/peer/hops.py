@@ -171,7 +171,8 @@ class Hops:
         finally:
             self._calling.pop(place, None)
         lane = self._worker.positions.lane
-        lane.note(Task(Kind.HOP, hop.stage, key=hop.item[1]), start_seconds)
+        to = reply.peer if reply.answer is not None else ""
+        lane.note(Task(Kind.HOP, hop.stage, key=hop.item[1], to=to), start_seconds)
         return reply
 
     async def _call_local(self, hop: Hop) -> Reply:

@@ -24,6 +24,7 @@ from swarmtrain.peer.asking import ask
 from swarmtrain.peer.report import Reporter
 from swarmtrain.peer.session import PeerOptions, Session, World
 from swarmtrain.peer.tracing import trace_observer
+from swarmtrain.peer.vitals import StepSampler, vitals_pause_seconds
 from swarmtrain.swarm.dht import DhtDirectory, DhtOptions
 from swarmtrain.swarm.identity import Identity
 from swarmtrain.swarm.records import REGION
@@ -167,12 +168,20 @@ async def open_peer(
         trace = Trace(options.name, int(identity.peer_id[:7], 16))
         observe = trace_observer(trace, observe)
 
+    def show(event: Event) -> None:
+        if reporter is not None:
+            reporter.add(event, journal_line(event, loop.time(), identity.peer_id))
+
+    sampler = StepSampler(identity.peer_id, show, loop.time)
+    observe = sampler.observe(observe)
+
     def record(event: Event) -> None:
         line = journal_line(event, loop.time(), identity.peer_id)
         if journal is not None:
             journal.write_line(line)
         if reporter is not None:
             reporter.add(event, line)
+        sampler.heard(event)
         seen(event)
 
     host = options.listen.rpartition(":")[0].replace("localhost", "127.0.0.1")
@@ -192,11 +201,24 @@ async def open_peer(
         island=options.island,
     )
     session = Session(config, peer_options, world, corpus, record)
+    sampler.peers = lambda: session.roster_size
     if reporter is not None:
-        session.service.is_coordinator = reporter.is_link
-        session.coordinator = lambda: reporter.link
-        reporter.start(world.transport, session.service, session.links)
+        _start_reporting(session, reporter, show)
     return JoinedPeer(session, reporter, journal, trace, options.out, record)
+
+
+def _start_reporting(session: Session, reporter: Reporter, show: Callable[[Event], None]) -> None:
+    """Events and figures go to the coordinator from here on, and what it asks over that link is answered."""
+    process = psutil.Process()
+
+    def pulse() -> float:
+        show(session.vitals(process.memory_info().rss))
+        return vitals_pause_seconds(session.roster_size)
+
+    reporter.pulse = pulse
+    session.service.is_coordinator = reporter.is_link
+    session.coordinator = lambda: reporter.link
+    reporter.start(session.world.transport, session.service, session.links)
 
 
 async def _open_world(

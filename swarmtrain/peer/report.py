@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+import math
 from collections import deque
+from collections.abc import Callable
 
 from swarmtrain.core.errors import LinkError
 from swarmtrain.core.events import Event, SealAssigned, SumChanged, SumSealed
@@ -33,6 +35,8 @@ class Reporter:
         self._dropped = 0
         self._link: Link | None = None
         self._task: asyncio.Task[None] | None = None
+        self.pulse: Callable[[], float] = lambda: math.inf
+        """Called when there is a link, and again after the seconds it answers: reports what is worth it by time."""
 
     def add(self, event: Event, line: str) -> None:
         """Send `line`, the journal's line of `event`, with the next batch; not what is for the journal only."""
@@ -71,7 +75,11 @@ class Reporter:
                 self._link = await transport.dial(
                     self._address, handler.hello(), handler, self._connect_seconds
                 )
+                loop = asyncio.get_running_loop()
+                pulse_seconds = loop.time()
                 while links.is_open(self._link):
+                    if loop.time() >= pulse_seconds:
+                        pulse_seconds = loop.time() + self.pulse()
                     if self._lines:
                         self._send(self._link)
                     await asyncio.sleep(PAUSE_SECONDS)

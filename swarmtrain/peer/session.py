@@ -21,6 +21,7 @@ from swarmtrain.core.events import (
     RunStopped,
     Traffic,
 )
+from swarmtrain.core.live import Vitals
 from swarmtrain.core.messages import CheckpointAt, NewTerm, Open, StepMessage
 from swarmtrain.core.sizes import check_memory
 from swarmtrain.core.tasks import Tasks
@@ -204,7 +205,22 @@ class Session:
     def _joined(self) -> PeerJoined:
         options = self.options
         stages = options.stages or ()
-        return PeerJoined(options.me, options.name, self.address, stages, options.island)
+        where, what = options.region, options.kernel_class
+        return PeerJoined(
+            options.me, options.name, self.address, stages, options.island, where, what
+        )
+
+    def vitals(self, resident_bytes: int) -> Vitals:
+        """How this peer does right now; its process takes `resident_bytes`."""
+        stats, load = self.links.totals(), self.world.lane.meter.load(self._loop.time())
+        sent, received = stats.bytes_sent, stats.bytes_received
+        return Vitals(self.options.me, sent, received, round(load.busy_share, 4), resident_bytes)
+
+    @property
+    def roster_size(self) -> int:
+        """Peers that the newest roster names, 0 before there is one."""
+        roster = self.runtime.member.roster if self.runtime is not None else None
+        return len(roster.members) if roster is not None else 0
 
     def _traffic(self) -> Traffic:
         stats = self.links.totals()

@@ -245,13 +245,6 @@ class EventBatch(Encoded):
 
 
 @dataclass(frozen=True, slots=True)
-class StatusReply(Encoded):
-    """The coordinator's view of the run."""
-
-    json: str
-
-
-@dataclass(frozen=True, slots=True)
 class FinishRequest(Encoded):
     """An operator ends the run."""
 

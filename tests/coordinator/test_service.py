@@ -26,7 +26,7 @@ from swarmtrain.swarm.identity import Identity
 from swarmtrain.transport.link import PROTOCOL, Hello, Link, LinkLimits, Message
 from swarmtrain.transport.memory import MemoryNetwork, MemoryTransport
 from swarmtrain.transport.messages import decode
-from swarmtrain.transport.requests import Description, EventBatch, StatusReply
+from swarmtrain.transport.requests import Description, EventBatch
 from tests.checkpoint.llamas import MODEL, tensors_of, write_llama
 from tests.experiments.runs import corpus, small_config
 from tests.transport.worlds import Watcher
@@ -172,7 +172,7 @@ def test_a_query_may_ask_and_not_tell(tmp_path: Path):
         guest = Guest("query", role="query", run=b"", version="")
         link = await scene.link(guest)
         reply = await link.call("status", Message(b""), silence_seconds=SILENCE_SECONDS)
-        status = json.loads(StatusReply.decode(reply.meta).json)
+        status = json.loads(bytes(reply.body))
         assert (status["step"], status["steps"], status["run_hash"]) == (
             0,
             CONFIG.run.steps,
