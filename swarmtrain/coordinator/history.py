@@ -12,6 +12,8 @@ from swarmtrain.coordinator.story import MERGED, TONES, LogLine, Names, words
 from swarmtrain.core.live import SpanRow, kinds
 
 MOST_LINES = 300
+MERGED_LINES = 8
+MERGED_SECONDS = 5.0
 MOST_MARKS = 200
 MOST_CREDITED = 2000
 STEPS_TRACED = 4
@@ -132,23 +134,28 @@ def _logged(history: History, seen: Seen) -> History:
     if not text or (event["kind"] == "lost" and not seen.is_news):
         return history
     last = log[-1] if log else None
-    revision = last.revision + 1 if last else 1
-    if last is not None and last.kind == event["kind"] and last.kind in MERGED:
-        line = replace(
-            last,
-            revision=revision,
-            at_seconds=seen.at_seconds,
-            step=seen.step,
-            text=text,
-            count=last.count + 1,
-        )
-        log = (*log[:-1], line)
+    revision = max((line.revision for line in log[-MERGED_LINES:]), default=0) + 1
+    like = _like(log, seen)
+    if like is not None:
+        count = log[like].count + 1
+        line = replace(log[like], revision=revision, step=seen.step, text=text, count=count)
+        log = (*log[:like], line, *log[like + 1 :])
     else:
         number = last.number + 1 if last else 1
         tone = TONES.get(event["kind"], "plain")
         line = LogLine(number, revision, seen.at_seconds, seen.step, event["kind"], tone, text)
         log = (*log[-MOST_LINES + 1 :], line)
     return _touched(replace(history, log=log), seen.at_seconds, "log")
+
+
+def _like(log: tuple[LogLine, ...], seen: Seen) -> int | None:
+    """Where the event belongs if one of its kind, which come in swarms, was a moment ago."""
+    kind = seen.event["kind"]
+    for index in range(len(log) - 1, max(len(log) - 1 - MERGED_LINES, -1), -1):
+        is_near = abs(seen.at_seconds - log[index].at_seconds) < MERGED_SECONDS
+        if log[index].kind == kind and kind in MERGED and (is_near or index == len(log) - 1):
+            return index
+    return None
 
 
 def _sign(event: Mapping[str, Any], seen: Seen) -> str:

@@ -12,14 +12,15 @@ from statistics import median
 from typing import Any
 
 from swarmtrain.coordinator.curve import Curve, Point, pace
-from swarmtrain.coordinator.history import History, StepTrace
-from swarmtrain.coordinator.routes import is_whole, routes_of
+from swarmtrain.coordinator.history import MERGED_LINES, History, StepTrace
+from swarmtrain.coordinator.routes import FORWARDS, is_whole, routes_of
 from swarmtrain.coordinator.state import PeerView, RunState
 from swarmtrain.monitor.lines import plain
 
 Json = dict[str, Any]
 
 ROUTES_SHOWN = 12
+CREDITED_SHOWN = 50
 PEERS_ONE_BY_ONE = 60
 """With more peers than this, links are shown between regions."""
 GONE_SECONDS = 120.0
@@ -73,12 +74,11 @@ def whole(look: Look) -> Json:
 
 def changed_links(before: Look, after: Look) -> Json:
     """The links if any were measured meanwhile: the largest part, which nobody needs to know at once."""
-    old, new = before.state.history.updated, after.state.history.updated
-    is_same = (
-        old.get("links") == new.get("links")
-        and before.state.peers.keys() == after.state.peers.keys()
+    old, new = (
+        [(view.peer, view.region, view.links) for view in look.state.live_peers]
+        for look in (before, after)
     )
-    return {} if is_same else {"links": links_of(after.state.live_peers)}
+    return {} if old == new else {"links": links_of(after.state.live_peers)}
 
 
 def changes(before: Look, after: Look) -> Json:
@@ -95,7 +95,7 @@ def changes(before: Look, after: Look) -> Json:
         last = old.marks[-1].number if old.marks else 0
         found["marks"] = [asdict(mark) for mark in new.marks if mark.number > last]
     if old.log is not new.log:
-        revision = old.log[-1].revision if old.log else 0
+        revision = max((line.revision for line in old.log[-MERGED_LINES:]), default=0)
         found["log"] = [asdict(line) for line in new.log if line.revision > revision]
     if old.credit is not new.credit:
         found["contributors"] = _contributors(new)
@@ -211,9 +211,14 @@ def _curve(curve: Curve, points: Iterable[Point]) -> Json:
     return {"generation": curve.generation, "stride": curve.stride, "points": rows}
 
 
-def _contributors(history: History) -> list[Json]:
+def _contributors(history: History) -> Json:
+    """How many names there are and what they came to together; the first of them one by one."""
     credit = sorted(history.credit.values(), key=lambda entry: (-entry.positions, entry.name))
-    return [asdict(entry) for entry in credit[:100]]
+    return {
+        "names": len(credit),
+        "positions": sum(entry.positions for entry in credit),
+        "first": [asdict(entry) for entry in credit[:CREDITED_SHOWN]],
+    }
 
 
 def links_of(views: tuple[PeerView, ...]) -> Json:
@@ -270,16 +275,17 @@ def trace_rows(trace: StepTrace, known: StepTrace | None = None) -> Json:
 
 
 @lru_cache(maxsize=4)
-def _routes(trace: "_Same") -> Json | None:
+def _routes(trace: "_Same") -> tuple[Json, bool]:
+    """The routes that are known up to the loss, and whether these are all of the first ones."""
     rows = {peer: spans for peer, (_, spans, _) in trace.value.peers.items()}
-    keys = sorted({row[2] for spans in rows.values() for row in spans if row[0] == "loss"})
+    keys = sorted({row[2] for spans in rows.values() for row in spans if row[0] in FORWARDS})
     found = routes_of(rows, keys[:ROUTES_SHOWN])
     routes = [
         {"key": key, "visits": [list(visit) for visit in route]}
         for key, route in found.items()
         if is_whole(route)
     ]
-    return {"step": trace.value.step, "routes": routes} if routes else None
+    return {"step": trace.value.step, "routes": routes}, len(routes) == len(keys[:ROUTES_SHOWN])
 
 
 class _Same:
@@ -298,9 +304,9 @@ class _Same:
 
 
 def routes_shown(traces: tuple[StepTrace, ...]) -> Json:
-    """The routes of some microbatches of the newest step that has any whole one."""
-    for trace in reversed(traces):
-        found = _routes(_Same(trace))
-        if found is not None:
-            return found
-    return {"step": None, "routes": []}
+    """The routes of some microbatches in the newest step that all who take part have told of, or in the one told of
+    best: reports come one after the other."""
+    found = [_routes(_Same(trace)) for trace in reversed(traces)]
+    whole = next((routes for routes, is_all in found if is_all and routes["routes"]), None)
+    nothing: Json = {"step": None, "routes": []}
+    return whole or max((r for r, _ in found), key=lambda r: len(r["routes"]), default=nothing)
