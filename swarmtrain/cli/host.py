@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from swarmtrain.core.config import RunConfig
     from swarmtrain.core.events import Event, Record
     from swarmtrain.core.faultpoints import PointFault
-    from swarmtrain.peer.joining import JoinOptions
+    from swarmtrain.monitor.serving import HttpServer
+    from swarmtrain.peer.figures import PeerFigures
+    from swarmtrain.peer.joining import JoinedPeer, JoinOptions
 
 INTERRUPTED = 130
 LINGER_SECONDS = 120.0
@@ -64,19 +66,54 @@ def parse_stages(text: str) -> tuple[int, ...] | None:
     )
 
 
-def run_peer(options: "JoinOptions", lifeline: bool, faults: "tuple[PointFault, ...]") -> None:
+@dataclass(frozen=True, slots=True)
+class PeerProcess:
+    """What the process does beside the peer in it: `metrics` is the address for Prometheus, empty for none."""
+
+    lifeline: bool
+    faults: "tuple[PointFault, ...]"
+    metrics: str
+
+
+def run_peer(options: "JoinOptions", process: PeerProcess) -> None:
     """Serve until the run ends. Exits 0 when it finished or this peer left, with the error's code otherwise."""
-    code = asyncio.run(_serve_peer(options, lifeline, faults))
+    code = asyncio.run(_serve_peer(options, process))
     sys.exit(code)
 
 
-async def _serve_peer(
-    options: "JoinOptions", lifeline: bool, faults: "tuple[PointFault, ...]"
-) -> int:
+async def _serve_peer(options: "JoinOptions", process: PeerProcess) -> int:
+    from swarmtrain.peer.figures import PeerFigures
     from swarmtrain.peer.joining import open_peer
 
-    joined = await open_peer(options, None, _print_event)
-    _arm(faults, joined.record)
+    figures = PeerFigures()
+
+    def seen(event: "Event") -> None:
+        figures.seen(event)
+        _print_event(event)
+
+    page = await _serve_metrics(process.metrics, figures)
+    try:
+        joined = await open_peer(options, None, seen)
+        figures.session = joined.session
+        return await _live(joined, process)
+    finally:
+        if page is not None:
+            await page.close()
+
+
+async def _serve_metrics(address: str, figures: "PeerFigures") -> "HttpServer | None":
+    if not address:
+        return None
+    from swarmtrain.monitor.figures import metrics_app
+    from swarmtrain.monitor.serving import HttpServer
+
+    page = await HttpServer.open(metrics_app(figures.read), address)
+    typer.echo(f"metrics  {page.url}metrics")
+    return page
+
+
+async def _live(joined: "JoinedPeer", process: PeerProcess) -> int:
+    _arm(process.faults, joined.record)
     session = joined.session
     interrupted = False
 
@@ -91,7 +128,7 @@ async def _serve_peer(
         session.leave("the process that started this peer is gone")
         session.released.set()
 
-    watch = asyncio.create_task(_watch_lifeline(orphaned)) if lifeline else None
+    watch = asyncio.create_task(_watch_lifeline(orphaned)) if process.lifeline else None
     with interrupts(leave):
         try:
             outcome = await session.run()

@@ -125,6 +125,9 @@ def peer(
     ] = None,
     region: Region = "",
     island: Island = 0,
+    metrics: Annotated[
+        str, typer.Option(help="host:port where Prometheus reads figures of this peer")
+    ] = "",
     lifeline: Annotated[
         bool, typer.Option("--lifeline", hidden=True, help="End when standard input closes")
     ] = False,
@@ -141,7 +144,7 @@ def peer(
 
     Ctrl+C leaves the run; Ctrl+C twice leaves at once.
     """
-    from swarmtrain.cli.host import parse_stages, run_peer
+    from swarmtrain.cli.host import PeerProcess, parse_stages, run_peer
     from swarmtrain.cli.settings import read_config
     from swarmtrain.core.faultpoints import parse_fault
     from swarmtrain.core.units import parse_bytes
@@ -162,7 +165,7 @@ def peer(
         region=region,
         island=island,
     )
-    run_peer(options, lifeline, tuple(map(parse_fault, fault or ())))
+    run_peer(options, PeerProcess(lifeline, tuple(map(parse_fault, fault or ())), metrics))
 
 
 def reference(

@@ -7,11 +7,14 @@ memory is bounded and nobody waits for it. One that takes nothing in for `STALL_
 import asyncio
 import contextlib
 import json
+import logging
 from collections.abc import Callable
 
 from starlette.types import Receive, Scope, Send
 
 from swarmtrain.coordinator.picture import Json, Look, changed_links, changes, whole
+
+logger = logging.getLogger(__name__)
 
 PAUSE_SECONDS = 0.1
 """Between two changes to one reader."""
@@ -59,7 +62,11 @@ class Streams:
             del self._readers[news]
             for task in (gone, telling):
                 task.cancel()
-            await asyncio.gather(gone, telling, return_exceptions=True)
+            _, error = await asyncio.gather(gone, telling, return_exceptions=True)
+            if isinstance(error, TimeoutError):
+                logger.info("a reader of the dashboard took nothing in for %g s", STALL_SECONDS)
+            elif isinstance(error, Exception):
+                logger.error("a stream of the dashboard broke", exc_info=error)
 
     async def _tell(self, news: asyncio.Event, send: Send) -> None:
         loop = asyncio.get_running_loop()

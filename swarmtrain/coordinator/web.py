@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from swarmtrain.coordinator.picture import Look, header, links_of, whole
 from swarmtrain.coordinator.streams import Streams
 from swarmtrain.core.version import VERSION
-from swarmtrain.monitor.figures import CONTENT_TYPE, Values, exposition, registry_of
+from swarmtrain.monitor.figures import Values, health_route, metrics_route, registry_of
 from swarmtrain.monitor.serving import HttpServer, parse_address
 
 STATIC = Path(__file__).parent / "static"
@@ -70,20 +70,12 @@ class Dashboard:
         async def state(request: Request) -> Response:
             return JSONResponse(whole(self._look()), headers={"cache-control": "no-store"})
 
-        async def metrics(request: Request) -> Response:
-            return Response(
-                exposition(registry), media_type=None, headers={"content-type": CONTENT_TYPE}
-            )
-
-        async def health(request: Request) -> Response:
-            return PlainTextResponse("ok\n")
-
         routes = [
             Route("/", page),
             Route("/api/v1/state", state),
             Route("/api/v1/events", _Events(self.streams)),
-            Route("/metrics", metrics),
-            Route("/healthz", health),
+            metrics_route(registry),
+            health_route(),
             Mount("/static", StaticFiles(directory=STATIC)),
         ]
         return _Guard(Starlette(routes=routes), only_loopback)

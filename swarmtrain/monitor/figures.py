@@ -10,6 +10,10 @@ from typing import Literal
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -97,6 +101,24 @@ def registry_of(read: Callable[[], Values]) -> CollectorRegistry:
     return registry
 
 
-def exposition(registry: CollectorRegistry) -> bytes:
-    """The text that Prometheus reads."""
-    return generate_latest(registry)
+def metrics_route(registry: CollectorRegistry) -> Route:
+    """`/metrics` as Prometheus reads it."""
+
+    async def metrics(request: Request) -> Response:
+        return Response(generate_latest(registry), headers={"content-type": CONTENT_TYPE})
+
+    return Route("/metrics", metrics)
+
+
+def health_route() -> Route:
+    """`/healthz` answers as long as the event loop turns."""
+
+    async def health(request: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    return Route("/healthz", health)
+
+
+def metrics_app(read: Callable[[], Values]) -> Starlette:
+    """An app of these two alone."""
+    return Starlette(routes=[metrics_route(registry_of(read)), health_route()])
