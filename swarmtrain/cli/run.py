@@ -20,6 +20,7 @@ DashboardAddress = Annotated[
         "--dashboard", help="host:port of the page that shows the run; auto: 127.0.0.1:8787 if free"
     ),
 ]
+Metrics = Annotated[str, typer.Option(help="host:port where Prometheus reads this peer's figures")]
 NoDashboard = Annotated[bool, typer.Option("--no-dashboard", help="Serve no page")]
 
 
@@ -125,9 +126,7 @@ def peer(
     ] = None,
     region: Region = "",
     island: Island = 0,
-    metrics: Annotated[
-        str, typer.Option(help="host:port where Prometheus reads figures of this peer")
-    ] = "",
+    metrics: Metrics = "",
     lifeline: Annotated[
         bool, typer.Option("--lifeline", hidden=True, help="End when standard input closes")
     ] = False,

@@ -78,6 +78,7 @@ class Coordinator:
         self._start: CheckpointAt | None = None
         self._exporting = asyncio.Lock()
         self._exported_seconds = -math.inf
+        self._is_resumed = False
         self._clocked: set[str] = set()
         self._known_kinds = kinds()
         self.event_counts: Counter[str] = Counter()
@@ -91,8 +92,8 @@ class Coordinator:
         """
         now = asyncio.get_running_loop().time()
         self.state = reopened(read_journal(self.folder.path / "journal.jsonl"), now)
+        self._is_resumed = True
         if not self.checkpoints.has_any:
-            self.folder.metrics.rewind(0)
             self.record(Noted("resumed", "from the beginning: no checkpoint was saved yet"))
             return
         for damage in self.checkpoints.resume():
@@ -100,7 +101,7 @@ class Coordinator:
         newest = self.checkpoints.newest
         assert newest is not None
         self._start = newest
-        past = self.folder.metrics.rewind(newest.step)
+        past = self.folder.metrics.before(newest.step)
         self.state = replace(
             self.state,
             step=newest.step,
@@ -356,7 +357,12 @@ class Coordinator:
         if kind not in LIVE_KINDS:
             self.folder.journal.write_line(line)
         self.event_counts[kind if kind in self._known_kinds else "unknown"] += 1
-        if self.state.step > before:
+        next_steps = (event["step"] + 1, event.get("next_step")) if kind == "step_committed" else ()
+        if self.state.step > before and self.state.step in next_steps:
+            if self._is_resumed:
+                # Only now it is known whether the run goes on from its checkpoint, or never stopped.
+                self.folder.metrics.rewind(event["step"])
+                self._is_resumed = False
             self.folder.metrics.write(
                 event["step"], float(event["loss"]), event["tokens"], event["seconds"]
             )

@@ -45,7 +45,8 @@ class RunState:
     Steps and losses are those of the lowest island that lives; `islands` says how far each one is, `conductors` who
     conducts it, `rounds` how many outer rounds a fragment has had. The run is over when all living islands are.
     `clocks` says by how many seconds a peer's clock is ahead of the coordinator's. `remembered` is what was known
-    before the coordinator was started again: who speaks up is taken over from there.
+    before the coordinator was started again: who speaks up is taken over from there. `bytes_moved` is what peers sent
+    while it was looked at.
     """
 
     peers: Mapping[PeerId, PeerView] = field(default_factory=dict)
@@ -74,6 +75,7 @@ class RunState:
     lost_stages: tuple[int, ...] = ()
     clocks: Mapping[str, float] = field(default_factory=dict)
     remembered: "RunState | None" = None
+    bytes_moved: int = 0
     history: History = field(default_factory=History)
 
     @property
@@ -106,11 +108,12 @@ def apply(state: RunState, entry: Mapping[str, Any]) -> RunState:
     Raises KeyError, TypeError or ValueError where the event lacks what its kind demands.
     """
     event, at = entry["event"], _time(state, entry)
-    state = _recalled(state, entry["peer"])
+    state = _recalled(state, entry)
     after = _facts(state, entry, at)
 
     def name(peer: str) -> str:
-        view = after.peers.get(PeerId(peer))
+        past = after.remembered.peers if after.remembered is not None else {}
+        view = after.peers.get(PeerId(peer)) or past.get(PeerId(peer))
         return view.name if view is not None else f"peer {peer[:8]}"
 
     island = after.island_of(entry["peer"])
@@ -121,7 +124,7 @@ def apply(state: RunState, entry: Mapping[str, Any]) -> RunState:
         island=island,
         is_news=after.faults > state.faults or after.rounds > state.rounds,
         is_curve=event.get("kind") == "step_committed" and after.step > event["step"] >= state.step,
-        bytes_sent=after.bytes_sent if event.get("kind") == "step_committed" else 0,
+        bytes_sent=after.bytes_moved,
         name=name,
     )
     history = remember(after.history, seen)
@@ -204,6 +207,12 @@ def _facts(state: RunState, entry: Mapping[str, Any], at: float) -> RunState:
 
 
 def _vitals(state: RunState, event: Mapping[str, Any], at: float) -> RunState:
+    view = state.peers.get(event["peer"])
+    past = state.remembered.peers if state.remembered is not None else {}
+    if view is not None and (view.resident_bytes is not None or event["peer"] not in past):
+        # What a peer sent while nobody looked belongs to no step.
+        more_bytes = max(int(event["bytes_sent"]) - view.bytes_sent, 0)
+        state = replace(state, bytes_moved=state.bytes_moved + more_bytes)
     return _with_peer(
         state,
         event["peer"],
@@ -233,17 +242,30 @@ def reopened(entries: Iterable[Mapping[str, Any]], now_seconds: float) -> RunSta
     return RunState(remembered=past, history=history)
 
 
-def _recalled(state: RunState, peer: str) -> RunState:
-    """A peer that was known before the coordinator was started again speaks up: it and its role are taken over."""
-    past = state.remembered
-    if past is None or peer in state.peers or peer not in past.peers:
+def _recalled(state: RunState, entry: Mapping[str, Any]) -> RunState:
+    """A peer that was known before the coordinator was started again speaks up: it is there."""
+    past, peer, event = state.remembered, entry["peer"], entry["event"]
+    if past is None:
         return state
-    view = past.peers[PeerId(peer)]
-    state = replace(state, peers={**state.peers, view.peer: view})
-    if past.conductors.get(view.island) != peer or view.island in state.conductors:
+    if peer in past.peers and peer not in state.peers and event["kind"] != "peer_joined":
+        state = replace(state, peers={**state.peers, peer: past.peers[peer]})
+    if event["kind"] != "step_committed" or state.conductors:
         return state
-    conductors = {**state.conductors, view.island: peer}
-    return replace(state, conductors=conductors, conductor=conductors.get(state.shown_island, ""))
+    island = state.island_of(peer)
+    state = replace(state, conductor=peer, conductors={island: peer})
+    if not state.step < min(event["step"], past.step):
+        return state
+    # A run that starts again from its checkpoint commits that step first: this one never stopped.
+    return replace(
+        past,
+        peers=state.peers,
+        conductor=peer,
+        conductors=state.conductors,
+        clocks=state.clocks,
+        remembered=past,
+        bytes_moved=state.bytes_moved,
+        history=state.history,
+    )
 
 
 def _with_peer(run: RunState, peer: PeerId, at: float, **changes: Any) -> RunState:

@@ -22,11 +22,13 @@ class MetricsFile:
             json_line({"step": step, "loss": loss, "tokens": tokens, "seconds": seconds})
         )
 
-    def rewind(self, step: int) -> list[dict[str, Any]]:
-        """Remove the steps from `step` on, which a resumed run trains again; the entries that stay."""
-        kept = [entry for entry in read_lines(self._path) if entry["step"] < step]
-        self._lines.keep_first(len(kept))
-        return kept
+    def before(self, step: int) -> list[dict[str, Any]]:
+        """The entries of the steps before `step`."""
+        return [entry for entry in read_lines(self._path) if entry["step"] < step]
+
+    def rewind(self, step: int) -> None:
+        """Remove the steps from `step` on, which a resumed run trains again."""
+        self._lines.keep_first(len(self.before(step)))
 
     def close(self) -> None:
         self._lines.close()

@@ -14,6 +14,7 @@ from swarmtrain.coordinator.service import Coordinator, RunFolder
 from swarmtrain.core.clock import run_virtual
 from swarmtrain.core.errors import ConfigError, LinkError, ModelError, Refused, StateError
 from swarmtrain.core.events import PeerJoined, StepCommitted, TermStarted
+from swarmtrain.core.live import Vitals
 from swarmtrain.core.messages import CheckpointAt
 from swarmtrain.core.types import PeerId
 from swarmtrain.core.version import VERSION
@@ -335,5 +336,76 @@ def test_a_run_without_a_checkpoint_resumes_from_its_beginning(tmp_path: Path):
         return service.state.step
 
     assert asyncio.run(main()) == 0
-    assert (tmp_path / "metrics.jsonl").read_text() == ""
+    # Only the first step that comes says whether the run begins anew: the test of a second start below.
     assert "no checkpoint was saved yet" in (tmp_path / "journal.jsonl").read_text()
+
+
+def commit(step: int) -> str:
+    return line("anna", StepCommitted(step, 5.0 - step, 384, 0.5, 1e-3, 1.0, (), "sha"))
+
+
+def test_live_events_are_folded_and_counted_and_kept_in_no_journal(tmp_path: Path):
+    async def act(scene: Scene) -> None:
+        vitals = line("anna", Vitals("anna", 10, 20, 0.5, 30))
+        await scene.tell(Guest("anna"), *HEALTHY, vitals)
+        assert scene.coordinator.state.peers[PeerId("anna")].resident_bytes == 30
+        assert scene.coordinator.event_counts["vitals"] == 1
+
+    play(tmp_path, act)
+    assert "vitals" not in (tmp_path / "journal.jsonl").read_text()
+
+
+def test_kinds_that_there_are_not_are_counted_as_one(tmp_path: Path):
+    async def act(scene: Scene) -> None:
+        lines = [
+            f'{{"event":{{"kind":"made-up-{n}"}},"peer":"eve","time_seconds":1.0}}\n'
+            for n in range(9)
+        ]
+        await scene.tell(Guest("eve"), *lines)
+        assert scene.coordinator.event_counts == {"unknown": 9}
+
+    play(tmp_path, act)
+
+
+def test_a_clock_that_is_ahead_is_noted_once_and_set_right(tmp_path: Path):
+    def late(event: Any, at: float) -> str:
+        return journal_line(event, at, PeerId("anna"))
+
+    async def act(scene: Scene) -> None:
+        joined = late(PeerJoined("anna", "anna", "a:1", ()), 9000.0)
+        link = await scene.tell(Guest("anna"), joined)
+        term = late(TermStarted("anna", 1, 0, "lowest edge"), 9001.0)
+        link.tell("events", EventBatch(PeerId("anna"), (term,), 0).encode())
+        await asyncio.sleep(1.0)
+        told = scene.coordinator.state.history.log[-1]
+        assert told.kind == "term_started" and 0.0 < told.at_seconds < 3.0
+
+    play(tmp_path, act)
+    kinds = [entry["event"]["kind"] for entry in read_journal(tmp_path / "journal.jsonl")]
+    assert kinds == ["clock_seen", "peer_joined", "term_started"]
+
+
+@pytest.mark.parametrize("is_alive", [True, False])
+def test_a_coordinator_that_is_started_again(tmp_path: Path, is_alive: bool):
+    """Peers that trained on are taken up where they are; a swarm that starts anew begins where the checkpoint says."""
+
+    async def first(scene: Scene) -> None:
+        await scene.tell(Guest("anna"), *HEALTHY, commit(1), commit(2))
+
+    async def second(scene: Scene) -> None:
+        scene.coordinator.resume()
+        assert scene.coordinator.state.live_peers == () and scene.coordinator.state.step == 0
+        assert [p.step for p in scene.coordinator.state.history.curve.points] == [0, 1, 2]
+        lines = [commit(3)] if is_alive else HEALTHY
+        await scene.tell(Guest("anna"), *lines)
+        state = scene.coordinator.state
+        assert (state.step, state.conductor) == (4 if is_alive else 1, "anna")
+        assert [view.name for view in state.live_peers] == ["anna"]
+        assert scene.coordinator.started.is_set() and state.tokens == 384 * state.step
+
+    play(tmp_path, first)
+    play(tmp_path, second)
+    steps = [
+        json.loads(text)["step"] for text in (tmp_path / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert steps == ([0, 1, 2, 3] if is_alive else [0])

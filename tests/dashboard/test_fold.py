@@ -4,6 +4,7 @@ ends with what it would have been sent at once."""
 import json
 import math
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -260,9 +261,16 @@ def test_after_a_restart_the_past_is_there_and_peers_come_back_as_they_speak():
     assert state.history.curve == before.history.curve and state.history.log == before.history.log
     assert state.history.credit == before.history.credit and state.peers == {}
     leader = invented.ids[0]
-    state = fold(list(invented.step(20, 31.0)), state)
-    assert state.conductor == leader and leader in state.peers and state.step == 21
-    assert state.history.curve.points[-1].step == 20
+    assert before.step == 20
+    on = fold(list(invented.step(20, 31.0)), state)
+    assert on.conductor == leader and leader in on.peers
+    assert (on.step, on.tokens, on.loss_first) == (21, 21 * 4096, before.loss_first)
+    assert on.history.curve.points[-1].step == 20
+    assert on.history.credit.keys() == before.history.credit.keys(), "names are known still"
+    checkpoint = replace(state, step=10, tokens=10 * 4096)
+    again = fold(list(invented.step(10, 31.0)), checkpoint)
+    assert (again.step, again.tokens) == (11, 11 * 4096), "everybody went back to a checkpoint"
+    assert [p.step for p in again.history.curve.points] == [*range(11)]
     later = reopened(entries, 3.0)
     assert max(line.at_seconds for line in later.history.log) <= 3.0, "a clock that began anew"
 

@@ -75,7 +75,7 @@ function paint(canvas, rows, available) {
   context.textBaseline = "middle";
   const longest = Math.max(...rows.map((row) => row.seconds), 1e-6);
   const scale = (available - label - 44) / longest;
-  axis(context, longest, scale, label, rows.length * ROW);
+  axis(context, longest, scale, { label, bottom: rows.length * ROW, most: available < 520 ? 3 : 7 });
   rows.forEach((row, index) => {
     const y = index * ROW + 2;
     context.fillStyle = colour("soft");
@@ -103,8 +103,8 @@ function bar(context, [kind, stage, key, begin, length], y, scale, label) {
   }
 }
 
-function axis(context, longest, scale, label, bottom) {
-  const rough = longest / 6;
+function axis(context, longest, scale, { label, bottom, most }) {
+  const rough = longest / most;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= rough);
   context.fillStyle = colour("quiet");

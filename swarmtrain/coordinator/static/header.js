@@ -18,7 +18,7 @@ export function drawHeader(run) {
     ["Step time", duration2(h.step_seconds), ""],
     ["Bytes a token", h.bytes_per_token === null ? "–" : bytes(h.bytes_per_token), ""],
     h.inner_steps ? ["Outer round", count(h.round), `every ${h.inner_steps} steps`] : null,
-    ["Peers lost", count(h.faults), `${count(h.recoveries)} recovered`],
+    ["Peers lost", count(h.faults), `${count(h.recoveries)} recoveries`],
     ["Time left", h.stopped ? "–" : duration(h.eta_seconds), ""],
   ];
   fill(byId("tiles"), tiles.filter(Boolean).map(([name, value, unit]) =>

@@ -66,7 +66,7 @@ function regionLanes(all) {
 function placement(available, lanes, stages, hasRegions) {
   const isNarrow = available < 520;
   const [left, arcs] = isNarrow ? [76, 66] : [148, 132];
-  const margin = hasRegions ? (isNarrow ? 66 : 104) : 0;
+  const margin = hasRegions && !isNarrow ? 104 : 0;
   const right = arcs + margin;
   const width = Math.max(available, left + right + (isNarrow ? 34 : 46) * (stages + 1));
   const step = (width - left - right) / (stages + 1);
@@ -85,7 +85,7 @@ function bands(lanes, place) {
     shapes.push(label);
     const where = [lane.island ? `island ${lane.island}` : "", lane.region].filter(Boolean).join(", ");
     const was = before && [before.island ? `island ${before.island}` : "", before.region].filter(Boolean).join(", ");
-    if (where && where !== was) shapes.push(svg("text", { class: "faint", x: place.width - place.margin + 4, y: place.y(index) + 4 }, clipped(where, place.left < 100 ? 9 : 15)));
+    if (place.margin && where !== was) shapes.push(svg("text", { class: "faint", x: place.width - place.margin + 4, y: place.y(index) + 4 }, clipped(where, 15)));
   });
   return svg("g", {}, ...shapes);
 }
