@@ -1,6 +1,7 @@
 """The dashboard: one page and what it reads, served from the coordinator's own event loop. Read-only.
 
-`/` the page, `/api/v1/state` all of it as JSON, `/api/v1/events` what changes, `/metrics` for Prometheus, `/healthz`.
+`/` the page, `/api/v1/state` all of it as JSON, `/api/v1/events` what changes, `/api/v1/trace?step=N` what peers told
+of a step for Perfetto (without a step: of the last ones), `/metrics` for Prometheus, `/healthz`.
 The page asks for nothing from elsewhere, and the browser is told to refuse it. A page served on loopback answers
 requests for loopback names only: else any web page could read it by a name that resolves to here.
 """
@@ -17,6 +18,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from swarmtrain.coordinator.perfetto import chrome_trace
 from swarmtrain.coordinator.picture import Look, header, links_of, whole
 from swarmtrain.coordinator.streams import Streams
 from swarmtrain.core.version import VERSION
@@ -70,15 +72,30 @@ class Dashboard:
         async def state(request: Request) -> Response:
             return JSONResponse(whole(self._look()), headers={"cache-control": "no-store"})
 
+        async def trace(request: Request) -> Response:
+            return _trace(self._look(), request.query_params.get("step", ""))
+
         routes = [
             Route("/", page),
             Route("/api/v1/state", state),
+            Route("/api/v1/trace", trace),
             Route("/api/v1/events", _Events(self.streams)),
             metrics_route(registry),
             health_route(),
             Mount("/static", StaticFiles(directory=STATIC)),
         ]
         return _Guard(Starlette(routes=routes), only_loopback)
+
+
+def _trace(look: Look, step: str) -> Response:
+    traces = [trace for trace in look.state.history.traces if step in ("", str(trace.step))]
+    if not traces:
+        known = ", ".join(str(trace.step) for trace in look.state.history.traces) or "none yet"
+        return PlainTextResponse(f"peers told of other steps in detail: {known}\n", 404)
+    names = {str(peer): view.name for peer, view in look.state.peers.items()}
+    file = f"steps-{traces[0].step}-{traces[-1].step}.json"
+    headers = {"content-disposition": f'attachment; filename="{file}"', "cache-control": "no-store"}
+    return JSONResponse(chrome_trace(traces, names), headers=headers)
 
 
 class _Events:

@@ -105,6 +105,13 @@ class Invented:
             event = StepTraced(peer, step, self.step_seconds, tuple(rows), 0)
             yield self.entry(event, peer, at)
 
+    def hostile(self, text: str, at: float) -> Iterator[Entry]:
+        """A peer whose every word is `text`."""
+        evil = "e" * 32
+        yield self.entry(events.PeerJoined(evil, text, text, (1, 2), 0, text, text), evil, at)
+        yield self.entry(events.Placed(evil, (1, 2), text), evil, at)
+        yield self.entry(events.Noted(text, text), evil, at)
+
     def churn(self, step: int, at: float) -> Iterator[Entry]:
         """Somebody is lost, somebody else comes back."""
         leader = self.ids[0]
@@ -125,7 +132,7 @@ class Invented:
             yield self.entry(events.Lost(peer, "the other side hung up"), leader, at)
 
 
-async def show(peers: int, address: str, steps: int) -> None:
+async def show(peers: int, address: str, steps: int, hostile: str) -> None:
     """Feed a dashboard in real time."""
     loop, invented = asyncio.get_running_loop(), Invented(peers)
     state = RunState()
@@ -138,6 +145,8 @@ async def show(peers: int, address: str, steps: int) -> None:
     dashboard = Dashboard(lambda: Look(invented.run, state, loop.time()), dict)
     print(await dashboard.start(address), flush=True)
     for entry in (*invented.begin(loop.time()), *invented.links(loop.time())):
+        take(entry)
+    for entry in invented.hostile(hostile, loop.time()) if hostile else ():
         take(entry)
     for step in range(steps):
         for entry in (
@@ -157,5 +166,6 @@ if __name__ == "__main__":
     parser.add_argument("--peers", type=int, default=20)
     parser.add_argument("--address", default="127.0.0.1:0")
     parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--hostile", default="", help="what one peer calls itself")
     options = parser.parse_args()
-    asyncio.run(show(options.peers, options.address, options.steps))
+    asyncio.run(show(options.peers, options.address, options.steps, options.hostile))

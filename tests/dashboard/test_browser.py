@@ -3,6 +3,8 @@
 import asyncio
 import json
 import signal
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -20,7 +22,7 @@ from swarmtrain.transport.link import LinkLimits
 from swarmtrain.transport.requests import EventBatch
 from tests.coordinator.test_service import Guest
 from tests.dashboard.browser import browser, why_not
-from tests.integration.processes import SMALL_RUN, Workplace, events_in, until
+from tests.integration.processes import ROOT, SMALL_RUN, Workplace, events_in, until
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
 
@@ -54,6 +56,49 @@ class Page:
         return time.monotonic() - since_seconds
 
 
+@pytest.fixture
+def invented(tmp_path: Path) -> Iterator[Page]:
+    """The page of a run that nobody trains, with a thousand peers."""
+    command = [
+        sys.executable,
+        "-m",
+        "tests.dashboard.invented",
+        "--peers",
+        "1000",
+        "--hostile",
+        SCRIPT,
+    ]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().strip()
+            with browser(1440) as driver:
+                driver.get(url)
+                yield Page(driver, tmp_path)
+        finally:
+            process.terminate()
+
+
+def test_a_thousand_invented_peers_are_drawn_and_their_names_are_text(invented: Page):
+    until(
+        lambda: invented.count("#topology .dot") and invented.count("#topology .route"),
+        30,
+        "routes",
+    )
+    until(lambda: invented.count("#gantt canvas") and invented.count("#curve canvas"), 30, "charts")
+    until(lambda: "lost" in invented.text("#curve-key"), 30, "a mark")
+    assert "1,000" in invented.text("#tiles") or "999" in invented.text("#tiles")
+    assert invented.count("#topology .skips") > 0 and "serving" in invented.text("#map")
+    assert invented.count("*") < 3000, "the page stays small"
+    until(lambda: SCRIPT in invented.text("#log"), 30, "the hostile name in the log")
+    assert invented.driver.execute_script("return window.owned") is None
+    assert invented.count("main script, main img") == 0
+    for entry in invented.driver.get_log("browser"):
+        raise AssertionError(f"the browser complained: {entry['message']}")
+    wait = "const s = performance.now(); return new Promise((f) => setTimeout(() => f(performance.now() - s), 1))"
+    assert invented.driver.execute_script(wait) < 2000, "the page is not busy"
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Page, Workplace, str]]:
     place = Workplace(tmp_path_factory.mktemp("page"))
@@ -79,6 +124,7 @@ def state_of(url: str) -> dict[str, Any]:
         return dict(json.load(answer))
 
 
+@pytest.mark.slow
 def test_a_kill_and_a_newcomer_are_shown_at_once(page: tuple[Page, Workplace, str]):
     shown, place, url = page
     until(
@@ -127,6 +173,7 @@ def test_a_kill_and_a_newcomer_are_shown_at_once(page: tuple[Page, Workplace, st
     newcomer.wait(60)
 
 
+@pytest.mark.slow
 def test_what_peers_call_themselves_is_text(page: tuple[Page, Workplace, str]):
     shown, _, url = page
     header = state_of(url)["header"]
@@ -169,6 +216,7 @@ async def meddle(address: str, run_hash: str) -> None:
         await transport.close()
 
 
+@pytest.mark.slow
 def test_a_phone_shows_everything_without_scrolling_sideways(page: tuple[Page, Workplace, str]):
     shown, _, url = page
     with browser(390, 844, dark=True) as driver:
@@ -180,6 +228,7 @@ def test_a_phone_shows_everything_without_scrolling_sideways(page: tuple[Page, W
         until(lambda: phone.count("#gantt canvas"), 20, "the Gantt")
 
 
+@pytest.mark.slow
 def test_panels_grow_old_when_the_coordinator_is_silent(page: tuple[Page, Workplace, str]):
     shown, place, url = page
     (up,) = [command for command in place.commands if command.name.startswith("up")]

@@ -107,6 +107,29 @@ def test_pages_state_and_rules_for_the_browser():
     play(act)
 
 
+def test_a_step_is_a_file_for_perfetto():
+    async def act(place: Scene) -> None:
+        assert (await place.get("/api/v1/trace"))[0] == 404
+        for step in (0, 1):
+            for entry in (*place.invented.step(step, 1.0), *place.invented.traces(step, 1.0)):
+                place.take(entry)
+        status, head, body = await place.get("/api/v1/trace?step=1")
+        assert status == 200 and 'filename="steps-1-1.json"' in head
+        events = json.loads(body)["traceEvents"]
+        spans = [event for event in events if event["ph"] == "X"]
+        work = {(e["cat"], e["args"]["stage"], e["args"]["microbatch"]) for e in spans}
+        assert len(spans) == len(work) == 8 * (5 + 1 + 5 - 1) + 8 and {
+            e["args"]["step"] for e in spans
+        } == {1}
+        named = {e["args"]["name"] for e in events if e["name"] == "process_name"}
+        assert named == {f"volunteer-{n}" for n in range(1, 6)}
+        both = json.loads((await place.get("/api/v1/trace"))[2])["traceEvents"]
+        assert len([event for event in both if event["ph"] == "X"]) == 2 * len(spans)
+        assert (await place.get("/api/v1/trace?step=7"))[0] == 404
+
+    play(act)
+
+
 @pytest.mark.parametrize("path", ["/", "/api/v1/state", "/api/v1/events", "/metrics"])
 def test_it_is_read_only(path: str):
     async def act(place: Scene) -> None:

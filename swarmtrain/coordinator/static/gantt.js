@@ -38,6 +38,7 @@ export function drawGantt(run, again) {
     }),
     more > 0 ? el("li", {}, `${more} more peers are not drawn`) : null,
     left > 0 ? el("li", {}, `${left} spans are left out`) : null,
+    el("li", {}, el("a", { href: `/api/v1/trace?step=${trace.step}` }, "as a file for Perfetto")),
   );
 }
 
