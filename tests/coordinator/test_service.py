@@ -318,7 +318,7 @@ def test_a_run_folder_is_written_by_one_process(tmp_path: Path):
 
 
 def test_a_run_without_a_checkpoint_resumes_from_its_beginning(tmp_path: Path):
-    """What its first session trained is trained again, so its metrics go."""
+    """What its first session trained is trained again."""
     before = RunFolder(tmp_path)
     before.metrics.write(0, 1.0, 8, 0.1)
     before.close()
