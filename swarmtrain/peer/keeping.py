@@ -1,7 +1,9 @@
 """Snapshots at one peer: its own stages' at kept steps, and those it holds for peers of other stages (tier 1)."""
 
+import asyncio
 from collections.abc import Callable
 
+from swarmtrain.checkpoint.stage_file import StageState
 from swarmtrain.compute.lane import Kind, Task
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.errors import LinkError, StateError
@@ -34,13 +36,19 @@ class Keeping:
         """Copy this peer's stages right behind the move to `step`, before anything can move them on."""
         if is_kept(self._parts.config, step):
             for stage in sorted(self._parts.replicas):
-                self._tasks.spawn(self._keep(stage, step, base), f"keep {stage}")
+                # Asked for at once: a moment later the peer may have moved away from the stage.
+                copied = self._copy(stage)
+                self._tasks.spawn(self._keep(copied, stage, step, base), f"keep {stage}")
 
-    async def _keep(self, stage: int, step: int, base: Digest) -> None:
+    def _copy(self, stage: int) -> asyncio.Future[StageState]:
+        live = self._parts.state_of(stage)
+        return self._parts.lane.submit(Task(Kind.STATE, stage, name="keep"), lambda: copy_of(live))
+
+    async def _keep(
+        self, copied: asyncio.Future[StageState], stage: int, step: int, base: Digest
+    ) -> None:
         parts, start_seconds = self._parts, now_seconds()
-        task, live = Task(Kind.STATE, stage, name="keep"), parts.state_of(stage)
-        state = await parts.lane.submit(task, lambda: copy_of(live))
-        parts.snapshots.put(state, step, base)
+        parts.snapshots.put(await copied, step, base)
         parts.record(SnapshotKept(stage, step, 0, now_seconds() - start_seconds))
 
     def hold_others(self, step: int, roster: Roster) -> None:
