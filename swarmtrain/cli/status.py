@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+EVENTS_SHOWN = 5
+
 
 def status(
     address: Annotated[str, typer.Argument(help="The coordinator, host:port")],
@@ -44,7 +46,7 @@ def _table(state: dict[str, Any]) -> str:
         lines.append(
             f"  {view['name']:<16} {view['state']:<8} stages {stages:<8} {view['address']}"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"  {line['text']}" for line in state["log"][-EVENTS_SHOWN:])])
 
 
 def _links(peers: list[dict[str, Any]]) -> str:

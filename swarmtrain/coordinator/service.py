@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from swarmtrain.coordinator.checkpoints import Checkpoints, newest_kept
 from swarmtrain.coordinator.folder import RunFolder
 from swarmtrain.coordinator.picture import Look, Run, whole
-from swarmtrain.coordinator.state import RunState, apply, reopened
+from swarmtrain.coordinator.state import BAD_ENTRY, RunState, apply, reopened
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.errors import (
     ConfigError,
@@ -335,7 +335,7 @@ class Coordinator:
 
     def _compare_clocks(self, peer: str, sent_seconds: object) -> None:
         """Clocks of other machines count from another moment: learn from when, by the newest entry of a batch."""
-        if not isinstance(sent_seconds, (int, float)):
+        if not isinstance(sent_seconds, (int, float)) or not math.isfinite(sent_seconds):
             raise WireError("an event does not say when it was", repr(sent_seconds)[:80])
         ahead = float(sent_seconds) - asyncio.get_running_loop().time()
         known = self.state.clocks.get(peer, 0.0)
@@ -351,7 +351,7 @@ class Coordinator:
         before = self.state.step
         try:
             self.state = apply(self.state, entry)
-        except (KeyError, TypeError, ValueError) as error:
+        except BAD_ENTRY as error:
             raise WireError("an event lacks what its kind demands", repr(error)) from None
         event, kind = entry["event"], entry["event"]["kind"]
         if kind not in LIVE_KINDS:

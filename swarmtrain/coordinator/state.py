@@ -3,13 +3,19 @@
 The same entries stand in the journal, so the view can be rebuilt from it, but for what `core.live` says is not kept.
 """
 
+import contextlib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from swarmtrain.coordinator.checks import check_event
 from swarmtrain.coordinator.history import LONGEST_NAME, History, Seen, remember, shifted
+from swarmtrain.coordinator.story import printable
 from swarmtrain.core.types import PeerId
+
+BAD_ENTRY = (KeyError, TypeError, ValueError, OverflowError, AttributeError)
+"""What `apply` raises for an entry that makes no sense."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +111,10 @@ class RunState:
 def apply(state: RunState, entry: Mapping[str, Any]) -> RunState:
     """The state after one journal entry `{"event", "peer", "time_seconds"}`.
 
-    Raises KeyError, TypeError or ValueError where the event lacks what its kind demands.
+    Raises one of BAD_ENTRY where the event lacks what its kind demands.
     """
     event, at = entry["event"], _time(state, entry)
+    check_event(event)
     state = _recalled(state, entry)
     after = _facts(state, entry, at)
 
@@ -146,7 +153,7 @@ def _facts(state: RunState, entry: Mapping[str, Any], at: float) -> RunState:
         case "peer_joined":
             view = PeerView(
                 event["peer"],
-                event["name"][:LONGEST_NAME],
+                printable(event["name"][:LONGEST_NAME]),
                 event["address"],
                 tuple(event["stages"]),
                 island=event.get("island", 0),
@@ -232,7 +239,9 @@ def reopened(entries: Iterable[Mapping[str, Any]], now_seconds: float) -> RunSta
     """
     state = RunState()
     for entry in entries:
-        state = apply(state, entry)
+        # Another version may have written what this one does not understand: it is left out of the picture.
+        with contextlib.suppress(*BAD_ENTRY):
+            state = apply(state, entry)
     history = state.history
     newest = max(history.updated.values(), default=now_seconds)
     if newest > now_seconds:  # the machine was started anew, and its clock with it

@@ -93,8 +93,13 @@ def words(event: Mapping[str, Any], name: Names) -> str:
     if kind in HIDDEN:
         return ""
     sentence = _peers(event, name) or _state(event, name) or _work(event, name) or _plain(event)
-    sentence = PEER_ID.sub(lambda match: name(match[0]), sentence)
+    sentence = printable(PEER_ID.sub(lambda match: name(match[0]), sentence))
     return sentence if len(sentence) <= LONGEST_TEXT else sentence[: LONGEST_TEXT - 1] + "\u2026"
+
+
+def printable(text: str) -> str:
+    """`text` without what a terminal would obey."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def _peers(event: Mapping[str, Any], name: Names) -> str:

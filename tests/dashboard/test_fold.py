@@ -15,7 +15,7 @@ from swarmtrain.coordinator import history, story
 from swarmtrain.coordinator.curve import MOST_POINTS, Curve, extended, pace, point_of
 from swarmtrain.coordinator.picture import Look, changed_links, changes, whole
 from swarmtrain.coordinator.routes import is_whole, routes_of
-from swarmtrain.coordinator.state import RunState, apply, reopened
+from swarmtrain.coordinator.state import BAD_ENTRY, RunState, apply, reopened
 from swarmtrain.core import events
 from swarmtrain.core.events import Event
 from swarmtrain.core.live import LIVE_EVENTS, LIVE_KINDS, StepTraced, Vitals, kinds
@@ -225,6 +225,13 @@ def test_a_loss_that_three_peers_report_is_one_line_and_one_mark():
     assert [mark.sign for mark in state.history.marks] == ["X"]
 
 
+def test_what_a_terminal_would_obey_is_taken_out():
+    invented = Invented(2)
+    noted = invented.entry(events.Noted("\x1b[2Jgone", "\u202eevil\n"), "p", 1.0)
+    state = fold([*invented.begin(), noted])
+    assert state.history.log[-1].text == " [2Jgone:  evil "
+
+
 # ---- credit, clocks, restarts, bad entries
 
 
@@ -294,6 +301,56 @@ def test_entries_that_make_no_sense_are_refused(event: Event):
     for at in ("nan", "soon", None):
         with pytest.raises((TypeError, ValueError)):
             apply(state, {**entry, "time_seconds": at})
+
+
+JUNK = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(10**6), 10**6),
+    st.sampled_from(
+        [
+            1e308,
+            -1e308,
+            0.5,
+            "inf",
+            "nan",
+            "",
+            "p",
+            "<b>",
+            "leaves",
+            [],
+            [1],
+            [[1, 2]],
+            {},
+            {"a": 1},
+        ]
+    ),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(examples()), st.data())
+def test_whatever_a_peer_sends_is_refused_or_can_be_shown(event: Event, data: st.DataObject):
+    invented = Invented(3)
+    state = fold([*invented.begin(), *invented.step(0, 1.0)])
+    entry = invented.entry(event, "p" * 32, 2.0)
+    for name in entry["event"].keys() - {"kind"}:
+        if data.draw(st.booleans()):
+            entry["event"][name] = data.draw(JUNK)
+        elif name in ("peer", "from_peer"):
+            entry["event"][name] = data.draw(st.sampled_from(invented.ids))
+    if data.draw(st.booleans()):
+        entry["time_seconds"] = data.draw(JUNK)
+    before = Look(invented.run, state, 2.0)
+    try:
+        state = apply(state, entry)
+    except BAD_ENTRY:
+        return
+    after = Look(invented.run, state, 3.0)
+    json.dumps(
+        [whole(after), changes(before, after), changed_links(before, after)], allow_nan=False
+    )
+    assert state.peers.keys() - {"x", "p", "<b>", "", "inf", "nan", "leaves"} == set(invented.ids)
 
 
 def test_a_trace_from_the_future_or_too_large_does_not_push_out_others():
