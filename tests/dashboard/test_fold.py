@@ -303,54 +303,27 @@ def test_entries_that_make_no_sense_are_refused(event: Event):
             apply(state, {**entry, "time_seconds": at})
 
 
-JUNK = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-(10**6), 10**6),
-    st.sampled_from(
-        [
-            1e308,
-            -1e308,
-            0.5,
-            "inf",
-            "nan",
-            "",
-            "p",
-            "<b>",
-            "leaves",
-            [],
-            [1],
-            [[1, 2]],
-            {},
-            {"a": 1},
-        ]
-    ),
-)
+JUNK = [None, True, 7, -1, 10**6, 1e308, "inf", "", "p", [], [1], [[1, 2]], {}, {"a": 1}]
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.sampled_from(examples()), st.data())
-def test_whatever_a_peer_sends_is_refused_or_can_be_shown(event: Event, data: st.DataObject):
+@pytest.mark.parametrize("event", examples(), ids=lambda event: event.kind)
+def test_whatever_a_peer_sends_is_refused_or_can_be_shown(event: Event):
     invented = Invented(3)
-    state = fold([*invented.begin(), *invented.step(0, 1.0)])
-    entry = invented.entry(event, "p" * 32, 2.0)
-    for name in entry["event"].keys() - {"kind"}:
-        if data.draw(st.booleans()):
-            entry["event"][name] = data.draw(JUNK)
-        elif name in ("peer", "from_peer"):
-            entry["event"][name] = data.draw(st.sampled_from(invented.ids))
-    if data.draw(st.booleans()):
-        entry["time_seconds"] = data.draw(JUNK)
+    state = fold([*invented.begin(), *invented.links(0.0), *invented.step(0, 1.0)])
     before = Look(invented.run, state, 2.0)
-    try:
-        state = apply(state, entry)
-    except BAD_ENTRY:
-        return
-    after = Look(invented.run, state, 3.0)
-    json.dumps(
-        [whole(after), changes(before, after), changed_links(before, after)], allow_nan=False
-    )
-    assert state.peers.keys() - {"x", "p", "<b>", "", "inf", "nan", "leaves"} == set(invented.ids)
+    names = event.to_json().keys() - {"kind"}
+    for name in names:
+        for junk in JUNK:
+            entry = invented.entry(event, invented.ids[0], 2.0)
+            for other in names & {"peer", "from_peer"}:
+                entry["event"][other] = invented.ids[1]
+            entry["event"][name] = junk
+            try:
+                after = Look(invented.run, apply(state, entry), 3.0)
+            except BAD_ENTRY:
+                continue
+            shown = [whole(after), changes(before, after), changed_links(before, after)]
+            json.dumps(shown, allow_nan=False)
 
 
 def test_a_trace_from_the_future_or_too_large_does_not_push_out_others():
