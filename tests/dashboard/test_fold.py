@@ -332,7 +332,7 @@ def test_a_trace_from_the_future_or_too_large_does_not_push_out_others():
     peer = invented.ids[0]
     rows = tuple(("forward", 0, 0, n, 1, "") for n in range(5000))
     far, large = StepTraced(peer, 10**9, 1.0, rows, 0), StepTraced(peer, 1, 1.0, rows, 3)
-    state = fold([invented.entry(event, peer, 2.0) for event in (far, large)], state)
+    state = fold([invented.entry(event, peer, 2.0) for event in (large, far)], state)
     (trace,) = state.history.traces
     _, spans, left_out = trace.peers[peer]
     assert (trace.step, len(spans), left_out) == (1, history.SPANS_PER_PEER, 4603)
