@@ -264,7 +264,7 @@ class Coordinator:
             if entry["peer"] != link.remote.peer:
                 raise WireError("an event is not its sender's own", line[:80])
         if entries:
-            self._compare_clocks(batch.peer, entries[-1]["time_seconds"])
+            self._compare_clocks(link.remote.peer, entries[-1]["time_seconds"])
         for line in batch.lines:
             self._take_line(line)
 
