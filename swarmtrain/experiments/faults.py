@@ -53,6 +53,29 @@ What is sent has not left yet when the point is reached, so a kill there loses i
 peers passes a sending point N times, so `nth` chooses how many of them still hear it.
 """
 
+ROUND_POINTS: Mapping[str, tuple[str, ...]] = {
+    "round.sent": ("round_sent.recorded",),
+    "round.offering": ("round_offer.sent",),
+    "round.asking": ("round_ask.sent",),
+    "round.promised": ("round_promise.sent",),
+    "round.collecting": ("collect.sent",),
+    "round.gathering": ("collect.received",),
+    "round.fetching": ("round_piece.sent",),
+    "round.serving": ("round_piece.received",),
+    "round.result": ("merge.done",),
+    "round.collected": ("collected.sent",),
+    "round.deciding": ("round_decided.sent",),
+    "round.chosen": ("round_chosen.recorded",),
+    "round.merging": ("merging_decision.received",),
+    "round.merged": ("round_merged.recorded",),
+    "round.catching_up": ("outer_state.sent",),
+}
+"""Named points of outer rounds: the contribution was made and nobody knows; a message is about to leave; a piece is
+asked for, or about to be answered; the mean is there and not yet accepted; the choice is known; the island's decision
+to merge it was heard and is not applied; it was applied."""
+
+ALL_POINTS: Mapping[str, tuple[str, ...]] = {**POINTS, **ROUND_POINTS}
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:

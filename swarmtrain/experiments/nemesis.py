@@ -21,7 +21,7 @@ from swarmtrain.core.events import (
     FaultPlanned,
     Record,
 )
-from swarmtrain.experiments.faults import MESSAGES, POINTS, Fault
+from swarmtrain.experiments.faults import ALL_POINTS, MESSAGES, Fault
 from swarmtrain.experiments.machines import MachineLoop
 from swarmtrain.experiments.traffic import Shown, Traffic, flipped, repeating
 from swarmtrain.transport.link import Handler
@@ -131,7 +131,7 @@ class Nemesis:
         """Machine `name` was seen at a point; inject what waits for that."""
         for entry in list(self._pending.get(name, ())):
             number, fault = entry
-            if observation not in POINTS[fault.at_point]:
+            if observation not in ALL_POINTS[fault.at_point]:
                 continue
             self._passed[(name, f"{number}")] += 1
             if self._passed[(name, f"{number}")] == fault.nth:

@@ -36,6 +36,7 @@ from_seconds = 0.0                 # faults by time lie in this span, counted fr
 to_seconds = 4.0
 longest_seconds = 8.0              # of faults that last
 point_share = 0.4                  # of kills and freezes that wait for a named point instead
+points = ["sealed", "round.sent"]  # those points; default: all of the step protocol, none of outer rounds
 survivable = true                  # draw only what must be survived; holds for churn too
 whole_stages = false               # whether faults may take every replica of a stage, for snapshots to bring back
 every_seconds = 20.0               # besides: one more after such a time on average, for as long as the run lasts
@@ -66,7 +67,7 @@ from swarmtrain.core.config import ModelSection
 from swarmtrain.core.errors import ConfigError
 from swarmtrain.core.presets import PRESETS
 from swarmtrain.experiments.costs import Charged
-from swarmtrain.experiments.faults import KINDS, PAIRS, POINTS, Chances, Fault, Kind
+from swarmtrain.experiments.faults import ALL_POINTS, KINDS, PAIRS, POINTS, Chances, Fault, Kind
 from swarmtrain.experiments.profiles import (
     NetworkProfile,
     read_churn,
@@ -155,6 +156,18 @@ class _Faults(_Table):
     whole_stages: bool = False
     every_seconds: float = Field(0.0, ge=0, le=1e6)
     replace_seconds: float = Field(0.0, ge=0, le=1e6)
+    points: tuple[str, ...] = tuple(POINTS)
+
+    @model_validator(mode="after")
+    def _points_exist(self) -> "_Faults":
+        unknown = [point for point in self.points if point not in ALL_POINTS]
+        if unknown:
+            raise ValueError(_no_point(unknown[0]))
+        return self
+
+
+def _no_point(name: str) -> str:
+    return f"{name!r} is not a point; there are {', '.join(ALL_POINTS)}"
 
 
 class _Fault(_Table):
@@ -168,8 +181,8 @@ class _Fault(_Table):
 
     @model_validator(mode="after")
     def _makes_sense(self) -> "_Fault":
-        if self.at_point and self.at_point not in POINTS:
-            raise ValueError(f"{self.at_point!r} is not a point; there are {', '.join(POINTS)}")
+        if self.at_point and self.at_point not in ALL_POINTS:
+            raise ValueError(_no_point(self.at_point))
         if self.kind in PAIRS and len(self.peers) != 2:
             raise ValueError(f"{self.kind} is between two peers")
         return self

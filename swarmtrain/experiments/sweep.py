@@ -19,6 +19,7 @@ from swarmtrain.core.config import DataSection, RunConfig, config_from_json
 from swarmtrain.data.stream import Corpus, load_corpus
 from swarmtrain.experiments.checker import Violation, check
 from swarmtrain.experiments.reference import Reference
+from swarmtrain.experiments.round_progress import missing_rounds, unfinished
 from swarmtrain.experiments.virtual import Scenario, VirtualRun, simulate
 
 Outcome = Literal["ok", "violation", "differs", "error", "stalled", "stopped", "halted"]
@@ -78,8 +79,10 @@ def _outcome(
     if errors:
         return "error", errors[0]
     # An island that follows its group leaves steps out.
-    is_whole = bool(config.outer.inner_steps) or len(run.commits) == config.run.steps
-    if is_whole and any(o.finished for o in run.outcomes.values()):
+    if config.outer.inner_steps and any(o.finished for o in run.outcomes.values()):
+        lack = unfinished(run) or missing_rounds(config, run)
+        return ("stalled", lack) if lack else ("ok", "")
+    if len(run.commits) == config.run.steps and any(o.finished for o in run.outcomes.values()):
         return "ok", ""
     if run.stalled:
         return "stalled", run.stalled

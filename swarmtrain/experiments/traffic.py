@@ -6,9 +6,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from swarmtrain.core.closing import RoundWorkKind
+from swarmtrain.core.messages import Decision
 from swarmtrain.transport.frames import BULK, Frame, Kind, unpack
 from swarmtrain.transport.link import Handler, Hello, Link, LinkLimits, Message
-from swarmtrain.transport.messages import decode_step
+from swarmtrain.transport.messages import decode_round, decode_step
 
 _LIMITS = LinkLimits(message_bytes=1 << 40, meta_bytes=1 << 30, chunk_bytes=1 << 30)
 """A watcher refuses nothing: the receiver does."""
@@ -32,7 +34,7 @@ class Traffic:
 
     def show(self, frame_bytes: bytes) -> Shown:
         frame = unpack(frame_bytes, _LIMITS)
-        is_tell = frame.kind is Kind.TELL and frame.method == "step"
+        is_tell = frame.kind is Kind.TELL and frame.method in ("step", "round")
         is_call = frame.kind in (Kind.REQUEST, Kind.ANSWER)
         what = f"a {frame.kind.name.lower()}{' of ' + frame.method if frame.method else ''}"
         is_small = is_call and not frame.flags & BULK
@@ -54,10 +56,17 @@ class Traffic:
         return self._named(frame, "received")
 
     def _named(self, frame: Frame, verb: str) -> list[str]:
-        if frame.kind is Kind.TELL and frame.method == "step":
-            name = type(decode_step(frame.meta)).__name__
-            return [f"{re.sub(r'(?<!^)(?=[A-Z])', '_', name).lower()}.{verb}"]
+        if frame.kind is Kind.TELL and frame.method in ("step", "round"):
+            message = (decode_step if frame.method == "step" else decode_round)(frame.meta)
+            name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(message).__name__).lower()
+            return [f"{name}.{verb}", *([f"merging_{name}.{verb}"] if _merges(message) else [])]
         return [f"{frame.method}.{verb}"] if frame.kind is Kind.REQUEST else []
+
+
+def _merges(message: object) -> bool:
+    """Whether it is a decision that has its island take a round's result."""
+    works = message.commit.closing.rounds if isinstance(message, Decision) else ()
+    return any(work.kind == RoundWorkKind.MERGE for work in works)
 
 
 def flipped(frame: bytes, payload_bytes: int, chance: random.Random) -> bytes:

@@ -97,7 +97,8 @@ class VirtualRun:
 
     `outcomes` are those of the peers that ended by themselves, `errors` what no peer may do: end in an exception.
     `left_behind` are the peers that lived and had not ended when the world ended; `stalled` says why it gave up.
-    `risk` says why the plan may not be survived, empty when it must be.
+    `risk` says why the plan may not be survived, empty when it must be;
+    `island_risks` the same of each island by itself, `islands` which machine is in which.
     """
 
     outcomes: dict[str, Outcome] = field(default_factory=dict)
@@ -105,6 +106,8 @@ class VirtualRun:
     left_behind: tuple[str, ...] = ()
     stalled: str = ""
     risk: str = ""
+    islands: dict[str, int] = field(default_factory=dict)
+    island_risks: dict[int, str] = field(default_factory=dict)
     plan: tuple[Fault, ...] = ()
     injected: dict[int, float] = field(default_factory=dict)
     events: list[tuple[float, PeerId, Event]] = field(default_factory=list)
@@ -458,6 +461,12 @@ class Stage:
         self.run.injected = self.nemesis.injected
         whole_stages = self.scenario.chances.whole_stages
         self.run.risk = survivable(plan, roster, names, stages, whole_stages)
+        self.run.islands = {peer.name: peer.island for peer in self.scenario.peers}
+        for island in sorted(set(self.run.islands.values())):
+            mine = {self.names[name] for name, its in self.run.islands.items() if its == island}
+            part = Roster.of(1, [member for member in members if member.peer in mine])
+            risk = survivable(plan, part, names, stages, whole_stages)
+            self.run.island_risks[island] = risk
         if self._churn is not None and not self.scenario.chances.survivable:
             self.run.risk = self.run.risk or "machines are taken whatever is left"
         self.nemesis.begin(plan, chance)

@@ -1,0 +1,59 @@
+"""Whether the islands of a virtual run got where no fault may keep them from: the end of the run, and of its rounds.
+
+An island is safe when the plan cannot cost it the machines that it needs (`faults.survivable`, by island). Rounds
+begin with the first island as their only voter, so they must go on where that one is safe, and a quorum of all
+islands with it. Pure: reads what a run left behind.
+"""
+
+from swarmtrain.core.config import RunConfig
+from swarmtrain.core.events import PeerJoined, RoundMerged
+from swarmtrain.core.rounds import is_quorum
+from swarmtrain.experiments.virtual import VirtualRun
+from swarmtrain.outer.rounds import Rhythm
+
+FIRST_ISLAND = 0
+
+
+def unfinished(run: VirtualRun) -> str:
+    """Which safe island did not end the run, and why; empty when all did."""
+    for island, risk in sorted(run.island_risks.items()):
+        names = [name for name, its in run.islands.items() if its == island]
+        ends = [run.outcomes[name] for name in names if name in run.outcomes]
+        if not risk and not any(end.finished for end in ends):
+            reasons = [end.reason for end in ends] or ["its machines still ran, or are gone"]
+            return f"island {island} did not end the run: {reasons[0]}"
+    return ""
+
+
+def missing_rounds(config: RunConfig, run: VirtualRun) -> str:
+    """Which fragment of a safe island did not come to the end of its rounds; empty when all did, or need not."""
+    safe = [island for island, risk in run.island_risks.items() if not risk]
+    if FIRST_ISLAND not in safe or not is_quorum(safe, run.island_risks):
+        return ""
+    reached = _reached(run)
+    outer, stages = config.outer, config.model.stages
+    rhythm = Rhythm(
+        config.run.steps, stages, outer.inner_steps, outer.fragments, outer.delay_steps, outer.staggered
+    )  # fmt: skip
+    for island in sorted(safe):
+        for stage in range(stages + 1):
+            for fragment in range(outer.fragments):
+                due, came = (
+                    rhythm.rounds(stage, fragment),
+                    reached.get((island, stage, fragment), 0),
+                )
+                if came < due:
+                    what = f"island {island}, stage {stage}, fragment {fragment}"
+                    return f"{what}: {came} of {due} rounds were merged"
+    return ""
+
+
+def _reached(run: VirtualRun) -> dict[tuple[int, int, int], int]:
+    """The round that each (island, stage, fragment) came to."""
+    island_of = {peer: e.island for _, peer, e in run.events if isinstance(e, PeerJoined)}
+    found: dict[tuple[int, int, int], int] = {}
+    for _, peer, event in run.events:
+        if isinstance(event, RoundMerged):
+            place = (island_of[peer], event.stage, event.fragment)
+            found[place] = max(found.get(place, 0), event.round)
+    return found
