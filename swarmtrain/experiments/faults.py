@@ -141,7 +141,7 @@ def survivable(
     commit shrinks between faults, and although a frozen or cut-off peer may come back. With `whole_stages` a stage
     without a replica is brought back at a peer of a stage that has one to spare.
     """
-    gone = {names[peer] for fault in plan for peer in fault.may_lose}
+    gone = {names[peer] for fault in plan for peer in fault.may_lose if peer in names}
     left = Roster.of(roster.version, [m for m in roster.members if m.peer not in gone])
     missing = left.missing_stages(stages)
     spare = sum(max(len(left.replicas(stage)) - 1, 0) for stage in range(stages + 1))

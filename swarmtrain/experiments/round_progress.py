@@ -5,8 +5,10 @@ begin with the first island as their only voter, so they must go on where that o
 islands with it. Pure: reads what a run left behind.
 """
 
+import itertools
+
 from swarmtrain.core.config import RunConfig
-from swarmtrain.core.events import PeerJoined, RoundMerged
+from swarmtrain.core.events import PeerJoined, RoundChosen, RoundMerged
 from swarmtrain.core.rounds import is_quorum
 from swarmtrain.experiments.virtual import VirtualRun
 from swarmtrain.outer.rounds import Rhythm
@@ -26,25 +28,26 @@ def unfinished(run: VirtualRun) -> str:
 
 
 def missing_rounds(config: RunConfig, run: VirtualRun) -> str:
-    """Which fragment of a safe island did not come to the end of its rounds; empty when all did, or need not."""
+    """Which fragment of a safe island did not come to the end of its rounds, or was never counted in one.
+
+    Empty when all did, or need not.
+    """
     safe = [island for island, risk in run.island_risks.items() if not risk]
     if FIRST_ISLAND not in safe or not is_quorum(safe, run.island_risks):
         return ""
-    reached = _reached(run)
+    reached, counted = _reached(run), _counted(run)
     outer, stages = config.outer, config.model.stages
     rhythm = Rhythm(
         config.run.steps, stages, outer.inner_steps, outer.fragments, outer.delay_steps, outer.staggered
     )  # fmt: skip
-    for island in sorted(safe):
-        for stage in range(stages + 1):
-            for fragment in range(outer.fragments):
-                due, came = (
-                    rhythm.rounds(stage, fragment),
-                    reached.get((island, stage, fragment), 0),
-                )
-                if came < due:
-                    what = f"island {island}, stage {stage}, fragment {fragment}"
-                    return f"{what}: {came} of {due} rounds were merged"
+    places = itertools.product(sorted(safe), range(stages + 1), range(outer.fragments))
+    for island, stage, fragment in places:
+        due, came = rhythm.rounds(stage, fragment), reached.get((island, stage, fragment), 0)
+        what = f"island {island}, stage {stage}, fragment {fragment}"
+        if came < due:
+            return f"{what}: {came} of {due} rounds were merged"
+        if (island, stage, fragment) not in counted:
+            return f"{what}: no round counted its contribution"
     return ""
 
 
@@ -57,3 +60,13 @@ def _reached(run: VirtualRun) -> dict[tuple[int, int, int], int]:
             place = (island_of[peer], event.stage, event.fragment)
             found[place] = max(found.get(place, 0), event.round)
     return found
+
+
+def _counted(run: VirtualRun) -> set[tuple[int, int, int]]:
+    """Whose contributions any round counted, by (island, stage, fragment)."""
+    return {
+        (island, event.stage, event.fragment)
+        for _, _, event in run.events
+        if isinstance(event, RoundChosen)
+        for island in event.islands
+    }
