@@ -4,9 +4,9 @@
 
 Four islands of two machines each run the peers' whole program in virtual time, on lines of 20 Mbit/s and 50 ms, and
 train a small model on the default corpus with rounds of ten steps. Losses are real, on held-out text, of the outer
-parameters that all islands have in common. A run that an event costs tokens is compared with a calm one that is shorter, so
-that both end their learning rate's schedule with equal tokens, to the nearest step. Waits are those of the islands that
-nothing happened to: what their longest step took beyond a calm run's usual one. All of it follows from the seed.
+parameters that all islands have in common. A run that an event costs tokens is compared with a calm one that is
+shorter, so that both end their learning rate's schedule with equal tokens, to the nearest step. Waits are those of
+the islands that nothing happened to: what their longest step took beyond a calm run's usual one.
 """
 
 import argparse
