@@ -10,6 +10,18 @@ from swarmtrain.cli.settings import Out, Overrides, Resume, RunFile, Steps
 Region = Annotated[
     str, typer.Option(help="Where this machine stands, as others there write it (europe-west4)")
 ]
+Faults = Annotated[
+    list[str] | None,
+    typer.Option(
+        envvar="SWARMTRAIN_FAULT", hidden=True, help="For tests: POINT:ACTION:NTH; repeatable"
+    ),
+]
+LineShape = Annotated[
+    str | None,
+    typer.Option(
+        hidden=True, help="For experiments: lines as slow as RATE:LATENCY, as 20Mbit:50ms"
+    ),
+]
 Island = Annotated[
     int, typer.Option(min=0, max=9999, help="Swarm to help: its peers hold a whole model together")
 ]
@@ -130,12 +142,8 @@ def peer(
     lifeline: Annotated[
         bool, typer.Option("--lifeline", hidden=True, help="End when standard input closes")
     ] = False,
-    fault: Annotated[
-        list[str] | None,
-        typer.Option(
-            envvar="SWARMTRAIN_FAULT", hidden=True, help="For tests: POINT:ACTION:NTH; repeatable"
-        ),
-    ] = None,
+    fault: Faults = None,
+    shape: LineShape = None,
 ) -> None:
     """Join a run and serve: self-test, take stages, train until the run ends.
 
@@ -148,6 +156,7 @@ def peer(
     from swarmtrain.core.faultpoints import parse_fault
     from swarmtrain.core.units import parse_bytes
     from swarmtrain.peer.joining import JoinOptions
+    from swarmtrain.transport.shaping import parse_shape
 
     own = read_config(config, overrides, None) if config or overrides else None
     options = JoinOptions(
@@ -163,6 +172,7 @@ def peer(
         memory_bytes=parse_bytes(max_memory) if max_memory else None,
         region=region,
         island=island,
+        shape=parse_shape(shape) if shape else None,
     )
     run_peer(options, PeerProcess(lifeline, tuple(map(parse_fault, fault or ())), metrics))
 

@@ -31,6 +31,7 @@ from swarmtrain.swarm.records import REGION
 from swarmtrain.transport.grpc_transport import GrpcTransport
 from swarmtrain.transport.link import LinkLimits
 from swarmtrain.transport.requests import Description
+from swarmtrain.transport.shaping import Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ class JoinOptions:
     memory_bytes: int | None
     region: str = ""
     island: int = 0
+    shape: Shape | None = None
 
 
 async def describe(address: str, timeout_seconds: float = 30.0) -> tuple[Description, RunConfig]:
@@ -186,7 +188,7 @@ async def open_peer(
 
     host = options.listen.rpartition(":")[0].replace("localhost", "127.0.0.1")
     discovery = DhtOptions(bootstrap=description.directory, host=host)
-    world = await _open_world(config, identity, discovery, record, observe)
+    world = await _open_world(config, identity, discovery, record, observe, options.shape)
     peer_options = PeerOptions(
         me=identity.peer_id,
         name=options.name,
@@ -227,6 +229,7 @@ async def _open_world(
     discovery: DhtOptions,
     record: Callable[[Event], None],
     observe: Observer | None,
+    shape: Shape | None,
 ) -> World:
     limits = LinkLimits(
         chunk_bytes=config.links.chunk_bytes,
@@ -240,7 +243,7 @@ async def _open_world(
             "try again in a moment",
         )
     directory = await DhtDirectory.open(config.hash, identity, record, discovery)
-    return World(GrpcTransport(limits), directory, ThreadLane(observe))
+    return World(GrpcTransport(limits, shape), directory, ThreadLane(observe))
 
 
 def usable_memory_bytes() -> int:

@@ -10,6 +10,7 @@ from swarmtrain.transport.link import PROTOCOL, Handler, Hello, LinkLimits
 from swarmtrain.transport.messages import decode, encode
 from swarmtrain.transport.mux import Mux
 from swarmtrain.transport.pipe import Pipe
+from swarmtrain.transport.shaping import Shape, ShapedPipe
 
 logger = logging.getLogger(__name__)
 
@@ -17,14 +18,16 @@ logger = logging.getLogger(__name__)
 class Endpoint:
     """The links and tasks that one transport owns."""
 
-    def __init__(self, limits: LinkLimits) -> None:
-        self._limits = limits
+    def __init__(self, limits: LinkLimits, shape: Shape | None = None) -> None:
+        """With a `shape` all pipes are slowed down to it."""
+        self._limits, self._shape = limits, shape
         self._links: dict[Mux, None] = {}
         self._closed = False
         self.tasks = Tasks()
 
     async def greet(self, pipe: Pipe, hello: Hello, handler: Handler) -> Mux:
         """The dialler's greeting. Raises Refused, Incompatible, LinkClosed or WireError; the pipe is then closed."""
+        pipe = self._shaped(pipe)
         try:
             self._check_open()
             await pipe.send(pack(Frame(Kind.HELLO, meta=encode(hello))))
@@ -41,6 +44,7 @@ class Endpoint:
 
     async def accept(self, pipe: Pipe, handler: Handler) -> Mux | None:
         """The listener's greeting; None when the link was refused or the other side made no sense."""
+        pipe = self._shaped(pipe)
         try:
             async with asyncio.timeout(self._limits.silent_seconds):
                 remote = await self._check(pipe, handler)
@@ -51,6 +55,9 @@ class Endpoint:
             await self._drop(pipe, "the greeting failed")
             return None
         return self._open(pipe, remote, handler)
+
+    def _shaped(self, pipe: Pipe) -> Pipe:
+        return pipe if self._shape is None else ShapedPipe(pipe, self._shape)
 
     async def close(self) -> None:
         """Close all links at once, then cancel the calls still being answered."""

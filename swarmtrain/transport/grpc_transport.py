@@ -16,6 +16,7 @@ from swarmtrain.transport.endpoint import Endpoint
 from swarmtrain.transport.frames import FRAME_SLACK_BYTES
 from swarmtrain.transport.grpc_pipe import METHOD, SERVICE, DiallerPipe, ListenerPipe
 from swarmtrain.transport.link import Handler, Hello, Link, LinkLimits
+from swarmtrain.transport.shaping import Shape
 
 Options = tuple[tuple[str, int], ...]
 
@@ -26,9 +27,10 @@ _KEEPALIVE_HEARTBEATS = 20
 class GrpcTransport:
     """Makes links over gRPC on the running event loop."""
 
-    def __init__(self, limits: LinkLimits) -> None:
+    def __init__(self, limits: LinkLimits, shape: Shape | None = None) -> None:
+        """With a `shape`, for experiments, its lines are slowed down to it."""
         self._limits = limits
-        self._endpoint = Endpoint(limits)
+        self._endpoint = Endpoint(limits, shape)
         self._servers: list[grpc.aio.Server] = []
 
     async def listen(self, address: str, handler: Handler) -> str:
