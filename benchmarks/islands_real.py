@@ -1,0 +1,221 @@
+"""Outer rounds between real processes on shaped lines, beside the same in virtual time: bytes, rounds and steps.
+
+    python -m benchmarks.islands_real [--islands 3] [--rounds 6] [--out benchmarks/results]
+
+Each island is one process that holds the whole small model, with lines of 20 Mbit/s and 50 ms one way to each other.
+A contribution takes over a second on such a line and a step's compute some hundredths, so that two cores do not limit;
+virtual time is told what a step without a round took in the real run, and nothing else. Needs only loopback.
+"""
+
+import argparse
+import asyncio
+import json
+import signal
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from swarmtrain.core.config import RunConfig, load_config, to_toml
+from swarmtrain.data.stream import load_corpus
+from swarmtrain.experiments.local import LocalSwarm
+from swarmtrain.experiments.virtual import Scenario, VirtualPeer, simulate
+from swarmtrain.monitor.journal import journal_line
+
+BYTES_PER_SECOND, LATENCY_SECONDS = 20e6 / 8, 0.05
+SHAPE = "20Mbit:50ms"
+INNER_STEPS, STAGES = 60, 2
+POLL_SECONDS = 0.1
+FORWARD_SHARE = 1 / 3
+"""Of a step's compute; how it is shared out changes nothing here, as an island is one machine."""
+
+Entry = tuple[float, str, dict[str, Any]]
+"""Seconds of its recorder's clock, who recorded it, and the event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What one world came to: medians over rounds, of the island that is the last to make its contribution."""
+
+    round_bytes: float
+    """Contributions that it receives, all stages."""
+    round_seconds: float
+    """From its contribution made to the last stage's result chosen everywhere."""
+    round_step_seconds: float
+    """Of its step in which the result is waited for and merged."""
+    plain_step_seconds: float
+
+
+def config_of(steps: int) -> RunConfig:
+    return load_config(
+        (),
+        [
+            "run.name=islands-real", "run.seed=1", f"run.steps={steps}", "optimizer.warmup_steps=1",
+            f"model.stages={STAGES}", "model.width=256", "model.heads=4", "model.kv_heads=4",
+            "model.ffn_width=768", "train.microbatches=1", "train.microbatch_size=1",
+            "train.sequence_length=16", "train.accumulation=fast", "limits.threads=1",
+            "recovery.snapshot_steps=0", "swarm.min_peers=1",
+            f"outer.inner_steps={INNER_STEPS}", "outer.codec=fp16", "outer.grace_seconds=60",
+        ],
+    )  # fmt: skip
+
+
+async def real(config: RunConfig, islands: int, folder: Path) -> list[Entry]:
+    """Every peer's journal of a run of processes on this machine."""
+    (folder / "config.toml").write_text(to_toml(config))
+
+    def arguments(index: int) -> list[str]:
+        return ["--out", str(folder / "peers" / str(index)), "--shape", SHAPE]
+
+    stages = (f"0:{STAGES}",)
+    swarm = LocalSwarm(
+        config, 1, folder, lambda *_: None, stages=stages, more=arguments, islands=islands
+    )
+    paths = [folder / "peers" / str(index) / "journal.jsonl" for index in range(islands)]
+    running = asyncio.create_task(swarm.run())
+    await asyncio.wait(
+        [running, asyncio.create_task(start_together(swarm, paths[1:]))],
+        return_when=asyncio.FIRST_COMPLETED,
+    )
+    await running
+    return [entry for path in paths for entry in entries(path.read_text().splitlines())]
+
+
+async def start_together(swarm: LocalSwarm, others: list[Path]) -> None:
+    """Let the first island, without which no round is decided, begin when the others wait for it: processes take
+    seconds to start, and alone it would be far ahead by then."""
+    while not swarm.children:  # noqa: ASYNC110
+        await asyncio.sleep(POLL_SECONDS)
+    first = swarm.children[0].process
+    first.send_signal(signal.SIGSTOP)
+    try:
+        while not all(path.exists() and "round_sent" in path.read_text() for path in others):  # noqa: ASYNC110
+            await asyncio.sleep(POLL_SECONDS)
+    finally:
+        first.send_signal(signal.SIGCONT)
+
+
+def virtual(config: RunConfig, islands: int, compute_seconds: float) -> list[Entry]:
+    """The same in virtual time, with so many seconds for a microbatch through a position and back."""
+    peers = tuple(
+        VirtualPeer(f"island-{island}", tuple(range(STAGES + 1)), island=island)
+        for island in range(islands)
+    )
+    scenario = Scenario(
+        peers,
+        latency_seconds=LATENCY_SECONDS,
+        bytes_per_second=BYTES_PER_SECOND,
+        forward_seconds=FORWARD_SHARE * compute_seconds,
+        backward_seconds=(1 - FORWARD_SHARE) * compute_seconds,
+    )
+    run = simulate(config, scenario, load_corpus(config.data, None))
+    return list(entries(journal_line(event, at, peer) for at, peer, event in run.events))
+
+
+def entries(lines: Iterable[str]) -> list[Entry]:
+    found = [json.loads(line) for line in lines]
+    return [(entry["time_seconds"], entry["peer"], entry["event"]) for entry in found]
+
+
+def figures(found: list[Entry]) -> Figures:
+    """Raises StatisticsError where no round was merged. Clocks of processes on one machine compare."""
+    merged = of_kind(found, "round_merged")
+    # Of the first round others may not have heard; the last one is made when others may be gone already.
+    numbers = sorted({number(event) - 1 for _, _, event in merged})[1:-1]
+    received, spans, waited = [], [], []
+    for each in numbers:
+        sent = [entry for entry in of_kind(found, "round_sent") if number(entry[2]) == each]
+        chosen = [entry for entry in of_kind(found, "round_chosen") if number(entry[2]) == each]
+        # The islands before it wait for its compute; it waits for the round alone.
+        last_seconds, last_peer, _ = max(sent, key=lambda entry: entry[0])
+        spans.append(max(at for at, _, _ in chosen) - last_seconds)
+        mine = [event for _, peer, event in merged if peer == last_peer]
+        received.append(received_bytes(mine, each + 1) - received_bytes(mine, each))
+        ends = {event["step"] for event in mine if number(event) == each + 1}
+        waited += [
+            float(event["seconds"])
+            for _, peer, event in of_kind(found, "step_committed")
+            if peer == last_peer and event["next_step"] in ends
+        ]
+    return Figures(
+        statistics.median(received),
+        statistics.median(spans),
+        statistics.median(waited),
+        plain_seconds(found),
+    )
+
+
+def of_kind(found: list[Entry], kind: str) -> list[Entry]:
+    return [entry for entry in found if entry[2]["kind"] == kind]
+
+
+def number(event: dict[str, Any]) -> int:
+    return int(event["round"])
+
+
+def plain_seconds(found: list[Entry]) -> float:
+    """What steps usually take: few have a result."""
+    return statistics.median(
+        float(event["seconds"]) for _, _, event in of_kind(found, "step_committed")
+    )
+
+
+def received_bytes(merged: list[dict[str, Any]], each: int) -> int:
+    """By the time that all stages are at round `each`."""
+    return sum(int(event["received_bytes"]) for event in merged if number(event) == each)
+
+
+def compare(islands: int, rounds: int, folder: Path) -> tuple[Figures, Figures]:
+    """Real, then virtual."""
+    config = config_of(rounds * INNER_STEPS + 2)
+    measured = figures(asyncio.run(real(config, islands, folder)))
+    # Steps without a round take compute alone: twice as many seconds are twice as long.
+    unit = plain_seconds(virtual(config_of(4), 1, 1.0))
+    return measured, figures(virtual(config, islands, measured.plain_step_seconds / unit))
+
+
+def table(measured: Figures, modelled: Figures) -> str:
+    rows = [
+        ("received a round", "kB", 1e-3, measured.round_bytes, modelled.round_bytes),
+        ("a round, made to chosen", "s", 1, measured.round_seconds, modelled.round_seconds),
+        ("a step with a result", "s", 1, measured.round_step_seconds, modelled.round_step_seconds),
+        ("a step without (given)", "s", 1, measured.plain_step_seconds, modelled.plain_step_seconds),
+    ]  # fmt: skip
+    lines = ["| | real processes | virtual time | difference |", "|---|---|---|---|"]
+    lines += [
+        f"| {name} | {scale * one:.3f} {unit} | {scale * other:.3f} {unit} "
+        f"| {100 * (one / other - 1):+.1f} % |"
+        for name, unit, scale, one, other in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Rounds of real processes beside virtual time")
+    parser.add_argument("--islands", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        measured, modelled = compare(args.islands, args.rounds, Path(folder))
+    text = f"""# Rounds between {args.islands} islands on lines of 20 Mbit/s and 50 ms
+
+`python -m benchmarks.islands_real --islands {args.islands} --rounds {args.rounds}`: one process an island, fp16, \
+rounds of {INNER_STEPS} steps, results one step late.
+
+{table(measured, modelled)}"""
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "islands_real.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
