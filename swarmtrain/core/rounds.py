@@ -77,7 +77,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class RoundOffer:
-    """A contribution is ready, of `tokens` committed tokens; an empty `digest` only greets."""
+    """A contribution of `tokens` committed tokens is ready; of 0, none is to come. An empty `digest` only greets."""
 
     stage: int
     fragment: int

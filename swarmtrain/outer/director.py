@@ -98,7 +98,9 @@ class Director:
         rhythm, stage, fragment, number = self.rhythm, news.stage, news.fragment, news.round
         works: list[RoundWork] = []
         is_sent = news.is_sent
-        if news.ahead_round > number and news.ahead_state:
+        # A result that is here is better than the state behind it: what was made for the round is accounted for.
+        is_missed = news.ahead_round > number + bool(news.choice)
+        if is_missed and news.ahead_state:
             number = news.ahead_round
             works.append(_work(news, number, RoundWorkKind.CATCH_UP, news.ahead_state))
             next_step = max(next_step, rhythm.send_step(stage, fragment, number - 1))

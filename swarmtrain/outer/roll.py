@@ -103,7 +103,7 @@ def _has_voted(roll: Roll, member: GroupMember, answers: Answers) -> bool:
 
 
 def choose(roll: Roll, members: Sequence[GroupMember], offers: Mapping[int, RoundOffer]) -> Choice:
-    """What a chair proposes when nothing was accepted: all offers, and everybody alive votes next.
+    """What a chair proposes when nothing was accepted: all offers with tokens, and everybody alive votes next.
 
     Versions only grow from round to round, or an older list could vote once more beside the newer.
     """
@@ -113,6 +113,8 @@ def choose(roll: Roll, members: Sequence[GroupMember], offers: Mapping[int, Roun
         heard = [entry.version for entry in (roll.lists.get(island),) if entry is not None]
         heard += [offers[island].version] if island in offers else []
         versions[island] = max([versions.get(island, 0), *heard])
-    counted = [Counted(i, offers[i].tokens, offers[i].digest) for i in sorted(offers)]
+    counted = [
+        Counted(i, offers[i].tokens, offers[i].digest) for i in sorted(offers) if offers[i].tokens
+    ]
     following = [GroupMember(island, versions[island]) for island in sorted(staying)]
     return Choice(tuple(counted), tuple(following), b"")

@@ -37,6 +37,8 @@ from swarmtrain.transport.messages import encode_round
 from swarmtrain.transport.requests import OuterStateRequest
 
 FIRST_ROSTER_VERSION = 1
+NOTHING_TO_WEIGH = bytes(32)
+"""In place of a payload's digest, with an offer of no tokens, which no round counts."""
 Unreachable = (LinkError, WireError, StateError)
 
 
@@ -416,13 +418,14 @@ class OuterRounds:
 
     def _sent(self, place: Place) -> None:
         made, key = self.states.made.pop(place, None), self.states.key(place)
-        if made is None:
-            return
-        digest = self.payloads.put(key, self.island, made.payload)
-        self._parts.record(RoundSent(*place, key.round, made.tokens, len(made.payload)))
+        # Who has nothing to weigh is ready all the same: a round that waits for offers would wait for ever.
+        tokens, digest = 0, NOTHING_TO_WEIGH
+        if made is not None:
+            tokens, digest = made.tokens, self.payloads.put(key, self.island, made.payload)
+            self._parts.record(RoundSent(*place, key.round, tokens, len(made.payload)))
         group = self._groups.get(place)
         if group is not None:
-            self._act(place, group.offer(made.tokens, digest, now_seconds()))
+            self._act(place, group.offer(tokens, digest, now_seconds()))
 
     def tell(self) -> None:
         """How this peer stands with its fragments, to whoever conducts."""

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from swarmtrain.core.events import (
     StepCommitted,
 )
 from swarmtrain.experiments.virtual import Stage, VirtualPeer, VirtualRun
+from swarmtrain.outer.stage import StageRounds
 from tests.experiments.island_worlds import (
     choices,
     config_of,
@@ -102,6 +104,28 @@ def test_bytes_of_rounds_are_those_of_the_arithmetic(count: int, replicas: int) 
         assert event.received_bytes == others // replicas
     received = sum(event.received_bytes for event in last.values())
     assert received == sum(event.served_bytes for event in last.values()) > 0
+
+
+@pytest.mark.parametrize("idle", [(0,), (0, 1)])
+def test_a_round_goes_on_without_islands_that_have_nothing_to_weigh(
+    idle: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a stage saw no token. Of two islands the lower one must be heard of, or nothing is decided."""
+    send = StageRounds.send
+
+    def silent(self: StageRounds, number: int, parameters: Any, rate: float) -> Any:
+        made = send(self, number, parameters, rate)
+        is_idle = self.island in idle and self.members[number].state.round == 1
+        return None if is_idle else made
+
+    monkeypatch.setattr(StageRounds, "send", silent)
+    run = run_islands(config_of("outer.delay_steps=2"), islands_of(2))
+    assert finishes(run, 6) and is_agreed(run)
+    counted = {key[2]: islands for key, found in choices(run).items() for islands, _ in found}
+    assert counted[1] == tuple(sorted({0, 1} - set(idle)))
+    assert counted[0] == counted[2] == counted[4] == (0, 1)
+    slowest = max(e.seconds for _, _, e in run.events if isinstance(e, StepCommitted) and e.step)
+    assert slowest < 3
 
 
 def acting(

@@ -38,3 +38,17 @@ def test_a_seed_that_failed_once_ends_well(seed: int, whole_stages: bool) -> Non
     )
     assert verdict.outcome == "ok", (FOUND[seed, whole_stages], verdict.reason)
     assert len(run.injected) == verdict.faults > 0
+
+
+ROUNDS_FOUND = {
+    724: "who caught up just before a contribution was due had none, and the round waited for its offer for ever",
+}
+
+
+@pytest.mark.parametrize("seed", sorted(ROUNDS_FOUND))
+def test_a_seed_of_the_rounds_that_failed_once_ends_well(seed: int) -> None:
+    file = read_scenario(SCENARIOS / "rounds.toml")
+    config = load_config([file.run], [*file.overrides, f"run.seed={seed}"])
+    run, verdict = run_seed(config, file.scenario, load_corpus(config.data, None))
+    assert verdict.outcome == "ok", (ROUNDS_FOUND[seed], verdict.reason)
+    assert len(run.injected) == verdict.faults > 0

@@ -83,3 +83,13 @@ def test_what_one_fragment_skips_to_is_due_for_the_others() -> None:
     )
     director.heard(A, RoundNews(2, b"", places))
     assert kinds(director.closing(2, [A], 0.0, 1.0)) == [CATCH_UP, SEND]
+
+
+def test_a_result_that_is_here_is_merged_also_where_the_group_went_on_behind_it() -> None:
+    """What the island had sent is then accounted for; of two rounds ahead only the outcome is of use."""
+    ahead = {"ahead_round": 1, "ahead_state": b"s"}
+    assert kinds(told(12, sent=True, choice=b"x", **ahead).closing(12, [A], 0.0, 1.0)) == [MERGE]
+    assert kinds(told(12, sent=True, **ahead).closing(12, [A], 0.0, 1.0)) == [CATCH_UP]
+    further = {"ahead_round": 2, "ahead_state": b"s"}
+    closed = told(12, sent=True, choice=b"x", **further).closing(12, [A], 0.0, 1.0)
+    assert kinds(closed)[:1] == [CATCH_UP]
