@@ -36,6 +36,8 @@ def missing_rounds(config: RunConfig, run: VirtualRun) -> str:
     if FIRST_ISLAND not in safe or not is_quorum(safe, run.island_risks):
         return ""
     reached, counted = _reached(run), _counted(run)
+    # What a fault slows down or damages may come too late, or spoilt, every time.
+    hit = {run.islands[name] for fault in run.plan for name in fault.peers}
     outer, stages = config.outer, config.model.stages
     rhythm = Rhythm(
         config.run.steps, stages, outer.inner_steps, outer.fragments, outer.delay_steps, outer.staggered
@@ -46,7 +48,7 @@ def missing_rounds(config: RunConfig, run: VirtualRun) -> str:
         what = f"island {island}, stage {stage}, fragment {fragment}"
         if came < due:
             return f"{what}: {came} of {due} rounds were merged"
-        if (island, stage, fragment) not in counted:
+        if island not in hit and (island, stage, fragment) not in counted:
             return f"{what}: no round counted its contribution"
     return ""
 

@@ -6,6 +6,7 @@ about too rarely, which a plan does. Each plan must be survived by the whole pro
 
 import asyncio
 import functools
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 
 from swarmtrain.core.config import RunConfig, load_config
 from swarmtrain.core.events import RoundChosen, StepCommitted
-from swarmtrain.experiments.faults import Chances, Fault
+from swarmtrain.experiments.faults import ROUND_POINTS, Chances, Fault
 from swarmtrain.experiments.island import IslandPlan
 from swarmtrain.experiments.islands import Islands, IslandsSetting
 from swarmtrain.experiments.machines import MachineLoop
@@ -23,6 +24,7 @@ from swarmtrain.experiments.scenario import ScenarioFile, read_scenario
 from swarmtrain.experiments.sweep import GOOD, Verdict, judge, run_seed
 from swarmtrain.experiments.virtual import Stage, VirtualRun, play
 from swarmtrain.peer.stage_rounds import settings_of
+from swarmtrain.swarm.identity import Identity
 from tests.experiments import round_mutants as mutants
 from tests.experiments.runs import corpus
 
@@ -121,6 +123,35 @@ def played(
     with asyncio.Runner(loop_factory=MachineLoop) as runner:
         run = runner.run(main())
     return run, judge(config, run, corpus(), [])
+
+
+DAMAGED_SECONDS = 3.5
+"""Between a result that was merged and the next contribution, at the island that is hit."""
+
+
+CHAIR_POINTS = ("round.asking", "round.collecting", "round.deciding")
+"""Of the peer that asks the others; it stands first on the list of the lowest island."""
+
+
+@pytest.mark.parametrize("point", sorted(ROUND_POINTS.keys() - {"round.catching_up"}))
+def test_a_machine_may_die_at_any_point_of_a_round(point: str) -> None:
+    """In its second round, so that all islands vote."""
+    # A lone machine's decisions do not travel, and its results come when others have decided.
+    victim = sorted_by_id(1)[1] if point in ("round.merging", "round.collected") else "c"
+    nth = 3
+    if point in CHAIR_POINTS:
+        victim, nth = sorted_by_id(0)[0], 9
+    run, verdict = played(config_of(0), (Fault("kill", (victim,), at_point=point, nth=nth),))
+    assert len(run.injected) == 1, point
+    assert verdict.outcome in GOOD, verdict
+
+
+def sorted_by_id(island: int) -> list[str]:
+    """The island's machines, the lowest id first: names do not say."""
+    names = [peer.name for peer in rounds().scenario.peers if peer.island == island]
+    return sorted(
+        names, key=lambda n: Identity.from_seed(hashlib.sha256(f"0 {n}".encode()).digest()).peer_id
+    )
 
 
 DAMAGED_SECONDS = 3.5
