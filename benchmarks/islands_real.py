@@ -62,7 +62,7 @@ def config_of(steps: int) -> RunConfig:
             "model.ffn_width=768", "train.microbatches=1", "train.microbatch_size=1",
             "train.sequence_length=16", "train.accumulation=fast", "limits.threads=1",
             "recovery.snapshot_steps=0", "swarm.min_peers=1",
-            f"outer.inner_steps={INNER_STEPS}", "outer.codec=fp16", "outer.grace_seconds=60",
+            f"outer.inner_steps={INNER_STEPS}", "outer.codec=fp16", "outer.grace_seconds=600",
         ],
     )  # fmt: skip
 
