@@ -301,7 +301,10 @@ class RoundSent(Event):
 
 @dataclass(frozen=True, slots=True)
 class RoundChosen(Event):
-    """The group decided an outer round: whose contributions count, who votes in the next, and the result's digest."""
+    """The group decided an outer round: whose contributions count, who votes in the next, and the result's digest.
+
+    `owners` reduced a slice each, of so many `sections`; none where everybody gathered all contributions.
+    """
 
     stage: int
     fragment: int
@@ -309,6 +312,8 @@ class RoundChosen(Event):
     islands: tuple[int, ...]
     members: tuple[int, ...]
     result: str
+    owners: tuple[str, ...] = ()
+    sections: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,8 +321,8 @@ class RoundMerged(Event):
     """The outer state of a fragment moved on: `how` is merge, or catch_up after missed rounds. It is at `round` now,
     with digest `outer`, before the island's step `step`.
 
-    Of contributions to this fragment's rounds this peer has received and served so many bytes by now, tries that came
-    to nothing included.
+    Of contributions to this fragment's rounds, and of their means, this peer has received and served so many bytes by
+    now, tries that came to nothing included.
     """
 
     stage: int

@@ -58,6 +58,14 @@ class GroupMember:
 
 
 @dataclass(frozen=True, slots=True)
+class Slice:
+    """The next so many sections of a fragment, which `peer` reduces for all."""
+
+    peer: PeerId
+    sections: int
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     """What a round agrees on; islands ascend. `result` is empty until somebody has merged what is counted."""
 
@@ -65,6 +73,8 @@ class Choice:
     members: tuple[GroupMember, ...]
     """Of the round that follows."""
     result: Digest
+    slices: tuple[Slice, ...] = ()
+    """Who reduces what, from the fragment's start to its end; none where every peer gathers all contributions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +87,10 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class RoundOffer:
-    """A contribution of `tokens` committed tokens is ready; of 0, none is to come. An empty `digest` only greets."""
+    """A contribution of `tokens` committed tokens is ready; of 0, none is to come. An empty `digest` only greets.
+
+    The sender's line to other islands carries `uplink_bytes_per_second`, 0 where that was not measured.
+    """
 
     stage: int
     fragment: int
@@ -88,6 +101,7 @@ class RoundOffer:
     peers: tuple[PeerId, ...]
     tokens: int
     digest: Digest
+    uplink_bytes_per_second: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

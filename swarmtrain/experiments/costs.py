@@ -23,7 +23,6 @@ from swarmtrain.transport.requests import (
     RoundPieceRequest,
     StateRequest,
 )
-from swarmtrain.wire.codecs import codec_named
 
 FLOPS_PER_PARAMETER_TOKEN = 2
 """A multiplication and an addition per weight and token, forward; backward takes twice as many."""
@@ -133,7 +132,7 @@ class Weights:
     """
 
     def __init__(self, config: RunConfig, vocab_size: int, stated: Shape) -> None:
-        self._stated, self._outer = stated, config.outer
+        self._stated = stated
         # As they travel: with the padding of the flat layout. All middle stages are alike.
         self._real_parameters = [
             build_compute(config, vocab_size, stage).flat.total for stage in (EDGE_STAGE, 1)
@@ -155,12 +154,6 @@ class Weights:
         # A body in several chunks is charged with the first.
         body_bytes = body.fixed_bytes or body.factor * frame.body_bytes
         return len(data) - len(frame.payload) + body_bytes, body_bytes > 0
-
-    def _contribution_bytes(self, stage: int) -> float:
-        """To one outer round of one fragment, before zstd."""
-        outer = self._outer
-        elements = round(self._stated.parameters(stage) / outer.fragments)
-        return float(codec_named(outer.codec).encoded_bytes(elements))
 
     def _bodies(self, frame: Frame) -> tuple[_Body, _Body]:
         """Of the request in `frame`, and of its answer."""
@@ -186,9 +179,11 @@ class Weights:
                     return _PLAIN, _Body(factor=self._stated.parameters(stage) / real)
                 case "round_piece":
                     piece_of = RoundPieceRequest.decode(frame.meta)
-                    if piece_of.offset_bytes == 0:
-                        # Tiny contributions are one piece each, which stands for all of a fragment.
-                        return _PLAIN, _Body(fixed_bytes=self._contribution_bytes(piece_of.stage))
+                    real = self._real_parameters[piece_of.stage != EDGE_STAGE]
+                    if piece_of.sections:
+                        # A table is a thousandth of what it describes, but not of something tiny.
+                        factor = self._stated.parameters(piece_of.stage) / real
+                        return _PLAIN, _Body(factor=factor)
         except (WireError, ZeroDivisionError):
             pass  # damaged on purpose by a fault: it is carried as it is
         return _PLAIN, _PLAIN

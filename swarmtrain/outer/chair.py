@@ -25,6 +25,7 @@ from swarmtrain.core.rounds import (
 from swarmtrain.core.types import Digest, PeerId
 from swarmtrain.outer.effects import Effect, Note, Seat, SendRound, Waits
 from swarmtrain.outer.roll import Roll, choose, voted
+from swarmtrain.outer.slices import Owner, Sizes, plan
 
 _MOST_TURNS_BACK = 3
 """How many times a chair that failed lets all others go first; more would only make it slow after a long outage."""
@@ -67,9 +68,9 @@ class Attempt:
 class Chair:
     """What one peer needs to chair the rounds of a place, whether or not it does."""
 
-    def __init__(self, seat: Seat, waits: Waits, roll: Roll) -> None:
+    def __init__(self, seat: Seat, waits: Waits, roll: Roll, sizes: Sizes) -> None:
         self._peer, self._island, self._born = seat.peer, seat.island, seat.version
-        self._waits, self._roll = waits, roll
+        self._waits, self._roll, self._sizes = waits, roll, sizes
         roll.hear(seat.island, seat.version, seat.peers)
         self.enter((0, 0, -1, b""), (), 0.0)
 
@@ -82,6 +83,7 @@ class Chair:
         """A new round, of stage, fragment, number and base `head`."""
         self._head, self._members = head, tuple(members)
         self.offers: dict[int, RoundOffer] = {}
+        self._uplinks: dict[PeerId, float] = {}
         self._greeted: set[int] = set()
         self._excluded: set[tuple[int, Digest]] = set()
         self.attempt: Attempt | None = None
@@ -97,9 +99,11 @@ class Chair:
 
     # ---- what it hears ----------------------------------------------------------------------------------------
 
-    def take(self, message: RoundOffer) -> None:
+    def take(self, sender: PeerId, message: RoundOffer) -> None:
         """A greeting, or an offer; one of a newer list replaces an island's: the older payload may be lost by then."""
         self._greeted.add(message.island)
+        if message.digest:
+            self._uplinks[sender] = message.uplink_bytes_per_second
         known = self.offers.get(message.island)
         if message.digest and (known is None or message.version > known.version):
             self.offers[message.island] = message
@@ -129,9 +133,10 @@ class Chair:
             # Either may be decided, and nobody here can tell which: proposing none is safe.
             detail = f"ballot of {message.ballot.chair} in round {message.round}"
             return [Note(Noted("equal payloads merged to unequal results", detail))]
-        attempt.propose(accepted[0] if accepted else self._fresh(), now_seconds)
+        choice, notes = (accepted[0], []) if accepted else self._cut(self._fresh())
+        attempt.propose(choice, now_seconds)
         self.hear(attempt.ballot, True, now_seconds)
-        return self._question(attempt)
+        return notes + self._question(attempt)
 
     def collected(self, sender: PeerId, message: Collected, now_seconds: float) -> list[Effect]:
         """Decided once a quorum accepted; without payloads that cannot be had, try anew if nothing was accepted."""
@@ -231,6 +236,21 @@ class Chair:
         usable = self._usable()
         alive = {i: offer for i, offer in usable.items() if self._roll.is_alive(i)}
         return choose(self._roll, self._members, alive or usable)
+
+    def _cut(self, choice: Choice) -> tuple[Choice, list[Effect]]:
+        """Who reduces what of `choice`, and why: peers that offered and will be asked to collect."""
+        counted, members = {c.island for c in choice.counted}, {m.island for m in self._members}
+        owners = [
+            Owner(peer, island, self._uplinks[peer])
+            for island in sorted(counted & members)
+            for peer in self._roll.live_peers([island])
+            if peer in self._uplinks
+        ]
+        found = plan(self._sizes, owners, len(counted | members))
+        stage, fragment, number, _ = self._head
+        where = f"stage {stage}, fragment {fragment}, round {number}: {found.reason}"
+        notes: list[Effect] = [Note(Noted("how a round is reduced", where))]
+        return replace(choice, slices=found.slices), notes if self._sizes.sections else []
 
     def _is_quorum(self, islands: Iterable[int]) -> bool:
         return is_quorum(islands, [member.island for member in self._members])

@@ -40,17 +40,29 @@ from swarmtrain.outer.chair import Chair
 from swarmtrain.outer.effects import Behind, Chosen, Effect, Gather, Note, Seat, SendRound, Waits
 from swarmtrain.outer.recovery import Recovery
 from swarmtrain.outer.roll import Roll
+from swarmtrain.outer.slices import Sizes
 from swarmtrain.outer.votes import Votes
+
+WHOLE = Sizes(0, 0, 0)
+"""Of contributions that are never cut."""
+NOTHING = (0, b"", 0.0)
+"""An offer that only greets."""
 
 
 class RoundGroup:
     """One peer's machine for one place (stage, fragment); it takes part from the first `advance` on.
 
-    `is_first` says that the run begins here and now: nobody in the group can have voted before. Raises nothing.
+    `is_first` says that the run begins here and now: nobody in the group can have voted before. `sizes` say whether
+    contributions can be reduced in slices. Raises nothing.
     """
 
     def __init__(
-        self, place: tuple[int, int], seat: Seat, waits: Waits, is_first: bool = False
+        self,
+        place: tuple[int, int],
+        seat: Seat,
+        waits: Waits,
+        is_first: bool = False,
+        sizes: Sizes = WHOLE,
     ) -> None:
         self.place, self.peer, self.island = place, seat.peer, seat.island
         self.round, self.base = -1, b""
@@ -64,9 +76,9 @@ class RoundGroup:
         self.wrong_bases = 0
         """Messages of this peer's round that were refused for another base."""
         self._roll = Roll()
-        self._chair = Chair(seat, waits, self._roll)
+        self._chair = Chair(seat, waits, self._roll, sizes)
         self._recovery = Recovery(waits, self._roll, self.votes, seat.version)
-        self._own: tuple[int, Digest] = (0, b"")
+        self._own: tuple[int, Digest, float] = NOTHING
         self._decided: RoundDecided | None = None
         self._early: dict[int, tuple[PeerId, RoundOffer]] = {}
         self._strange: set[PeerId] = set()
@@ -100,7 +112,7 @@ class RoundGroup:
         self.round, self.base, self.members, self.choice = round, base, tuple(members), None
         if self.behind is not None and self.behind.round <= round:
             self.behind = None
-        self._own, self._strange = (0, b""), set()
+        self._own, self._strange = NOTHING, set()
         self._roll.forget_dead({self.island, *(member.island for member in members)})
         self.votes.enter(self.members)
         self._chair.enter(self._head, self.members, now_seconds)
@@ -112,12 +124,17 @@ class RoundGroup:
                 effects += self.handle(sender, message, now_seconds)
         return effects
 
-    def offer(self, tokens: int, digest: Digest, now_seconds: float) -> list[Effect]:
-        """The island's contribution to this round is ready here: its committed tokens, its payload's digest."""
+    def offer(
+        self, tokens: int, digest: Digest, now_seconds: float, uplink_bytes_per_second: float = 0.0
+    ) -> list[Effect]:
+        """The island's contribution to this round is ready here: its committed tokens, its payload's digest.
+
+        What this peer's line carries is said once a round, so that all chairs know the same.
+        """
         if self.choice is not None or self.round < 0:
             return []
-        self._own = tokens, digest
-        self._chair.take(self._offer())
+        self._own = tokens, digest, uplink_bytes_per_second
+        self._chair.take(self.peer, self._offer())
         return self._greet() + self._here(self._chair.consider(now_seconds), now_seconds)
 
     def collected(
@@ -193,7 +210,7 @@ class RoundGroup:
     def _current(self, sender: PeerId, message: RoundMessage, now_seconds: float) -> list[Effect]:
         match message:
             case RoundOffer():
-                self._chair.take(message)
+                self._chair.take(sender, message)
                 return self._chair.consider(now_seconds)
             case RoundAsk():
                 return self._ask(message, now_seconds)

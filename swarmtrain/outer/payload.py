@@ -3,25 +3,49 @@
 Codecs of blocks and tiles share scales over a payload, so a fragment is encoded grain by grain: whoever cuts it into
 slices of whole grains, whatever their sizes, decodes the same bits. Codecs whose payloads are gathered whole
 (low rank, top-k) see tensors instead, and none of the padding between them.
+
+The sections of a payload (`outer.parcel`) are its grains, each with a zstd frame of its own, or 1 MiB at a time of a
+payload that cannot be cut. Where a round is reduced in slices, the mean is encoded once more, grain by grain. Measured
+on {measured}
 """
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from swarmtrain.core.errors import StateError
+from swarmtrain.core.errors import StateError, WireError
 from swarmtrain.core.tensors import TensorHeader
 from swarmtrain.outer.merge import Form, Merged
+from swarmtrain.outer.parcel import Bounds, section_digest
 from swarmtrain.outer.residual import Residual
+from swarmtrain.outer.slices import Sizes
 from swarmtrain.wire.codec import Codec
 from swarmtrain.wire.codecs import codec_named
 from swarmtrain.wire.parts import Part, PartsCodec
-from swarmtrain.wire.tensors import Buffer, decode_tensor, encode_tensor, is_finite
+from swarmtrain.wire.tensors import (
+    DTYPE,
+    UNCOMPRESSED,
+    ZSTD,
+    Buffer,
+    decode_tensor,
+    encode_tensor,
+    is_finite,
+)
 
 GRAIN_ELEMENTS = 65536
 """Whole blocks of every codec; what one takes to encode hides what calling it costs."""
+
+SECTION_BYTES = 1 << 20
+"""Of a payload that cannot be cut by elements."""
+
+_WHOLE_HEAD = struct.Struct("<?Q")
+"""Before a payload that cannot be cut: whether it is compressed, and its size before that."""
+
+_ANSWERS = {"ternary": "int4"}
+"""Codecs whose own error is too large for the mean as well, by which one it is sent instead."""
 
 
 def grains(elements: int) -> tuple[Part, ...]:
@@ -42,18 +66,22 @@ def round_codec(name: str, elements: int, tensors: Sequence[Part]) -> Codec:
     return codec if by_element else PartsCodec(codec, elements, grains(elements))
 
 
+def answer_codec(name: str) -> str:
+    """In which codec the mean of a slice comes back where contributions are sent in the codec called `name`."""
+    return _ANSWERS.get(name, name)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Payload:
     """What is on its way: `values` float32 [elements] as everybody decodes it, in the form of the codec."""
 
     values: Tensor
-    header: TensorHeader
-    data: Buffer
+    sections: tuple[Buffer, ...]
 
     @property
     def payload_bytes(self) -> int:
-        """On the wire, after zstd."""
-        return len(self.data)
+        """On the wire, after zstd, without the table of the sections."""
+        return sum(len(section) for section in self.sections)
 
 
 class Sender:
@@ -116,7 +144,92 @@ def answered(merged: Merged, codec: Codec, zstd_level: int) -> tuple[Merged, int
 
 
 def through(x: Tensor, codec: Codec, zstd_level: int) -> Payload:
-    """`x` on its way: what others decode of it, float32 of the same shape."""
-    header, data = encode_tensor(x, codec, zstd_level)
-    decoded = decode_tensor(header, data, expect_shape=tuple(x.shape), expect_codec=codec)
-    return Payload(decoded, header, data)
+    """`x`, float32 [elements], on its way: what others decode of it, the same shape. `codec` is `round_codec`'s."""
+    sections = sections_of(x, codec, zstd_level)
+    return Payload(values_of(sections, codec, x.numel()), sections)
+
+
+# ---- sections -------------------------------------------------------------------------------------------------------
+
+
+def sections_of(x: Tensor, codec: Codec, zstd_level: int) -> tuple[Buffer, ...]:
+    """`x`, float32 [elements] from the start of a grain on, encoded by `codec`, which is `round_codec`'s."""
+    if codec.gathers:
+        header, data = encode_tensor(x, codec, zstd_level)
+        head = _WHOLE_HEAD.pack(header.compression == ZSTD, header.raw_bytes)
+        whole = memoryview(b"".join((head, data)))
+        return tuple(whole[at : at + SECTION_BYTES] for at in range(0, len(whole), SECTION_BYTES))
+    inner, parts = _of_grain(codec), grains(x.numel())
+    return tuple(encode_tensor(x[at : at + n], inner, zstd_level)[1] for at, (n,) in parts)
+
+
+def values_of(sections: Sequence[Buffer], codec: Codec, elements: int) -> Tensor:
+    """float32 [elements] of all sections of a payload, or of those of a run of grains. Raises WireError."""
+    if codec.gathers:
+        return _values_of_whole(b"".join(sections), codec, elements)
+    inner, parts = _of_grain(codec), grains(elements)
+    if len(sections) != len(parts):
+        raise WireError(
+            "a payload has another number of sections than its elements", f"{len(sections)}"
+        )
+    out = torch.empty(elements)
+    for section, (at, (length,)) in zip(sections, parts, strict=True):
+        raw_bytes = inner.encoded_bytes(length)
+        compression = UNCOMPRESSED if len(section) == raw_bytes else ZSTD
+        out[at : at + length] = _decoded(section, inner, length, compression, raw_bytes)
+    return out
+
+
+def parcel_bounds(codec: Codec, elements: int) -> Bounds:
+    """What the sections of `elements` by `codec` may be."""
+    if codec.gathers:
+        most_bytes = codec.encoded_bytes(elements) + _WHOLE_HEAD.size
+        return Bounds(-(-most_bytes // SECTION_BYTES), SECTION_BYTES, is_exact=False)
+    largest = _of_grain(codec).encoded_bytes(min(elements, GRAIN_ELEMENTS))
+    return Bounds(len(grains(elements)), largest)
+
+
+def slice_elements(sections: tuple[int, int], elements: int) -> tuple[int, int]:
+    """Where the grains from the first of `sections` up to the second begin and end in a fragment of `elements`."""
+    first, stop = sections
+    return first * GRAIN_ELEMENTS, min(stop * GRAIN_ELEMENTS, elements)
+
+
+def mean_sections(merged: Merged, answer: Codec, zstd_level: int) -> tuple[Buffer, ...]:
+    """The mean of a slice, encoded for everybody who wants it. Raises StateError when nothing was weighed."""
+    if merged.values is None:
+        raise StateError("a slice that nobody brought tokens to has no mean", "", "")
+    return sections_of(merged.values, answer, zstd_level)
+
+
+def sizes_of(codec: Codec, answer: Codec, elements: int) -> Sizes:
+    """What it costs to send a fragment of `elements`; both codecs are `round_codec`'s."""
+    if codec.gathers:
+        return Sizes(0, codec.encoded_bytes(elements), 0)
+    count = len(grains(elements))
+    return Sizes(count, codec.encoded_bytes(elements), answer.encoded_bytes(elements))
+
+
+def _of_grain(codec: Codec) -> Codec:
+    return codec.inner if isinstance(codec, PartsCodec) else codec
+
+
+def _values_of_whole(data: bytes, codec: Codec, elements: int) -> Tensor:
+    if len(data) <= _WHOLE_HEAD.size:
+        raise WireError("a payload is too short", f"{len(data)} bytes")
+    is_compressed, raw_bytes = _WHOLE_HEAD.unpack_from(data)
+    rest = memoryview(data)[_WHOLE_HEAD.size :]
+    return _decoded(rest, codec, elements, ZSTD if is_compressed else UNCOMPRESSED, raw_bytes)
+
+
+def _decoded(data: Buffer, codec: Codec, elements: int, compression: str, raw_bytes: int) -> Tensor:
+    header = TensorHeader(
+        dtype=DTYPE,
+        shape=(elements,),
+        codec=codec.name,
+        compression=compression,
+        raw_bytes=raw_bytes,
+        payload_bytes=len(data),
+        digest=section_digest(data),
+    )
+    return decode_tensor(header, data, expect_shape=(elements,), expect_codec=codec)

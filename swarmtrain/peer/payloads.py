@@ -1,19 +1,21 @@
-"""What islands contribute to outer rounds, as bytes: kept for those who ask, and fetched piece by piece (I5, I8).
+"""What travels between islands in outer rounds: kept for those who ask, and fetched piece by piece (I5, I8).
 
-Each piece that comes from another island crosses the slow link once: the replicas of a stage share the pieces out among
-themselves, and get the rest from each other. A contribution is used only when all of it has the digest that the group
-counts; whoever sent a piece that spoilt it is found by fetching it whole from one peer after the other.
+A parcel (`outer.parcel`) is an island's contribution or the mean of a slice; a piece is a run of its sections. Each
+piece that comes from another island crosses the slow link once: the replicas of a stage share the pieces out among
+themselves, and get the rest from each other. Every section is checked against the parcel's table as it comes, so what
+one peer spoilt is asked of the next.
 """
 
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from swarmtrain.core.errors import LinkError, StateError, WireError
-from swarmtrain.core.rounds import Counted
 from swarmtrain.core.types import Digest, PeerId
+from swarmtrain.outer.parcel import Bounds, Buffer, Table
 from swarmtrain.transport.link import Link, Message
 from swarmtrain.transport.requests import RoundPieceReply, RoundPieceRequest, Status
 
@@ -23,6 +25,7 @@ KEPT_ROUNDS = 2
 """Of each fragment: who is a round late can still fetch what was counted."""
 
 _DIGEST_BYTES = 16
+_TABLE = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,132 +38,183 @@ class RoundKey:
     base: Digest
 
 
-@dataclass(slots=True)
-class Partial:
-    """A contribution that is still coming in, by piece; `total_bytes` is 0 until the first one came."""
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Sections of a parcel, from the first of `sections` up to the second; all where that is None.
 
-    total_bytes: int = 0
-    pieces: dict[int, memoryview] = field(default_factory=dict)
+    A contribution's `name` is its table's digest; a mean is named by what it is made of, and its table is believed.
+    """
+
+    name: Digest
+    bounds: Bounds
+    sections: tuple[int, int] | None = None
+    is_contribution: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where a contribution can be had: `island` are the peers that made it, or hold it, in the order to ask.
+    """Where a parcel can be had: `holders` are the peers that made it, or hold it, in the order to ask.
 
-    `siblings` are the replicas of this stage in this peer's own island, this peer included, in ascending order.
+    Where `is_shared`, they are asked in turn, piece by piece. `siblings` are the replicas of this stage in this peer's
+    own island, this peer included, in ascending order, who fetch the same.
     """
 
-    island: tuple[PeerId, ...]
-    siblings: tuple[PeerId, ...]
+    holders: tuple[PeerId, ...]
+    siblings: tuple[PeerId, ...] = ()
+    is_shared: bool = True
+
+
+@dataclass(slots=True)
+class _Parcel:
+    """What is here of a parcel; `at_work` counts those who fetch or make it."""
+
+    table: Table | None = None
+    sections: dict[int, Buffer] = field(default_factory=dict)
+    at_work: int = 0
 
 
 class Payloads:
-    """Contributions at one peer. `link_to` gives an open link, or raises LinkError."""
+    """Parcels at one peer. `link_to` gives an open link, or raises LinkError.
+
+    A call may be silent for `silence_seconds`; what is at work here is waited for up to `patience_seconds`.
+    """
 
     def __init__(
         self,
         me: PeerId,
         link_to: Callable[[PeerId], Awaitable[Link]],
         silence_seconds: float,
+        patience_seconds: float,
     ) -> None:
-        self._me, self._link_to, self._silence_seconds = me, link_to, silence_seconds
-        self._whole: dict[tuple[RoundKey, int], bytes] = {}
-        self._partial: dict[tuple[RoundKey, int], Partial] = {}
-        self._changed = asyncio.Condition()
+        self._me, self._link_to = me, link_to
+        self._silence_seconds, self._patience_seconds = silence_seconds, patience_seconds
+        self._parcels: dict[tuple[RoundKey, Digest], _Parcel] = {}
+        self._changed = asyncio.Event()
         self.received_bytes: Counter[tuple[int, int]] = Counter()
         """By stage and fragment, since the beginning; failed tries included."""
         self.served_bytes: Counter[tuple[int, int]] = Counter()
 
-    def put(self, key: RoundKey, island: int, payload: bytes) -> Digest:
-        """Keep a whole contribution; its digest."""
-        self._whole[key, island] = payload
-        for kept in (self._whole, self._partial):
-            for known in [k for k in kept if _is_stale(k[0], key)]:
-                del kept[known]
-        return payload_digest(payload)
+    def put(self, key: RoundKey, sections: Sequence[Buffer]) -> Digest:
+        """Keep a whole contribution; its name."""
+        name = Table.of(sections).digest
+        self.put_mean(key, name, sections)
+        return name
 
-    async def fetch(
-        self, key: RoundKey, counted: Counted, sources: Sources, most_bytes: int
-    ) -> bytes:
-        """The contribution that the group counts, of at most `most_bytes`; StateError when nobody gives it whole."""
-        name, why = (key, counted.island), "no peer of that island can be reached"
-        known = self._whole.get(name)
-        if known is not None and payload_digest(known) == counted.digest:
-            return known
-        ways = [sources, *(Sources((peer,), ()) for peer in sources.island)]
-        for way in ways:
+    def put_mean(self, key: RoundKey, name: Digest, sections: Sequence[Buffer]) -> None:
+        """Keep the whole mean of a slice, in place of what came of it before."""
+        parcel = self._parcel(key, name)
+        parcel.table, parcel.sections = Table.of(sections), dict(enumerate(sections))
+        self._notify()
+
+    def held(self, key: RoundKey, name: Digest) -> tuple[Buffer, ...] | None:
+        """All sections of a parcel, when all are here."""
+        parcel = self._parcels.get((key, name))
+        if parcel is None or parcel.table is None:
+            return None
+        count = len(parcel.table.lengths)
+        if len(parcel.sections) < count:
+            return None
+        return tuple(parcel.sections[number] for number in range(count))
+
+    @contextmanager
+    def working(self, key: RoundKey, name: Digest) -> Iterator[None]:
+        """Whoever asks for the parcel meanwhile waits for it."""
+        parcel = self._parcel(key, name)
+        parcel.at_work += 1
+        self._notify()
+        try:
+            yield
+        finally:
+            parcel.at_work -= 1
+            self._notify()
+
+    async def fetch(self, key: RoundKey, wanted: Wanted, sources: Sources) -> tuple[Buffer, ...]:
+        """The sections that are wanted; StateError when nobody gives them."""
+        with self.working(key, wanted.name):
+            parcel = self._parcel(key, wanted.name)
             try:
-                payload = await self._pull(key, counted.island, way, most_bytes)
+                return await self._pull(key, wanted, sources, parcel)
             except (LinkError, WireError) as error:
-                why = str(error)
-                continue
-            self._partial.pop(name, None)
-            if payload_digest(payload) == counted.digest:
-                self.put(key, counted.island, payload)
-                await self._notify()
-                return payload
-            why = "what came does not have the digest that was offered"
-        raise StateError(
-            f"the contribution of island {counted.island} to round {key.round} cannot be had",
-            why,
-            "",
-        )
+                if not wanted.is_contribution:
+                    parcel.table, parcel.sections = None, {}  # a table that nothing fits is no use
+                raise StateError(
+                    f"a part of round {key.round} of stage {key.stage} cannot be had",
+                    str(error),
+                    "",
+                ) from None
 
-    async def _pull(self, key: RoundKey, island: int, way: Sources, most_bytes: int) -> bytes:
-        """All pieces of a contribution, those that are here already included."""
-        partial = self._partial.setdefault((key, island), Partial())
+    async def _pull(
+        self, key: RoundKey, wanted: Wanted, sources: Sources, parcel: _Parcel
+    ) -> tuple[Buffer, ...]:
+        table = parcel.table
+        if table is None:
+            await self._pull_piece(key, wanted, sources, _TABLE, 0)
+            table = parcel.table
+            assert table is not None
+        first, stop = wanted.sections or (0, len(table.lengths))
         gate = asyncio.Semaphore(PIECES_IN_FLIGHT)
 
-        async def pull(number: int) -> None:
-            if number not in partial.pieces:
-                async with gate:
-                    await self._pull_piece(key, island, number, way, partial)
+        async def pull(number: int, piece: tuple[int, int]) -> None:
+            async with gate:
+                await self._pull_piece(key, wanted, sources, piece, number)
 
-        await pull(0)
-        if partial.total_bytes > most_bytes:
-            del self._partial[key, island]
-            raise WireError("a contribution is too large", f"{partial.total_bytes} bytes")
-        count = -(-partial.total_bytes // PIECE_BYTES)
-        pulls = [asyncio.ensure_future(pull(number)) for number in range(1, count)]
+        pieces = table.pieces(first, stop, PIECE_BYTES)
+        pulls = [
+            asyncio.ensure_future(pull(number, piece))
+            for number, piece in enumerate(pieces)
+            if not parcel.sections.keys() >= set(range(*piece))
+        ]
         try:
             await asyncio.gather(*pulls)
         finally:
             for task in pulls:
                 task.cancel()
-        return b"".join(bytes(partial.pieces[number]) for number in range(count))
+        return tuple(parcel.sections[number] for number in range(first, stop))
 
     async def _pull_piece(
-        self, key: RoundKey, island: int, number: int, way: Sources, partial: Partial
+        self,
+        key: RoundKey,
+        wanted: Wanted,
+        sources: Sources,
+        piece: tuple[int, int],
+        number: int,
     ) -> None:
-        """One piece: from the sibling whose share it is, else from those who made it, in turn."""
-        offset = number * PIECE_BYTES
+        """One piece: from the sibling whose share it is, else from those who hold it."""
+        first, stop = piece
         request = RoundPieceRequest(
-            key.stage, key.fragment, key.round, key.base, island, offset, PIECE_BYTES
+            key.stage, key.fragment, key.round, key.base, wanted.name, first, stop - first
         )
-        mine = way.siblings[number % len(way.siblings)] if way.siblings else self._me
-        turn = number % max(1, len(way.island))
-        asked = (*way.island[turn:], *way.island[:turn])
-        error: LinkError | WireError = WireError("nobody has that contribution", f"island {island}")
-        for peer in asked if mine == self._me else (mine, *asked):
-            if peer == self._me:
-                continue
+        error: LinkError | WireError = WireError("no peer that has it can be reached", "")
+        for peer in self._in_turn(sources, number):
             try:
-                reply, body = await self._ask(peer, request)
+                self._take(key, wanted, piece, await self._ask(peer, request))
             except (LinkError, WireError) as failed:
                 error = failed
                 continue
-            if partial.total_bytes not in (0, reply.total_bytes):
-                error = WireError("a contribution changed its size", f"{reply.total_bytes} bytes")
-                continue
-            partial.total_bytes = reply.total_bytes
-            partial.pieces[number] = body
-            await self._notify()
             return
         raise error
 
-    async def _ask(
-        self, peer: PeerId, request: RoundPieceRequest
-    ) -> tuple[RoundPieceReply, memoryview]:
+    def _in_turn(self, sources: Sources, number: int) -> list[PeerId]:
+        siblings, holders = sources.siblings, sources.holders
+        turn = number % max(1, len(holders)) if sources.is_shared else 0
+        mine = siblings[number % len(siblings)] if siblings else self._me
+        asked = dict.fromkeys((mine, *holders[turn:], *holders[:turn]))
+        return [peer for peer in asked if peer != self._me]
+
+    def _take(self, key: RoundKey, wanted: Wanted, piece: tuple[int, int], body: Buffer) -> None:
+        """Keep what came. Raises WireError when it is not what was wanted."""
+        parcel = self._parcel(key, wanted.name)
+        if piece == _TABLE:
+            table = Table.read(body, wanted.bounds)
+            if wanted.is_contribution and table.digest != wanted.name:
+                raise WireError("a contribution is not the one that was offered", "")
+            parcel.table = table
+        elif parcel.table is not None:
+            found = parcel.table.split(*piece, body)
+            parcel.sections.update(zip(range(*piece), found, strict=True))
+        self._notify()
+
+    async def _ask(self, peer: PeerId, request: RoundPieceRequest) -> memoryview:
         link = await self._link_to(peer)
         answer = await link.call(
             "round_piece", Message(request.encode()), silence_seconds=self._silence_seconds
@@ -168,54 +222,65 @@ class Payloads:
         reply, body = RoundPieceReply.decode(answer.meta), memoryview(answer.body)
         self.received_bytes[request.stage, request.fragment] += len(body)
         if reply.status is not Status.OK:
-            raise WireError("a peer does not have that contribution", f"{reply.status.name}")
+            raise WireError("a peer does not have that part of a round", f"{reply.status.name}")
         if hashlib.sha256(body).digest()[:_DIGEST_BYTES] != reply.digest:
-            raise WireError("a piece of a contribution was damaged on its way", "")
-        wanted = min(PIECE_BYTES, reply.total_bytes - request.offset_bytes)
-        if len(body) != wanted or wanted <= 0:
-            raise WireError(
-                "a piece of a contribution has another size than asked for", f"{len(body)}"
-            )
-        return reply, body
+            raise WireError("a piece of a round was damaged on its way", "")
+        return body
+
+    # ---- for others ---------------------------------------------------------------------------------------------
 
     async def answer(self, request: RoundPieceRequest) -> Message:
-        """A piece of what is here. One that is on its way is waited for, as long as a call may be silent."""
+        """A piece of what is here. What is at work here is waited for, and other things as long as a call may be
+        silent."""
         key = RoundKey(request.stage, request.fragment, request.round, request.base)
-        try:
-            async with asyncio.timeout(self._silence_seconds), self._changed:
-                await self._changed.wait_for(lambda: self._piece(key, request) is not None)
-        except TimeoutError:
-            return Message(RoundPieceReply(Status.REFRESH, 0, b"").encode())
-        found = self._piece(key, request)
-        assert found is not None
-        total_bytes, body = found
+        body = await self._awaited(key, request)
+        if body is None:
+            return Message(RoundPieceReply(Status.REFRESH, b"").encode())
         self.served_bytes[request.stage, request.fragment] += len(body)
         digest = hashlib.sha256(body).digest()[:_DIGEST_BYTES]
-        return Message(RoundPieceReply(Status.OK, total_bytes, digest).encode(), body)
+        return Message(RoundPieceReply(Status.OK, digest).encode(), body)
 
-    def _piece(self, key: RoundKey, request: RoundPieceRequest) -> tuple[int, memoryview] | None:
-        start = request.offset_bytes
-        whole = self._whole.get((key, request.island))
-        if whole is not None:
-            length = min(request.length_bytes, PIECE_BYTES)
-            return len(whole), memoryview(whole)[start : start + length]
-        partial = self._partial.get((key, request.island))
-        if partial is None or start % PIECE_BYTES or request.length_bytes != PIECE_BYTES:
+    async def _awaited(self, key: RoundKey, request: RoundPieceRequest) -> bytes | None:
+        began_seconds = asyncio.get_running_loop().time()
+        while True:
+            found, changed = self._piece(key, request), self._changed
+            if found is not None:
+                return found
+            parcel = self._parcels.get((key, request.name))
+            is_at_work = parcel is not None and parcel.at_work > 0
+            wait_seconds = self._patience_seconds if is_at_work else self._silence_seconds
+            try:
+                async with asyncio.timeout_at(began_seconds + wait_seconds):
+                    await changed.wait()
+            except TimeoutError:
+                return None
+
+    def _piece(self, key: RoundKey, request: RoundPieceRequest) -> bytes | None:
+        parcel = self._parcels.get((key, request.name))
+        if parcel is None or parcel.table is None:
             return None
-        body = partial.pieces.get(start // PIECE_BYTES)
-        return None if body is None else (partial.total_bytes, body)
+        if request.sections == 0:
+            return parcel.table.encoded()
+        numbers = range(request.first, request.first + request.sections)
+        if not 0 < request.sections <= len(parcel.sections):
+            return None
+        found = [parcel.sections[number] for number in numbers if number in parcel.sections]
+        if len(found) < len(numbers):
+            return None
+        if len(found) > 1 and sum(map(len, found)) > PIECE_BYTES:
+            raise WireError("a piece of a round is larger than any that is sent", f"{numbers}")
+        return b"".join(found)
 
-    async def _notify(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
+    def _parcel(self, key: RoundKey, name: Digest) -> _Parcel:
+        """A new one takes the place of what is too old for anybody."""
+        if (key, name) not in self._parcels:
+            for known in [k for k in self._parcels if _is_stale(k[0], key)]:
+                del self._parcels[known]
+        return self._parcels.setdefault((key, name), _Parcel())
 
-    async def arrived(self) -> None:
-        """Something was `put`: wake those who wait for it."""
-        await self._notify()
-
-
-def payload_digest(payload: bytes) -> Digest:
-    return hashlib.sha256(payload).digest()
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
 
 
 def ordered(peers: Sequence[PeerId], me: PeerId) -> tuple[PeerId, ...]:

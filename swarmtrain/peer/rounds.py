@@ -10,22 +10,22 @@ from collections.abc import Callable, Sequence
 
 from swarmtrain.compute.lane import Kind, Task
 from swarmtrain.core.closing import PlaceNews, RoundWork, RoundWorkKind
-from swarmtrain.core.errors import LinkError, StateError, WireError
+from swarmtrain.core.errors import StateError
 from swarmtrain.core.events import Noted, RoundChosen, RoundMerged, RoundSent
 from swarmtrain.core.messages import Commit, RoundNews
-from swarmtrain.core.rounds import Choice, Counted, RoundMessage
+from swarmtrain.core.rounds import Choice, RoundMessage
 from swarmtrain.core.tasks import Tasks
 from swarmtrain.core.types import EDGE_STAGE, PeerId, Roster
 from swarmtrain.outer.director import Place
 from swarmtrain.outer.effects import Chosen, Effect, Gather, Note, Seat, SendRound, Waits
 from swarmtrain.outer.group import RoundGroup
+from swarmtrain.outer.parcel import Table
+from swarmtrain.peer.merging import Job, Merging, Unreachable
 from swarmtrain.peer.parts import Parts
-from swarmtrain.peer.payloads import Payloads, RoundKey, Sources, ordered
+from swarmtrain.peer.payloads import Payloads
 from swarmtrain.peer.restore import now_seconds
 from swarmtrain.peer.stage_rounds import (
     GroupState,
-    Result,
-    SpoiltContribution,
     fetch_state,
     settings_of,
     state_answer,
@@ -39,7 +39,6 @@ from swarmtrain.transport.requests import OuterStateRequest
 FIRST_ROSTER_VERSION = 1
 NOTHING_TO_WEIGH = bytes(32)
 """In place of a payload's digest, with an offer of no tokens, which no round counts."""
-Unreachable = (LinkError, WireError, StateError)
 
 
 class OuterRounds:
@@ -55,10 +54,13 @@ class OuterRounds:
         assert parts.outer is not None, "the run has outer rounds"
         self._parts, self.island, self._tell = parts, parts.island, tell
         self.states = parts.outer
-        self.payloads = Payloads(parts.me, parts.links.to, config.links.silence_seconds)
         silence_seconds = config.links.silence_seconds
         # The other half of the grace window is for what is on its way by then.
         self._waits = Waits(silence_seconds, config.outer.grace_seconds / 2, 20 * silence_seconds)
+        self.payloads = Payloads(
+            parts.me, parts.links.to, silence_seconds, patience_seconds=self._waits.gather
+        )
+        self.merging = Merging(parts.me, parts.outer, self.payloads, parts.lane, parts.record)
         self._groups: dict[Place, RoundGroup] = {}
         self._others: dict[PeerId, tuple[int, ...]] = {}
         self._version, self._roster = 0, Roster.of(0, ())
@@ -95,7 +97,8 @@ class OuterRounds:
                 group.set_peers(version, siblings)
             elif self._parts.me in siblings:
                 seat = Seat(self._parts.me, self.island, version, siblings)
-                self._groups[place] = RoundGroup(place, seat, self._waits, is_first)
+                sizes = self.states.sizes(place)
+                self._groups[place] = RoundGroup(place, seat, self._waits, is_first, sizes)
                 self._meet(place, self._others)
                 self._advance(place)
         self.tell()
@@ -212,23 +215,10 @@ class OuterRounds:
     async def _merge(
         self, place: Place, asked: Gather | None, choice: Choice, holders: tuple[PeerId, ...]
     ) -> None:
-        """Fetch what `choice` counts and merge it; answer the group's machine where it asked for that."""
-        key, payloads, missing = self.states.key(place), dict[int, bytes](), list[int]()
-        known = self.states.results.get((place, choice.result))
+        """Bring the result of `choice` here; answer the group's machine where it asked for that."""
+        known, missing = self.states.results.get((place, choice.result)), tuple[int, ...]()
         if known is None:
-            fetched = await asyncio.gather(
-                *(self._payload(place, key, counted, holders) for counted in choice.counted),
-                return_exceptions=True,
-            )
-            for counted, found in zip(choice.counted, fetched, strict=True):
-                if isinstance(found, bytes):
-                    payloads[counted.island] = found
-                elif isinstance(found, Unreachable):
-                    self._parts.record(Noted("a contribution is missing", str(found)))
-                    missing.append(counted.island)
-                else:
-                    raise found
-            known = None if missing else await self._merged(place, key, choice, payloads, missing)
+            known, missing = await self.merging.result(self._job(place, choice, holders))
         if known is not None:
             self.states.results[place, known.merged.digest()] = known
             await self._notify()
@@ -237,38 +227,17 @@ class OuterRounds:
             digest = known.choice.result if known is not None else b""
             self._act(place, group.collected(asked, digest, missing, now_seconds()))
 
-    async def _payload(
-        self, place: Place, key: RoundKey, counted: Counted, holders: tuple[PeerId, ...]
-    ) -> bytes:
-        island = counted.island
-        theirs = self._groups[place].peers_of(island)
-        asked = dict.fromkeys((*ordered(theirs, self._parts.me), *ordered(holders, self._parts.me)))
-        siblings = self._roster.replicas(place[0]) if island != self.island else ()
-        sources = Sources(tuple(asked), siblings)
-        return await self.payloads.fetch(key, counted, sources, self.states.most_bytes(place))
+    def _job(self, place: Place, choice: Choice, holders: tuple[PeerId, ...]) -> Job:
+        group = self._groups[place]
+        islands = {c.island: group.peers_of(c.island) for c in choice.counted}
+        siblings = self._roster.replicas(place[0])
+        return Job(place, self.states.key(place), choice, holders, islands, siblings)
 
-    async def _merged(
-        self,
-        place: Place,
-        key: RoundKey,
-        choice: Choice,
-        payloads: dict[int, bytes],
-        missing: list[int],
-    ) -> Result | None:
-        """None when the round is over meanwhile, or what came cannot be merged; whose it is then is `missing`."""
-        if place[0] not in self.states.stages or self.states.key(place) != key:
-            return None
-        task = Task(Kind.STATE, place[0], name="merge")
-        try:
-            result = await self._parts.lane.submit(
-                task, lambda: self.states.merge(place, choice, payloads)
-            )
-        except SpoiltContribution as error:
-            self._parts.record(Noted("a round cannot be merged", str(error)))
-            missing.append(error.island)
-            return None
-        is_another = choice.result not in (b"", result.choice.result)
-        return None if is_another else result
+    def _uplink(self) -> float:
+        """Bytes a second on the way to other islands, as far as that was measured; 0 where it was not."""
+        known = [self._parts.links.figures(peer) for peer in self._others]
+        rates = [figures.bytes_per_second for figures in known if figures is not None]
+        return float(f"{max(rates, default=0.0):.3g}")
 
     def _chosen(self, place: Place, choice: Choice, holders: tuple[PeerId, ...]) -> None:
         islands = tuple(counted.island for counted in choice.counted)
@@ -280,6 +249,8 @@ class OuterRounds:
                 islands,
                 tuple(m.island for m in choice.members),
                 choice.result.hex(),
+                tuple(entry.peer for entry in choice.slices),
+                tuple(entry.sections for entry in choice.slices),
             )
         )
         if (place, choice.result) not in self.states.results:
@@ -400,8 +371,6 @@ class OuterRounds:
                 if place in self._groups:
                     self._advance(place)
         self.states.forget_done(works)
-        if works:
-            await self.payloads.arrived()
         self.tell()
 
     def _merged_event(self, place: Place, work: RoundWork, step: int) -> RoundMerged:
@@ -421,11 +390,12 @@ class OuterRounds:
         # Who has nothing to weigh is ready all the same: a round that waits for offers would wait for ever.
         tokens, digest = 0, NOTHING_TO_WEIGH
         if made is not None:
-            tokens, digest = made.tokens, self.payloads.put(key, self.island, made.payload)
-            self._parts.record(RoundSent(*place, key.round, tokens, len(made.payload)))
+            tokens, digest = made.tokens, self.payloads.put(key, made.sections)
+            sent_bytes = Table.of(made.sections).total_bytes
+            self._parts.record(RoundSent(*place, key.round, tokens, sent_bytes))
         group = self._groups.get(place)
         if group is not None:
-            self._act(place, group.offer(tokens, digest, now_seconds()))
+            self._act(place, group.offer(tokens, digest, now_seconds(), self._uplink()))
 
     def tell(self) -> None:
         """How this peer stands with its fragments, to whoever conducts."""

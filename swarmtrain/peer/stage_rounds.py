@@ -5,7 +5,7 @@ What touches tensors runs on the lane; the rest only looks at counters, and neve
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
@@ -17,24 +17,31 @@ from swarmtrain.core.errors import WireError
 from swarmtrain.core.messages import Commit
 from swarmtrain.core.rounds import Choice, GroupMember
 from swarmtrain.core.schedule import learning_rate
-from swarmtrain.core.tensors import TensorHeader
 from swarmtrain.core.types import Digest
 from swarmtrain.outer.director import Place
 from swarmtrain.outer.member import FragmentMember, RoundSettings
-from swarmtrain.outer.merge import Merged, RoundContribution
+from swarmtrain.outer.merge import Gathering, Merged, RoundContribution
 from swarmtrain.outer.optimizer import OuterOptimizer, OuterState, suggested
-from swarmtrain.outer.payload import Payload
+from swarmtrain.outer.parcel import Bounds, Buffer
+from swarmtrain.outer.payload import (
+    Payload,
+    answer_codec,
+    mean_sections,
+    parcel_bounds,
+    round_codec,
+    sizes_of,
+    slice_elements,
+    values_of,
+)
+from swarmtrain.outer.slices import Sizes
 from swarmtrain.outer.stage import Flat, StageRounds, fragments_of, member_name
 from swarmtrain.peer.payloads import PIECE_BYTES, RoundKey
 from swarmtrain.transport.link import Link, Message
-from swarmtrain.transport.messages import decode, encode
 from swarmtrain.transport.requests import OuterStateReply, OuterStateRequest, Status
+from swarmtrain.wire.codec import Codec
 from swarmtrain.wire.codecs import codec_named
-from swarmtrain.wire.tensors import decode_tensor
 
 _DIGEST_BYTES = 16
-_HEAD_BYTES = 4
-_MOST_HEAD_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,7 +73,7 @@ class SpoiltContribution(WireError):
 class Made:
     """A contribution of this island, encoded."""
 
-    payload: bytes
+    sections: tuple[Buffer, ...]
     tokens: int
 
 
@@ -199,39 +206,81 @@ class OuterStates:
 
     # ---- results --------------------------------------------------------------------------------------------------
 
-    def most_bytes(self, place: Place) -> int:
-        """What a contribution to the fragment may take, its description included (I5)."""
+    def sizes(self, place: Place) -> Sizes:
+        """What rounds of the fragment send."""
         member = self.member(place)
-        return member.sender.codec.encoded_bytes(member.fragment.elements) + _MOST_HEAD_BYTES
+        return sizes_of(member.sender.codec, self._answer(place), member.fragment.elements)
 
-    def merge(self, place: Place, choice: Choice, payloads: Mapping[int, bytes]) -> Result:
-        """On the lane: what the counted contributions come to. Raises SpoiltContribution for one that is refused."""
+    def bounds(self, place: Place) -> Bounds:
+        """What a contribution to the fragment may be (I5)."""
         member = self.member(place)
-        gathering, elements = member.gathering(), member.fragment.elements
+        return parcel_bounds(member.sender.codec, member.fragment.elements)
+
+    def mean_bounds(self, place: Place, sections: tuple[int, int]) -> Bounds:
+        """What the mean of these sections may be (I5)."""
+        start, stop = slice_elements(sections, self.member(place).fragment.elements)
+        return parcel_bounds(self._answer(place), stop - start)
+
+    def merge(
+        self, place: Place, choice: Choice, payloads: Mapping[int, Sequence[Buffer]]
+    ) -> Result:
+        """On the lane: what the counted contributions come to. Raises SpoiltContribution for one that is refused."""
+        elements = self.member(place).fragment.elements
+        return _result(choice, self._gathered(place, choice, payloads, elements).merged())
+
+    def reduce(
+        self,
+        place: Place,
+        choice: Choice,
+        sections: tuple[int, int],
+        payloads: Mapping[int, Sequence[Buffer]],
+    ) -> tuple[Buffer, ...]:
+        """On the lane: the mean of a slice, encoded for all. `payloads` are these sections of all contributions.
+
+        Raises SpoiltContribution for one that is refused.
+        """
+        start, stop = slice_elements(sections, self.member(place).fragment.elements)
+        gathering = self._gathered(place, choice, payloads, stop - start)
+        return mean_sections(gathering.merged(), self._answer(place), self._settings.zstd_level)
+
+    def merge_means(self, place: Place, choice: Choice, means: Sequence[Buffer]) -> Result:
+        """On the lane: what the means of all slices, in order, come to. Raises WireError."""
+        member = self.member(place)
+        values = values_of(means, self._answer(place), member.fragment.elements)
+        names = tuple(member_name(counted.island) for counted in choice.counted)
+        tokens = sum(counted.tokens for counted in choice.counted)
+        return _result(choice, Merged(member.tag, names, tokens, values))
+
+    def _gathered(
+        self,
+        place: Place,
+        choice: Choice,
+        payloads: Mapping[int, Sequence[Buffer]],
+        elements: int,
+    ) -> Gathering:
+        member = self.member(place)
+        gathering = Gathering(member.tag, elements)
         for counted in choice.counted:
             name = member_name(counted.island)
             try:
-                values = _decoded(payloads[counted.island], member, elements)
+                values = values_of(payloads[counted.island], member.sender.codec, elements)
                 gathering.add(RoundContribution(name, gathering.tag, counted.tokens, values))
             except WireError as error:
                 raise SpoiltContribution(counted.island, error) from None
-        merged = gathering.merged()
-        return Result(merged, Choice(choice.counted, choice.members, merged.digest()))
+        return gathering
+
+    def _answer(self, place: Place) -> Codec:
+        fragment = self.member(place).fragment
+        name = answer_codec(self._settings.codec)
+        return round_codec(name, fragment.elements, fragment.tensors)
+
+
+def _result(choice: Choice, merged: Merged) -> Result:
+    return Result(merged, replace(choice, result=merged.digest()))
 
 
 def _made(contribution: RoundContribution, payload: Payload) -> Made:
-    head = encode(payload.header)
-    length = len(head).to_bytes(_HEAD_BYTES, "little")
-    return Made(b"".join((length, head, bytes(payload.data))), contribution.tokens)
-
-
-def _decoded(payload: bytes, member: FragmentMember, elements: int) -> Tensor:
-    """The values in another island's payload: float32 [elements]. Raises WireError."""
-    length = int.from_bytes(payload[:_HEAD_BYTES], "little")
-    header = decode(TensorHeader, payload[_HEAD_BYTES : _HEAD_BYTES + length])
-    # On memory of its own, which a codec that loses nothing then need not copy.
-    data = bytearray(memoryview(payload)[_HEAD_BYTES + length :])
-    return decode_tensor(header, data, expect_shape=(elements,), expect_codec=member.sender.codec)
+    return Made(tuple(bytes(section) for section in payload.sections), contribution.tokens)
 
 
 # ---- the group's outer state, for who missed rounds ---------------------------------------------------------------

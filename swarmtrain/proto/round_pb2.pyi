@@ -34,15 +34,25 @@ class GroupMember(_message.Message):
     version: int
     def __init__(self, island: _Optional[int] = ..., version: _Optional[int] = ...) -> None: ...
 
+class Slice(_message.Message):
+    __slots__ = ("peer", "sections")
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    SECTIONS_FIELD_NUMBER: _ClassVar[int]
+    peer: str
+    sections: int
+    def __init__(self, peer: _Optional[str] = ..., sections: _Optional[int] = ...) -> None: ...
+
 class Choice(_message.Message):
-    __slots__ = ("counted", "members", "result")
+    __slots__ = ("counted", "members", "result", "slices")
     COUNTED_FIELD_NUMBER: _ClassVar[int]
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
+    SLICES_FIELD_NUMBER: _ClassVar[int]
     counted: _containers.RepeatedCompositeFieldContainer[Counted]
     members: _containers.RepeatedCompositeFieldContainer[GroupMember]
     result: bytes
-    def __init__(self, counted: _Optional[_Iterable[_Union[Counted, _Mapping]]] = ..., members: _Optional[_Iterable[_Union[GroupMember, _Mapping]]] = ..., result: _Optional[bytes] = ...) -> None: ...
+    slices: _containers.RepeatedCompositeFieldContainer[Slice]
+    def __init__(self, counted: _Optional[_Iterable[_Union[Counted, _Mapping]]] = ..., members: _Optional[_Iterable[_Union[GroupMember, _Mapping]]] = ..., result: _Optional[bytes] = ..., slices: _Optional[_Iterable[_Union[Slice, _Mapping]]] = ...) -> None: ...
 
 class Accepted(_message.Message):
     __slots__ = ("ballot", "choice")
@@ -53,7 +63,7 @@ class Accepted(_message.Message):
     def __init__(self, ballot: _Optional[_Union[Ballot, _Mapping]] = ..., choice: _Optional[_Union[Choice, _Mapping]] = ...) -> None: ...
 
 class RoundOffer(_message.Message):
-    __slots__ = ("stage", "fragment", "round", "base", "island", "version", "peers", "tokens", "digest")
+    __slots__ = ("stage", "fragment", "round", "base", "island", "version", "peers", "tokens", "digest", "uplink_bytes_per_second")
     STAGE_FIELD_NUMBER: _ClassVar[int]
     FRAGMENT_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -63,6 +73,7 @@ class RoundOffer(_message.Message):
     PEERS_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
+    UPLINK_BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
     stage: int
     fragment: int
     round: int
@@ -72,7 +83,8 @@ class RoundOffer(_message.Message):
     peers: _containers.RepeatedScalarFieldContainer[str]
     tokens: int
     digest: bytes
-    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[bytes] = ..., island: _Optional[int] = ..., version: _Optional[int] = ..., peers: _Optional[_Iterable[str]] = ..., tokens: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
+    uplink_bytes_per_second: float
+    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[bytes] = ..., island: _Optional[int] = ..., version: _Optional[int] = ..., peers: _Optional[_Iterable[str]] = ..., tokens: _Optional[int] = ..., digest: _Optional[bytes] = ..., uplink_bytes_per_second: _Optional[float] = ...) -> None: ...
 
 class RoundAsk(_message.Message):
     __slots__ = ("stage", "fragment", "round", "base", "ballot")

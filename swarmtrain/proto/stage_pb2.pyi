@@ -144,32 +144,30 @@ class StateReply(_message.Message):
     def __init__(self, status: _Optional[_Union[Status, str]] = ..., step: _Optional[int] = ..., base: _Optional[bytes] = ..., total_bytes: _Optional[int] = ..., digests: _Optional[_Iterable[_Union[_step_pb2.StageDigest, _Mapping]]] = ..., digest: _Optional[bytes] = ...) -> None: ...
 
 class RoundPieceRequest(_message.Message):
-    __slots__ = ("stage", "fragment", "round", "base", "island", "offset_bytes", "length_bytes")
+    __slots__ = ("stage", "fragment", "round", "base", "name", "first", "sections")
     STAGE_FIELD_NUMBER: _ClassVar[int]
     FRAGMENT_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     BASE_FIELD_NUMBER: _ClassVar[int]
-    ISLAND_FIELD_NUMBER: _ClassVar[int]
-    OFFSET_BYTES_FIELD_NUMBER: _ClassVar[int]
-    LENGTH_BYTES_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    SECTIONS_FIELD_NUMBER: _ClassVar[int]
     stage: int
     fragment: int
     round: int
     base: bytes
-    island: int
-    offset_bytes: int
-    length_bytes: int
-    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[bytes] = ..., island: _Optional[int] = ..., offset_bytes: _Optional[int] = ..., length_bytes: _Optional[int] = ...) -> None: ...
+    name: bytes
+    first: int
+    sections: int
+    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[bytes] = ..., name: _Optional[bytes] = ..., first: _Optional[int] = ..., sections: _Optional[int] = ...) -> None: ...
 
 class RoundPieceReply(_message.Message):
-    __slots__ = ("status", "total_bytes", "digest")
+    __slots__ = ("status", "digest")
     STATUS_FIELD_NUMBER: _ClassVar[int]
-    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     status: Status
-    total_bytes: int
     digest: bytes
-    def __init__(self, status: _Optional[_Union[Status, str]] = ..., total_bytes: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, status: _Optional[_Union[Status, str]] = ..., digest: _Optional[bytes] = ...) -> None: ...
 
 class OuterStateRequest(_message.Message):
     __slots__ = ("stage", "fragment", "round", "offset_bytes", "length_bytes")

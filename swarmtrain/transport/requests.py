@@ -138,23 +138,26 @@ class StateReply(Encoded):
 
 @dataclass(frozen=True, slots=True)
 class RoundPieceRequest(Encoded):
-    """A piece of what `island` contributes to an outer round, encoded; whoever has it may serve it."""
+    """So many sections of a parcel of an outer round, from `first` on; none ask for its table.
+
+    `name` says which: the digest of an island's contribution, or the name of a slice's mean (outer.slices). Whoever
+    has it may serve it.
+    """
 
     stage: int
     fragment: int
     round: int
     base: Digest
-    island: int
-    offset_bytes: int
-    length_bytes: int
+    name: Digest
+    first: int
+    sections: int
 
 
 @dataclass(frozen=True, slots=True)
 class RoundPieceReply(Encoded):
-    """The piece as the body; `digest` is the piece's, `total_bytes` the whole contribution's size."""
+    """The sections, one after the other, as the body; `digest` is the body's."""
 
     status: Status
-    total_bytes: int
     digest: Digest
 
 
