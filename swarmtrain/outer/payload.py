@@ -5,10 +5,22 @@ slices of whole grains, whatever their sizes, decodes the same bits. Codecs whos
 (low rank, top-k) see tensors instead, and none of the padding between them.
 
 The sections of a payload (`outer.parcel`) are its grains, each with a zstd frame of its own, or 1 MiB at a time of a
-payload that cannot be cut. Where a round is reduced in slices, the mean is encoded once more, grain by grain. Measured
-on {measured}
+payload that cannot be cut.
+
+Where a round is reduced in slices, the mean is encoded once more, grain by grain. What that leaves out is lost: it is
+not kept to be sent later, as feedback helped no codec of blocks in our measurements (`outer.residual`) and the residual
+would have to move with the ownership. So the codec of the mean must be fine enough. Four islands, 0.6M parameters,
+300 steps of H = 10 after 100 in common, two seeds, nats of held-out text (benchmarks.diloco on that setting):
+
+    contributions    gathered           mean in int8       mean in int4       mean in ternary
+    int4             2.0966  2.1020     2.0970  2.1021     2.0976  2.1020
+    ternary          2.1080  2.1164                        2.1069  2.1152     2.1284  2.1390
+
+The same codec costs int4 nothing that can be told from chance, and half the bytes of int8; ternary means cost 0.02, so
+they come back in int4.
 """
 
+import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -43,6 +55,9 @@ SECTION_BYTES = 1 << 20
 
 _WHOLE_HEAD = struct.Struct("<?Q")
 """Before a payload that cannot be cut: whether it is compressed, and its size before that."""
+
+MOST_MAGNITUDE = 2.0**120
+"""Of an element that is reduced in a slice."""
 
 _ANSWERS = {"ternary": "int4"}
 """Codecs whose own error is too large for the mean as well, by which one it is sent instead."""
@@ -200,6 +215,14 @@ def mean_sections(merged: Merged, answer: Codec, zstd_level: int) -> tuple[Buffe
     if merged.values is None:
         raise StateError("a slice that nobody brought tokens to has no mean", "", "")
     return sections_of(merged.values, answer, zstd_level)
+
+
+def may_be_sliced(values: Tensor) -> bool:
+    """Whether every mean of such values fits its codec, whatever the others bring.
+
+    A block's scale is rounded up, so that the largest float32 of all would decode to infinity.
+    """
+    return float(torch.linalg.vector_norm(values, math.inf)) <= MOST_MAGNITUDE
 
 
 def sizes_of(codec: Codec, answer: Codec, elements: int) -> Sizes:

@@ -66,7 +66,9 @@ def plan(sizes: Sizes, owners: Sequence[Owner], islands: int) -> Plan:
     if not sizes.sections:
         return Plan((), "gathered: the codec's contributions cannot be cut")
     count = len({owner.island for owner in owners})
-    if count < 2 or sizes.sections < len(owners):
+    if count < 2:
+        return Plan((), "gathered: fewer than two islands that offered vote, and could own slices")
+    if sizes.sections < len(owners):
         return Plan((), f"gathered: {sizes.sections} sections for {len(owners)} peers")
     rates = assumed(owners)
     sections = shares(sizes.sections, [rates[owner.peer] for owner in owners])

@@ -4,7 +4,7 @@ What touches tensors runs on the lane; the rest only looks at counters, and neve
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,6 +26,7 @@ from swarmtrain.outer.parcel import Bounds, Buffer
 from swarmtrain.outer.payload import (
     Payload,
     answer_codec,
+    may_be_sliced,
     mean_sections,
     parcel_bounds,
     round_codec,
@@ -40,6 +41,7 @@ from swarmtrain.transport.link import Link, Message
 from swarmtrain.transport.requests import OuterStateReply, OuterStateRequest, Status
 from swarmtrain.wire.codec import Codec
 from swarmtrain.wire.codecs import codec_named
+from swarmtrain.wire.tensors import is_finite
 
 _DIGEST_BYTES = 16
 
@@ -240,13 +242,15 @@ class OuterStates:
         Raises SpoiltContribution for one that is refused.
         """
         start, stop = slice_elements(sections, self.member(place).fragment.elements)
-        gathering = self._gathered(place, choice, payloads, stop - start)
+        gathering = self._gathered(place, choice, payloads, stop - start, may_be_sliced)
         return mean_sections(gathering.merged(), self._answer(place), self._settings.zstd_level)
 
     def merge_means(self, place: Place, choice: Choice, means: Sequence[Buffer]) -> Result:
         """On the lane: what the means of all slices, in order, come to. Raises WireError."""
         member = self.member(place)
         values = values_of(means, self._answer(place), member.fragment.elements)
+        if not is_finite(values):
+            raise WireError("the means of a round are not finite", "one of them is not the mean")
         names = tuple(member_name(counted.island) for counted in choice.counted)
         tokens = sum(counted.tokens for counted in choice.counted)
         return _result(choice, Merged(member.tag, names, tokens, values))
@@ -257,6 +261,7 @@ class OuterStates:
         choice: Choice,
         payloads: Mapping[int, Sequence[Buffer]],
         elements: int,
+        is_fit: Callable[[Tensor], bool] = is_finite,
     ) -> Gathering:
         member = self.member(place)
         gathering = Gathering(member.tag, elements)
@@ -264,6 +269,8 @@ class OuterStates:
             name = member_name(counted.island)
             try:
                 values = values_of(payloads[counted.island], member.sender.codec, elements)
+                if not is_fit(values):
+                    raise WireError("its values are not finite, or too large", "")
                 gathering.add(RoundContribution(name, gathering.tag, counted.tokens, values))
             except WireError as error:
                 raise SpoiltContribution(counted.island, error) from None
