@@ -101,22 +101,26 @@ class Merging:
         )
 
     async def _mean(self, job: Job, number: int, sections: Sections) -> tuple[Buffer, ...]:
-        """The mean of a slice: its owner's, or else made here."""
+        """The mean of a slice: its owner's, or else made here.
+
+        An owner that was started again takes its own from those who accepted the result: what it was made of may
+        be gone by then.
+        """
         owner, name = job.choice.slices[number].peer, slices.mean_name(job.choice, number)
         held = self.payloads.held(job.key, name)
         if held is not None:
             return held
-        if owner == self.me:
-            return await self._reduced(job, number, sections)
-        bounds = self.states.mean_bounds(job.place, sections)
-        holders = tuple(dict.fromkeys((owner, *ordered(job.holders, self.me))))
-        siblings = () if owner in job.siblings else job.siblings
-        sources = Sources(holders, siblings, is_shared=False)
-        wanted = Wanted(name, bounds, is_contribution=False)
-        try:
-            return await self.payloads.fetch(job.key, wanted, sources)
-        except StateError as error:
-            self.record(Noted("the slice of another peer is reduced here", f"{owner}: {error}"))
+        asked = dict.fromkeys((owner, *ordered(job.holders, self.me)))
+        holders = tuple(peer for peer in asked if peer != self.me)
+        if holders:
+            siblings = () if owner in job.siblings else job.siblings
+            sources = Sources(holders, siblings, is_shared=False)
+            bounds = self.states.mean_bounds(job.place, sections)
+            wanted = Wanted(name, bounds, is_contribution=False)
+            try:
+                return await self.payloads.fetch(job.key, wanted, sources)
+            except StateError as error:
+                self.record(Noted("the slice of another peer is reduced here", f"{owner}: {error}"))
         return await self._reduced(job, number, sections)
 
     async def _reduced(self, job: Job, number: int, sections: Sections) -> tuple[Buffer, ...]:

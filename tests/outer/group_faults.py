@@ -287,6 +287,7 @@ def run(
     is_stormy: bool = False,
     machine: type[RoundGroup] = RoundGroup,
     is_forgetful: bool = False,
+    world: type[FaultyWorld] = FaultyWorld,
 ) -> Verdict:
     """One run, wholly determined by its arguments. Raises Violation."""
-    return FaultyWorld(seed, machine, faults, is_stormy, is_forgetful).run()
+    return world(seed, machine, faults, is_stormy, is_forgetful).run()

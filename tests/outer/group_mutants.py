@@ -15,9 +15,11 @@ from swarmtrain.core.types import Digest
 from swarmtrain.outer import chair, roll
 from swarmtrain.outer.chair import Attempt, Chair
 from swarmtrain.outer.group import RoundGroup
+from swarmtrain.outer.parcel import Table
 from swarmtrain.outer.recovery import Recovery
 from swarmtrain.outer.roll import Roll
 from swarmtrain.outer.votes import Votes
+from tests.outer import slice_world
 
 Patch = pytest.MonkeyPatch
 Mutant = Callable[[Patch], None]
@@ -92,3 +94,17 @@ def everybody_is_sure(patch: Patch) -> None:
 def others_are_not_heard(patch: Patch) -> None:
     """An island that lost its votes gives them anew, whatever others know."""
     patch.setattr(Recovery, "_others_told", lambda self: True)
+
+
+def sections_are_not_checked(patch: Patch) -> None:
+    """What peers serve of a mean is taken as it comes."""
+    patch.setattr(Table, "fits", lambda self, number, section: True)
+
+
+def means_do_not_say_what_they_are_of(patch: Patch) -> None:
+    """A slice's mean has the same name whatever is counted in it."""
+
+    def name(choice: Choice, number: int) -> Digest:
+        return f"{number} of {[entry.sections for entry in choice.slices]}".encode()
+
+    patch.setattr(slice_world, "mean_name", name)

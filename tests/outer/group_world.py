@@ -17,7 +17,7 @@ from swarmtrain.core.events import Event, Noted
 from swarmtrain.core.rounds import Choice, GroupMember, RoundMessage, is_quorum
 from swarmtrain.core.types import Digest, PeerId
 from swarmtrain.outer.effects import Chosen, Effect, Gather, Note, Seat, SendRound, Waits
-from swarmtrain.outer.group import RoundGroup
+from swarmtrain.outer.group import WHOLE, RoundGroup
 
 CALM = Waits(patience=3.0, grace=4.0, gather=8.0)
 HASTY = Waits(patience=0.3, grace=1.0, gather=1.5)
@@ -69,6 +69,7 @@ class Actor:
     cannot_merge: bool = False
     payloads: set[Digest] = field(default_factory=set)
     results: set[Digest] = field(default_factory=set)
+    means: dict[Digest, tuple[bytes, ...]] = field(default_factory=dict)
     unreached: Counter[PeerId] = field(default_factory=Counter)
 
     @property
@@ -78,6 +79,8 @@ class Actor:
 
 class World:
     """All peers of one place, and what happens to them."""
+
+    sizes = WHOLE
 
     def __init__(
         self,
@@ -162,7 +165,8 @@ class World:
         """A new process of `peer`, which is on its island's list already."""
         roster = self.rosters[island]
         seat = Seat(peer, island, roster.version, tuple(roster.peers))
-        actor = Actor(self.machine((1, 0), seat, self.waits, is_first), roster.generation, state)
+        machine = self.machine((1, 0), seat, self.waits, is_first, self.sizes)
+        actor = Actor(machine, roster.generation, state)
         self.actors[peer] = actor
         if self.waits is HASTY:
             self.be_whimsical(actor.machine)
@@ -204,7 +208,12 @@ class World:
         digest = hashed(island, actor.generation, state)
         actor.payloads.add(digest)
         self.offered.add((state.round, state.base, island, 10 + island, digest))
-        self.carry(actor, actor.machine.offer(10 + island, digest, self.now))
+        uplink = self.uplink(actor)
+        self.carry(actor, actor.machine.offer(10 + island, digest, self.now, uplink))
+
+    def uplink(self, actor: Actor) -> float:
+        """What `actor` measured of its line."""
+        return 0.0
 
     def carry(self, actor: Actor, effects: Sequence[Effect]) -> None:
         """Effects in order; an armed process dies between two of them."""
@@ -252,7 +261,11 @@ class World:
 
     def gather(self, actor: Actor, effect: Gather, base: Digest) -> None:
         missing = self.lacking(actor, effect.choice, base)
-        result = b"" if missing else merged(base, effect.choice)
+        self.gathered(actor, effect, b"" if missing else merged(base, effect.choice), missing)
+
+    def gathered(
+        self, actor: Actor, effect: Gather, result: Digest, missing: tuple[int, ...]
+    ) -> None:
         machine = actor.machine
         if result:
             actor.results.add(result)
@@ -268,7 +281,7 @@ class World:
         state = actor.state
         if actor.machine.choice != choice:
             return
-        if self.lacking(actor, choice, state.base):
+        if not self.can_merge(actor, choice, state.base):
             actor.cannot_merge = True
             self.later(1.0, 1.0, actor, lambda: self.merge(actor, choice))
             return
@@ -276,6 +289,10 @@ class World:
         following = State(state.round + 1, hashed(state.base, choice.result), choice.members)
         self.followed[following] = state, choice
         self.enter(actor, following)
+
+    def can_merge(self, actor: Actor, choice: Choice, base: Digest) -> bool:
+        """Whether the result of what was decided can be had."""
+        return not self.lacking(actor, choice, base)
 
     def tick(self, actor: Actor) -> None:
         machine = actor.machine
