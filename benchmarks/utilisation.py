@@ -64,7 +64,7 @@ def config_of(model: str, *overrides: str) -> RunConfig:
             "model.ffn_width=16", f"train.microbatches={MICROBATCHES}", "train.microbatch_size=1",
             "train.sequence_length=4", "train.accumulation=fast", "recovery.snapshot_steps=0",
             "links.heartbeat_seconds=20", "links.silence_seconds=300", "links.connect_seconds=60",
-            "outer.grace_seconds=80000", *overrides,
+            "outer.grace_seconds=80000", "outer.zstd_level=0", *overrides,
         ],
     )  # fmt: skip
     # A whole contribution travels as one piece here, of which nothing is heard until all of it is there.

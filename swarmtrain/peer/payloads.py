@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from swarmtrain.core.errors import LinkError, StateError, WireError
+from swarmtrain.core.tasks import Tasks
 from swarmtrain.core.types import Digest, PeerId
 from swarmtrain.outer.parcel import Bounds, Buffer, Table
 from swarmtrain.transport.link import Link, Message
@@ -66,10 +67,13 @@ class Sources:
 
 @dataclass(slots=True)
 class _Parcel:
-    """What is here of a parcel; `at_work` counts those who fetch or make it."""
+    """What is here of a parcel; `at_work` counts those who fetch or make it, `pulls` are the pieces on their way."""
 
     table: Table | None = None
     sections: dict[int, Buffer] = field(default_factory=dict)
+    pulls: dict[tuple[int, int], "asyncio.Task[LinkError | WireError | None]"] = field(
+        default_factory=dict
+    )
     at_work: int = 0
 
 
@@ -85,14 +89,19 @@ class Payloads:
         link_to: Callable[[PeerId], Awaitable[Link]],
         silence_seconds: float,
         patience_seconds: float,
+        failed: Callable[[BaseException], None],
     ) -> None:
         self._me, self._link_to = me, link_to
         self._silence_seconds, self._patience_seconds = silence_seconds, patience_seconds
         self._parcels: dict[tuple[RoundKey, Digest], _Parcel] = {}
         self._changed = asyncio.Event()
+        self._tasks = Tasks(failed)
         self.received_bytes: Counter[tuple[int, int]] = Counter()
         """By stage and fragment, since the beginning; failed tries included."""
         self.served_bytes: Counter[tuple[int, int]] = Counter()
+
+    async def close(self) -> None:
+        await self._tasks.cancel_all()
 
     def put(self, key: RoundKey, sections: Sequence[Buffer]) -> Digest:
         """Keep a whole contribution; its name."""
@@ -179,7 +188,25 @@ class Payloads:
         piece: tuple[int, int],
         number: int,
     ) -> None:
-        """One piece: from the sibling whose share it is, else from those who hold it."""
+        """One piece. Who wanted it may give up, as when a round is decided: it comes all the same, for the next."""
+        pulls = self._parcel(key, wanted.name).pulls
+        if piece not in pulls:
+            work = self._asked_for(key, wanted, sources, piece, number)
+            pulls[piece] = self._tasks.spawn(work, f"piece {piece} of round {key.round}")
+            pulls[piece].add_done_callback(lambda _: pulls.pop(piece))
+        error = await asyncio.shield(pulls[piece])
+        if error is not None:
+            raise error
+
+    async def _asked_for(
+        self,
+        key: RoundKey,
+        wanted: Wanted,
+        sources: Sources,
+        piece: tuple[int, int],
+        number: int,
+    ) -> LinkError | WireError | None:
+        """One piece from the sibling whose share it is, else from those who hold it; or why it cannot be had."""
         first, stop = piece
         request = RoundPieceRequest(
             key.stage, key.fragment, key.round, key.base, wanted.name, first, stop - first
@@ -191,8 +218,8 @@ class Payloads:
             except (LinkError, WireError) as failed:
                 error = failed
                 continue
-            return
-        raise error
+            return None
+        return error
 
     def _in_turn(self, sources: Sources, number: int) -> list[PeerId]:
         siblings, holders = sources.siblings, sources.holders

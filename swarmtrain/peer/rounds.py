@@ -58,7 +58,7 @@ class OuterRounds:
         # The other half of the grace window is for what is on its way by then.
         self._waits = Waits(silence_seconds, config.outer.grace_seconds / 2, 20 * silence_seconds)
         self.payloads = Payloads(
-            parts.me, parts.links.to, silence_seconds, patience_seconds=self._waits.gather
+            parts.me, parts.links.to, silence_seconds, self._waits.gather, failed
         )
         self.merging = Merging(parts.me, parts.outer, self.payloads, parts.lane, parts.record)
         self._groups: dict[Place, RoundGroup] = {}
@@ -75,6 +75,7 @@ class OuterRounds:
 
     async def close(self) -> None:
         await self._tasks.cancel_all()
+        await self.payloads.close()
 
     # ---- who is there -------------------------------------------------------------------------------------------
 

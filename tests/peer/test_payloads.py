@@ -29,9 +29,11 @@ class World:
     def __init__(self) -> None:
         self.at: dict[PeerId, Payloads] = {}
         self.calls: list[tuple[PeerId, tuple[int, int]]] = []
+        self.failures: list[BaseException] = []
+        self.gate: asyncio.Event | None = None
         self.spoil: Callable[[PeerId, int, Message], Message] = lambda peer, first, answer: answer
         for peer in (MAKER, OTHER, ME, SIBLING):
-            self.at[peer] = Payloads(peer, self.link_to, 0.2, patience_seconds=5.0)
+            self.at[peer] = Payloads(peer, self.link_to, 0.2, 5.0, self.failures.append)
 
     def link_to(self, peer: PeerId) -> Awaitable[Link]:
         async def link() -> Link:
@@ -48,6 +50,8 @@ class _Link:
         request = RoundPieceRequest.decode(message.meta)
         self._world.calls.append((self._peer, (request.first, request.sections)))
         answer = await self._world.at[self._peer].answer(request)
+        if self._world.gate is not None:
+            await self._world.gate.wait()
         is_table = request.sections == 0
         return self._world.spoil(self._peer, -1 if is_table else request.first, answer)
 
@@ -95,6 +99,27 @@ def test_what_is_here_is_not_fetched_again() -> None:
         assert world.at[ME].held(KEY, name) == SECTIONS
 
     asyncio.run(main())
+
+
+def test_who_gives_up_and_begins_again_is_sent_nothing_twice() -> None:
+    """As a round's driver does when the round is decided while it gathers."""
+    world = World()
+
+    async def main() -> None:
+        name, me = world.at[MAKER].put(KEY, SECTIONS), world.at[ME]
+        wanted, sources = Wanted(name, BOUNDS), Sources((MAKER,))
+        await me.fetch(KEY, Wanted(name, BOUNDS, (0, 0)), sources)
+        world.gate = asyncio.Event()
+        work = asyncio.ensure_future(me.fetch(KEY, wanted, sources))
+        await asyncio.sleep(0.05)
+        work.cancel()
+        again = asyncio.ensure_future(me.fetch(KEY, wanted, sources))
+        await asyncio.sleep(0.05)
+        world.gate.set()
+        assert await again == SECTIONS
+
+    asyncio.run(main())
+    assert len(world.calls) == 5 and not world.failures
 
 
 def test_a_peer_that_fails_in_the_middle_is_made_up_for() -> None:
