@@ -1,7 +1,7 @@
 """Tables of sections: what fits, what is refused, and how sections go together into pieces."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarmtrain.core.errors import WireError
@@ -10,6 +10,7 @@ from swarmtrain.outer.parcel import Bounds, Table
 parcels = st.lists(st.binary(min_size=1, max_size=40), min_size=1, max_size=12)
 
 
+@settings(deadline=None)
 @given(parcels)
 def test_a_table_survives_the_wire(sections: list[bytes]) -> None:
     table = Table.of(sections)
@@ -18,6 +19,7 @@ def test_a_table_survives_the_wire(sections: list[bytes]) -> None:
     assert table.total_bytes == len(table.encoded()) + sum(map(len, sections))
 
 
+@settings(deadline=None)
 @given(parcels, st.data())
 def test_pieces_cover_their_sections_and_are_no_larger_than_allowed(
     sections: list[bytes], data: st.DataObject
@@ -35,6 +37,7 @@ def test_pieces_cover_their_sections_and_are_no_larger_than_allowed(
         )
 
 
+@settings(deadline=None)
 @given(parcels, st.data())
 def test_any_other_byte_is_noticed(sections: list[bytes], data: st.DataObject) -> None:
     table, body = Table.of(sections), bytearray(b"".join(sections))

@@ -86,6 +86,7 @@ def test_ternary_is_cut_once_its_larger_means_pay() -> None:
     assert plan(sizes, owners(*[0.0] * 8), 8).slices
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(1e5, 1e9), min_size=2, max_size=8))
 def test_slices_are_never_chosen_where_they_take_longer(rates: list[float]) -> None:
     found, count = plan(LARGE, owners(*rates), len(rates)), len(rates)
@@ -101,6 +102,7 @@ def test_slices_are_never_chosen_where_they_take_longer(rates: list[float]) -> N
 # ---- how ------------------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.integers(1, 5000), st.lists(st.floats(1.0, 1e12), min_size=1, max_size=16))
 def test_shares_go_by_uplink_and_cover_everything(sections: int, rates: list[float]) -> None:
     taken = shares(sections, rates)
@@ -237,7 +239,7 @@ def test_the_means_codec_adds_little_error(name: str, most: float) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in DENSE if name != "fp16"])
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(exponent=st.integers(-140, 120), seed=st.integers(0, 99))
 def test_means_of_all_sizes_fit_their_codec(name: str, exponent: int, seed: int) -> None:
     values = torch.tanh(normal(600, seed)) * 2.0**exponent
