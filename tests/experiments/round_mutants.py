@@ -14,22 +14,24 @@ from swarmtrain.core.closing import PlaceNews
 from swarmtrain.core.rounds import Ballot, Choice, Collected, RoundMessage
 from swarmtrain.core.types import Digest, PeerId
 from swarmtrain.outer import merge as merging
+from swarmtrain.outer import payload
 from swarmtrain.outer.chair import Chair
 from swarmtrain.outer.director import Place
 from swarmtrain.outer.effects import Effect
 from swarmtrain.outer.group import RoundGroup
+from swarmtrain.outer.parcel import Table
 from swarmtrain.outer.payload import Sender
 from swarmtrain.outer.votes import Votes
 from swarmtrain.peer import payloads, stage_rounds
-from swarmtrain.peer.payloads import Partial, Payloads
+from swarmtrain.peer.payloads import Payloads, Wanted
 from swarmtrain.peer.rounds import OuterRounds
-from swarmtrain.wire import tensors
 
 Patch = pytest.MonkeyPatch
 
 
 def small_pieces(patch: Patch) -> None:
     """No mutant: the tiny model's contributions come in several pieces, as those of real ones do."""
+    patch.setattr(payload, "GRAIN_ELEMENTS", 1024)
     patch.setattr(payloads, "PIECE_BYTES", 1024)
 
 
@@ -60,7 +62,7 @@ def any_base_will_do(patch: Patch) -> None:
     piece = Payloads._piece
 
     def any_piece(self: Payloads, key: Any, request: Any) -> Any:
-        mine = [k for k, island in self._whole if island == request.island and k.round == key.round
+        mine = [k for k, name in self._parcels if name == request.name and k.round == key.round
                 and (k.stage, k.fragment) == (key.stage, key.fragment)]  # fmt: skip
         return piece(self, mine[0] if mine else key, request)
 
@@ -102,9 +104,14 @@ def _any_result(states: Any, place: Place, digest: Digest) -> bool:
 
 def bytes_are_not_checked(patch: Patch) -> None:
     """What arrives is taken without comparing any digest, of pieces or of the whole."""
-    patch.setattr(payloads, "payload_digest", lambda payload: bytes(32))
+    real = Payloads._take
+
+    def take(self: Payloads, key: Any, wanted: Wanted, piece: Any, body: Any) -> None:
+        real(self, key, replace(wanted, is_contribution=False), piece, body)
+
+    patch.setattr(Payloads, "_take", take)
+    patch.setattr(Table, "fits", lambda self, number, section: True)
     patch.setattr(payloads, "hashlib", SimpleNamespace(sha256=_Blind))
-    patch.setattr(tensors, "_payload_digest", lambda payload: bytes(16))
 
 
 class _Blind:
@@ -118,17 +125,17 @@ class _Blind:
 
 
 def parts_pass_for_the_whole(patch: Patch) -> None:
-    """A contribution is used when its first piece is there; what is missing is left zero."""
+    """A contribution is used when its first and last sections are there; the first stands for what is missing."""
 
-    async def pull(self: Payloads, key: Any, island: int, way: Any, most_bytes: int) -> bytes:
-        partial = self._partial.setdefault((key, island), Partial())
-        if 0 not in partial.pieces:
-            await self._pull_piece(key, island, 0, way, partial)
-        return bytes(partial.pieces[0]).ljust(partial.total_bytes, b"\0")
+    async def pull(self: Payloads, key: Any, wanted: Any, sources: Any, parcel: Any) -> Any:
+        if parcel.table is None:
+            await self._pull_piece(key, wanted, sources, (0, 0), 0)
+        count = len(parcel.table.lengths)
+        for number in {0, count - 1} - parcel.sections.keys():
+            await self._pull_piece(key, wanted, sources, (number, number + 1), 0)
+        return tuple(parcel.sections.get(n, parcel.sections[0]) for n in range(count))
 
     patch.setattr(Payloads, "_pull", pull)
-    patch.setattr(payloads, "payload_digest", lambda payload: payload[:32].ljust(32, b"\0"))
-    patch.setattr(tensors, "_payload_digest", lambda payload: bytes(16))
 
 
 def late_payloads_are_forgotten(patch: Patch) -> None:
