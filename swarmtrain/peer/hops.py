@@ -12,6 +12,7 @@ beside it, the first answer counts, and what the loser holds is retracted when t
 import asyncio
 import itertools
 import math
+from collections import Counter
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -28,7 +29,7 @@ from swarmtrain.peer.slots import Busy
 from swarmtrain.peer.store import Answer
 from swarmtrain.peer.worker import Worker
 from swarmtrain.plan.deadlines import CLEAR_WIN, Deadlines
-from swarmtrain.plan.wiring import Wiring, next_replica, route_of
+from swarmtrain.plan.wiring import Turn, Wiring, next_replica, route_of
 
 FIRST_PAUSE_SECONDS = 0.005
 LONGEST_PAUSE_SECONDS = 0.5
@@ -70,7 +71,7 @@ class Hops:
         self._deadlines = Deadlines()
         self._wiring = Wiring()
         self._links = links
-        self._turns: tuple[Sequences, tuple[Sequence, ...]] = ((), ())
+        self._turns: tuple[Sequences, tuple[Sequence, ...], Counter[int]] = ((), (), Counter())
         self._calling: dict[tuple[int, Item], PeerId] = {}
         self._loop = asyncio.get_running_loop()
 
@@ -117,22 +118,24 @@ class Hops:
     def _route(self, opening: Open, key: int) -> Route:
         """The way of a key that this peer leads or drives again: dealt, and as planned where there is a plan."""
         sequence = opening.sequence(key)
-        turns = [self._turn(opening, (place, key)) for place in range(1, len(sequence) + 1)]
+        turns = [self._turn(opening, (place, key)).number for place in range(1, len(sequence) + 1)]
         dealt = route_of(opening.roster, sequence, turns, self._me)
         return tuple(
             Visit(visit.stage, opening.planned(position, key) or visit.peer)
             for position, visit in enumerate(dealt)
         )
 
-    def _turn(self, opening: Open, item: Item) -> int:
-        """How many lower keys visit the stage of this middle position in this step."""
+    def _turn(self, opening: Open, item: Item) -> Turn:
+        """The turn of a key among those that visit the stage of this middle position in this step."""
         position, key = item
         sequences = opening.sequences
         if len(sequences) == 1:
-            return key
+            return Turn(key, opening.microbatches)
         if self._turns[0] is not sequences:
-            self._turns = (sequences, turns_of(sequences))
-        return self._turns[1][key][position - 1]
+            visits = Counter(stage for sequence in sequences for stage in sequence)
+            self._turns = (sequences, turns_of(sequences), visits)
+        _, turns, visits = self._turns
+        return Turn(turns[key][position - 1], visits[sequences[key][position - 1]])
 
     def _preferred(self, opening: Open, item: Item, dealt: PeerId) -> PeerId:
         """The planned replica while it is there and not avoided; else what wiring chooses among those that are not

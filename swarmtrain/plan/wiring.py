@@ -1,13 +1,16 @@
 """Which replica serves which position of a microbatch when there is no plan (after SWARM, arXiv 2301.11913, 3.2).
 
-Keys are dealt to the replicas of a stage in the order of virtual time: each key goes where it would end first, and
-charges that replica with what a microbatch takes there. Alike replicas have turns, others get work in proportion.
+Keys are dealt to the replicas of a stage by virtual time: each key goes where it would end first, and charges that
+replica with what a microbatch takes there. Alike replicas have turns, others get work in proportion.
 
 Two things differ from SWARM, where each caller keeps virtual times of its own and charges what its calls took. Every
 caller deals *all* keys of the step alike and looks up its own: with a few keys for each of many callers, each on its
 own would send its first ones to the same fastest replicas (a step of 22 alike replicas on three continents took 1.6
 times as long). And a call is charged with what it occupies, the replica's lane or the line, as the replica says itself
 in its answers; how long it waited, in a queue or on a far line, says nothing about how many calls can be served.
+
+Callers hear of a change one after the other. So shares are brought about by moving as few turns as they need: callers
+that know of a slow replica deal its turns to others, and agree with those that do not on all the rest.
 """
 
 import heapq
@@ -15,6 +18,7 @@ import math
 import statistics
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from swarmtrain.core.types import EDGE_STAGE, PeerId, Roster, Route, Visit
 
@@ -29,8 +33,15 @@ FADES_AFTER = 20.0
 """What a replica said is forgotten after so many times what the slowest one takes, without an answer meanwhile: a slow
 one may get no key of a step at all, and could never show that it recovered. Trying costs a twentieth of the time."""
 
-MOST_ORDERS = 64
-"""Dealing orders that a caller remembers: one for each stage and state of its replicas, lately."""
+MOST_DEALS = 64
+"""That a caller remembers: one for each stage and state of its replicas, lately."""
+
+
+class Turn(NamedTuple):
+    """A key is the `number`-th, from 0, `of` so many that visit the same stage in this step."""
+
+    number: int
+    of: int
 
 
 def route_of(roster: Roster, sequence: Sequence[int], turns: Sequence[int], lead: PeerId) -> Route:
@@ -72,21 +83,35 @@ def _rotated(turn: int, count: int, position: int) -> int:
     return round_ * count + (place + position * round_) % count
 
 
-class _Order:
-    """Replicas in the order of virtual time, by index; as long as was ever asked for."""
+def shares_of(charges: Sequence[float], turns: int) -> list[int]:
+    """How many of `turns` each replica gets by virtual time: nobody could end another one's last turn sooner."""
+    shares = [0] * len(charges)
+    ends = [(charge, index) for index, charge in enumerate(charges)]
+    heapq.heapify(ends)
+    for _ in range(turns):
+        end, index = ends[0]
+        shares[index] += 1
+        heapq.heapreplace(ends, (end + charges[index], index))
+    return shares
 
-    def __init__(self, charges: Sequence[float]) -> None:
-        self._charges = charges
-        self._ends = [(charge, index) for index, charge in enumerate(charges)]
-        heapq.heapify(self._ends)
-        self._turns: list[int] = []
 
-    def at(self, turn: int) -> int:
-        while len(self._turns) <= turn:
-            end, index = self._ends[0]
-            self._turns.append(index)
-            heapq.heapreplace(self._ends, (end + self._charges[index], index))
-        return self._turns[turn]
+def deal(charges: Sequence[float], turns: int, position: int) -> list[int]:
+    """Which replica, by index, has each turn: dealt in turn, but for those that would be more than its share.
+
+    A replica keeps its first turns. The others go to those with fewer than their share, one each in rounds.
+    """
+    count, room = len(charges), shares_of(charges, turns)
+    dealt = [_rotated(turn, count, position) % count for turn in range(turns)]
+    freed = []
+    for turn, index in enumerate(dealt):
+        if room[index]:
+            room[index] -= 1
+        else:
+            freed.append(turn)
+    takers = (index for round_ in range(turns) for index in range(count) if room[index] > round_)
+    for turn, index in zip(freed, takers, strict=False):
+        dealt[turn] = index
+    return dealt
 
 
 @dataclass(slots=True)
@@ -94,7 +119,7 @@ class Wiring:
     """One caller's knowledge of replicas. Forgets nothing: one entry per stage and peer ever called."""
 
     _heard: dict[tuple[int, PeerId], tuple[float, float]] = field(default_factory=dict)
-    _orders: dict[tuple[int, ...], _Order] = field(default_factory=dict)
+    _deals: dict[tuple[tuple[int, ...], int, int], list[int]] = field(default_factory=dict)
 
     def answered(self, stage: int, peer: PeerId, seconds: float, now_seconds: float) -> None:
         """`peer` answered, and a microbatch occupies it, or the line to it, for so long; 0 if it cannot say yet."""
@@ -102,25 +127,21 @@ class Wiring:
             self._heard[stage, peer] = (seconds, now_seconds)
 
     def choose(
-        self,
-        stage: int,
-        replicas: Sequence[PeerId],
-        turn: int,
-        position: int,
-        now_seconds: float,
+        self, stage: int, replicas: Sequence[PeerId], turn: Turn, position: int, now_seconds: float
     ) -> PeerId:
-        """Who serves the key that is the `turn`-th to visit the stage in this step, at `position` of its route.
+        """Who serves the key that has this turn at the stage, at `position` of its route.
 
         A replica that was never called counts as a usual one, so that it is tried.
         """
         powers = self._powers(stage, replicas, now_seconds)
         if not any(powers):
-            return _dealt(replicas, turn, position)
-        if powers not in self._orders:
-            if len(self._orders) >= MOST_ORDERS:
-                self._orders.pop(next(iter(self._orders)))
-            self._orders[powers] = _Order([ALIKE**power for power in powers])
-        return replicas[self._orders[powers].at(_rotated(turn, len(replicas), position))]
+            return _dealt(replicas, turn.number, position)
+        known = (powers, turn.of, position)
+        if known not in self._deals:
+            if len(self._deals) >= MOST_DEALS:
+                self._deals.pop(next(iter(self._deals)))
+            self._deals[known] = deal([ALIKE**power for power in powers], turn.of, position)
+        return replicas[self._deals[known][turn.number]]
 
     def _powers(
         self, stage: int, replicas: Sequence[PeerId], now_seconds: float

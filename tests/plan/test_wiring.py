@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from swarmtrain.core.sequences import turns_of
 from swarmtrain.core.types import Member, PeerId, Roster
-from swarmtrain.plan.wiring import ALIKE, FADES_AFTER, Wiring, next_replica, route_of
+from swarmtrain.plan.wiring import ALIKE, FADES_AFTER, Turn, Wiring, deal, next_replica, route_of
 
 LEAD = PeerId("0-0")
 
@@ -81,7 +81,9 @@ FAST, SLOW, NEW = PeerId("fast"), PeerId("slow"), PeerId("new")
 
 
 def shares(wiring: Wiring, replicas: list[PeerId], keys: int, position: int = 0) -> Counter[PeerId]:
-    return Counter(wiring.choose(1, replicas, key, position, 1.0) for key in range(keys))
+    return Counter(
+        wiring.choose(1, replicas, Turn(key, keys), position, 1.0) for key in range(keys)
+    )
 
 
 def measured(**seconds: float) -> Wiring:
@@ -125,8 +127,8 @@ def test_a_slow_replica_that_gets_nothing_is_tried_again_after_a_while() -> None
     wiring, peers = measured(fast=1.0, slow=10.0), [FAST, SLOW]
     end = 10 * FADES_AFTER
     wiring.answered(1, FAST, 1.0, end - 1)
-    assert SLOW not in [wiring.choose(1, peers, turn, 0, end - 1) for turn in range(4)]
-    assert SLOW in [wiring.choose(1, peers, turn, 0, end) for turn in range(4)]
+    assert SLOW not in [wiring.choose(1, peers, Turn(turn, 4), 0, end - 1) for turn in range(4)]
+    assert SLOW in [wiring.choose(1, peers, Turn(turn, 4), 0, end) for turn in range(4)]
 
 
 @given(
@@ -154,9 +156,23 @@ def test_callers_that_know_the_same_deal_every_key_alike() -> None:
     callers = [measured(**names) for _ in range(24)]
     # Each caller deals its own four keys of 96.
     together = Counter(
-        caller.choose(1, peers, turn, 0, 1.0)
+        caller.choose(1, peers, Turn(turn, 96), 0, 1.0)
         for index, caller in enumerate(callers)
         for turn in range(4 * index, 4 * index + 4)
     )
     assert together == shares(callers[0], peers, 96)
     assert max(together.values()) <= 14
+
+
+@given(st.integers(2, 24), st.integers(1, 9), st.integers(0, 5), st.data())
+def test_callers_that_have_not_heard_of_a_slow_replica_agree_on_all_turns_but_its_own(
+    count: int, rounds: int, position: int, data: st.DataObject
+) -> None:
+    slow = data.draw(st.integers(0, count - 1))
+    usual = deal([1.0] * count, rounds * count, position)
+    heard = deal(
+        [10.0 if index == slow else 1.0 for index in range(count)], rounds * count, position
+    )
+    assert all(mine == slow for mine, theirs in zip(usual, heard, strict=True) if mine != theirs)
+    kept = [turn for turn, index in enumerate(heard) if index == slow]
+    assert kept == [turn for turn, index in enumerate(usual) if index == slow][: len(kept)]
