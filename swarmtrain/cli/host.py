@@ -66,6 +66,19 @@ def parse_stages(text: str) -> tuple[int, ...] | None:
     )
 
 
+def parse_island(text: str) -> int | None:
+    """`auto` is None, `1` the second island. Raises ConfigError."""
+    if text == "auto":
+        return None
+    if re.fullmatch("[0-9]{1,4}", text):
+        return int(text)
+    raise ConfigError(
+        f"--island {text!r} names no island",
+        "it is neither auto nor a number from 0 to 9999",
+        "write auto, or the number of the island to help; the first is 0",
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class PeerProcess:
     """What the process does beside the peer in it: `metrics` is the address for Prometheus, empty for none."""
@@ -178,6 +191,10 @@ def _print_event(event: "Event") -> None:
             )
         case events.Waiting(reason=reason):
             typer.echo(f"waiting: {reason}")
+        case events.IslandChosen(island=island, reason=reason):
+            typer.echo(f"island {island}: {reason}")
+        case events.IslandDissolved(island=island, reason=reason):
+            typer.echo(f"island {island} is given up: {reason}")
         case events.TermStarted(term=term, reason=reason):
             typer.echo(f"conducting in term {term}: {reason}")
         case events.PeerRefused() | events.Lost() | events.BadMessage() | events.RunStopped():

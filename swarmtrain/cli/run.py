@@ -23,7 +23,10 @@ LineShape = Annotated[
     ),
 ]
 Island = Annotated[
-    int, typer.Option(min=0, max=9999, help="Swarm to help: its peers hold a whole model together")
+    str,
+    typer.Option(
+        help="Swarm to help (0, 1, ...), which holds a whole model; auto: by measured links"
+    ),
 ]
 
 DashboardAddress = Annotated[
@@ -137,7 +140,7 @@ def peer(
         str | None, typer.Option(help="Memory to plan with, as 6GiB; default 80% of what is free")
     ] = None,
     region: Region = "",
-    island: Island = 0,
+    island: Island = "0",
     metrics: Metrics = "",
     lifeline: Annotated[
         bool, typer.Option("--lifeline", hidden=True, help="End when standard input closes")
@@ -151,7 +154,7 @@ def peer(
 
     Ctrl+C leaves the run; Ctrl+C twice leaves at once.
     """
-    from swarmtrain.cli.host import PeerProcess, parse_stages, run_peer
+    from swarmtrain.cli.host import PeerProcess, parse_island, parse_stages, run_peer
     from swarmtrain.cli.settings import read_config
     from swarmtrain.core.faultpoints import parse_fault
     from swarmtrain.core.units import parse_bytes
@@ -171,7 +174,7 @@ def peer(
         out=out,
         memory_bytes=parse_bytes(max_memory) if max_memory else None,
         region=region,
-        island=island,
+        island=parse_island(island),
         shape=parse_shape(shape) if shape else None,
     )
     run_peer(options, PeerProcess(lifeline, tuple(map(parse_fault, fault or ())), metrics))

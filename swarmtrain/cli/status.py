@@ -41,10 +41,14 @@ def _table(state: dict[str, Any]) -> str:
         f"{state['tokens_per_second'] or 0:,.0f} tokens/s"
         + (f", ended: {state['stop_reason']}" if state["stopped"] else "")
     ]
+    if state["waiting_for"] and not state["conductor"]:
+        lines.append(f"  waiting: {state['waiting_for']}")
     for view in state["peers"]:
         stages = ",".join(map(str, view["stages"])) or "-"
         lines.append(
             f"  {view['name']:<16} {view['state']:<8} stages {stages:<8} {view['address']}"
+            + (f"  island {view['island']}" if view["island"] or view["island_reason"] else "")
+            + (f": {view['island_reason']}" if view["island_reason"] else "")
         )
     return "\n".join([*lines, *(f"  {line['text']}" for line in state["log"][-EVENTS_SHOWN:])])
 

@@ -24,6 +24,10 @@ class Story:
             case "waiting" if not state.conductor and event["reason"] != self._told_waiting:
                 self._told_waiting = event["reason"]
                 note(f"waiting: {event['reason']}")
+            case "island_chosen" | "island_dissolved":
+                verb = "helps" if event["kind"] == "island_chosen" else "gives up"
+                name = _name(state, event["peer"])
+                note(f"{name} {verb} island {event['island']}: {event['reason']}")
             case "lost":
                 self._lost(state, event)
             case "term_started" if event["step"] > 0:

@@ -114,6 +114,8 @@ PEER_KINDS = frozenset(
         "vitals",
         "peer_joined",
         "peer_left",
+        "island_chosen",
+        "island_dissolved",
         "lost",
         "placed",
         "membership_changed",

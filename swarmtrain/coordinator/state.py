@@ -23,7 +23,7 @@ class PeerView:
     """One peer as the run sees it; `state` is joining, serving, leaving, left or lost, `since_seconds` when it began.
 
     `busy_share` and `resident_bytes` are None until the peer told of them, `heard_seconds` is when it last did. Times
-    are the coordinator's loop seconds.
+    are the coordinator's loop seconds. `island_reason` is empty where its owner chose the island.
     """
 
     peer: PeerId
@@ -34,6 +34,7 @@ class PeerView:
     state: str = "joining"
     bytes_sent: int = 0
     island: int = 0
+    island_reason: str = ""
     links: tuple[tuple[str, float, float, int], ...] = ()
     region: str = ""
     machine: str = ""
@@ -163,6 +164,11 @@ def _facts(state: RunState, entry: Mapping[str, Any], at: float) -> RunState:
                 heard_seconds=at,
             )
             return replace(state, peers={**state.peers, view.peer: view})
+        case "island_chosen":
+            return _with_peer(state, event["peer"], at, island_reason=event["reason"])
+        case "island_dissolved":
+            others = {peer: view for peer, view in state.peers.items() if peer != event["peer"]}
+            return replace(state, peers=others)
         case "waiting":
             return replace(state, waiting_for=event["reason"])
         case "placed":

@@ -135,6 +135,9 @@ def _peers(event: Mapping[str, Any], name: Names) -> str:
             )
         case "clock_seen":
             return f"{name(event['peer'])}'s clock is {event['ahead_seconds']:.1f} s ahead of ours"
+        case "island_chosen" | "island_dissolved":
+            did = "helps" if event["kind"] == "island_chosen" else "gives up"
+            return f"{name(event['peer'])} {did} island {event['island']}: {event['reason']}"
         case "waiting":
             return f"waiting: {event['reason']}"
     return ""

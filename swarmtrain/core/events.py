@@ -115,6 +115,24 @@ class ClockSeen(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class IslandChosen(Event):
+    """This peer was to find its island itself, and helps `island`."""
+
+    peer: str
+    island: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class IslandDissolved(Event):
+    """This peer gave up an island that could not start, and looks for another."""
+
+    peer: str
+    island: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class PeerLeft(Event):
     peer: str
     reason: str

@@ -28,7 +28,8 @@ from swarmtrain.experiments.machines import Livelock, MachineLoop, on_machine
 from swarmtrain.experiments.nemesis import Nemesis
 from swarmtrain.experiments.profiles import ChurnProfile, MachineProfile, NetworkProfile
 from swarmtrain.monitor.journal import MemoryJournal
-from swarmtrain.peer.session import Outcome, PeerOptions, Session, World
+from swarmtrain.peer.options import Outcome, PeerOptions, World
+from swarmtrain.peer.session import Session
 from swarmtrain.steps.member import StepMember
 from swarmtrain.swarm.identity import Identity
 from swarmtrain.swarm.memory_directory import MemoryDirectoryHub
@@ -45,7 +46,8 @@ class VirtualPeer:
     """One machine of the virtual world; `slowness` multiplies its modelled compute seconds.
 
     With a `machine` those seconds, its memory and its access line follow from that profile. `region` is one of the
-    network's, `island` the swarm that it is in; `churn` says when it leaves and what comes in its place.
+    network's, `island` the swarm that it is in, None to find one itself; `churn` says when it leaves and what comes
+    in its place.
     """
 
     name: str
@@ -54,7 +56,7 @@ class VirtualPeer:
     machine: MachineProfile | None = None
     region: str = ""
     churn: ChurnProfile | None = None
-    island: int = 0
+    island: int | None = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -418,8 +420,10 @@ class Stage:
         )
         return Session(self._config_of(peer.island), options, world, self.corpus, record)
 
-    def _config_of(self, island: int) -> RunConfig:
-        """An island starts when all its peers are there."""
+    def _config_of(self, island: int | None) -> RunConfig:
+        """An island starts when all its peers are there, or when enough have found it."""
+        if island is None:
+            return self.config
         count = sum(peer.island == island for peer in self.scenario.peers)
         swarm = self.config.swarm.model_copy(update={"min_peers": count})
         return self.config.model_copy(update={"swarm": swarm})
@@ -461,7 +465,8 @@ class Stage:
         self.run.injected = self.nemesis.injected
         whole_stages = self.scenario.chances.whole_stages
         self.run.risk = survivable(plan, roster, names, stages, whole_stages)
-        self.run.islands = {peer.name: peer.island for peer in self.scenario.peers}
+        found = {peer.name: self.sessions[peer.name].island for peer in self.scenario.peers}
+        self.run.islands = {name: its for name, its in found.items() if its is not None}
         for island in sorted(set(self.run.islands.values())):
             mine = {self.names[name] for name, its in self.run.islands.items() if its == island}
             part = Roster.of(1, [member for member in members if member.peer in mine])

@@ -21,8 +21,9 @@ from swarmtrain.model.registry import BUILT_IN, trust_family
 from swarmtrain.monitor.journal import Journal, journal_line
 from swarmtrain.monitor.trace import Trace
 from swarmtrain.peer.asking import ask
+from swarmtrain.peer.options import PeerOptions, World
 from swarmtrain.peer.report import Reporter
-from swarmtrain.peer.session import PeerOptions, Session, World
+from swarmtrain.peer.session import Session
 from swarmtrain.peer.tracing import trace_observer
 from swarmtrain.peer.vitals import StepSampler, vitals_pause_seconds
 from swarmtrain.swarm.dht import DhtDirectory, DhtOptions
@@ -49,7 +50,7 @@ class JoinOptions:
     out: Path | None
     memory_bytes: int | None
     region: str = ""
-    island: int = 0
+    island: int | None = 0
     shape: Shape | None = None
 
 

@@ -77,18 +77,18 @@ class Placing:
 
     async def _look(self, machine: Machine, address: str, state: State) -> None:
         life_seconds = self.config.swarm.announce_seconds
-        own, now = self._own_record(machine, address, state), self.directory.now()
+        own, now = self.own_record(machine, address, state), self.directory.now()
         before, at = self._published
-        if _without_load(own) != before or now > at + life_seconds / 3:
+        if without_load(own) != before or now > at + life_seconds / 3:
             await self.directory.publish(own, life_seconds)
-            self._published = (_without_load(own), now)
+            self._published = (without_load(own), now)
         if _differ(self._told_links, own.links):
             self._told_links = own.links
             self.record(LinksMeasured(self.me, own.links))
         everybody = await self.directory.records()
         previous, self.records = (
             self.records,
-            tuple(r for r in everybody if r.island == self.island),
+            tuple(r for r in everybody if r.island == self.island and r.state != "forming"),
         )
         self.elsewhere = tuple(r for r in everybody if r.island != self.island)
         self.is_steady = _plain(previous) == _plain(self.records)
@@ -129,11 +129,16 @@ class Placing:
         if own is None or any(entry.peer == self.me for entry in self.serving):
             return Assignment((), "this peer's own record is not in the directory yet")
         learning = [entry for entry in self.records if entry.state == "learning"]
-        others = [_candidate(entry, entry.stages) for entry in (*self.serving, *learning)]
-        mine = _candidate(own, self.pinned)
+        others = [candidate_of(entry, entry.stages) for entry in (*self.serving, *learning)]
+        mine = candidate_of(own, self.pinned)
         lines = lines_of(self.config, self.records)
         self.assignment = choose_stages(mine, others, self.config.model.stages, lines)
         return self.assignment
+
+    @property
+    def can_begin(self) -> bool:
+        """Whether the island trains, or could as far as the directory shows."""
+        return bool(self.serving) or not self.obstacle()
 
     def obstacle(self) -> str:
         """Why the run cannot start with what the directory shows; empty when it can."""
@@ -156,11 +161,13 @@ class Placing:
     def _assign(self) -> dict[PeerId, Assignment]:
         """For the first roster, on which all must agree: by regions, and not by links, whose figures tremble."""
         candidates = [
-            _candidate(entry, entry.stages if entry.pinned else None) for entry in self._reachable()
+            candidate_of(entry, entry.stages if entry.pinned else None)
+            for entry in self._reachable()
         ]
         return assign(candidates, self.config.model.stages)
 
-    def _own_record(self, machine: Machine, address: str, state: State) -> PeerRecord:
+    def own_record(self, machine: Machine, address: str, state: State) -> PeerRecord:
+        """What this peer says of itself now."""
         measured = machine.measured
         load = machine.meter.load(asyncio.get_running_loop().time())
         return PeerRecord(
@@ -200,7 +207,8 @@ def _is_near(before: float, after: float) -> bool:
     return max(before, after) <= NOTABLE * min(before, after)
 
 
-def _candidate(entry: PeerRecord, pinned: tuple[int, ...] | None) -> Candidate:
+def candidate_of(entry: PeerRecord, pinned: tuple[int, ...] | None) -> Candidate:
+    """A record in the terms of placement; `pinned` are the stages that it keeps."""
     return Candidate(
         entry.peer,
         pinned,
@@ -228,6 +236,7 @@ def _plain(records: tuple[PeerRecord, ...]) -> list[tuple[object, ...]]:
     ]
 
 
-def _without_load(entry: PeerRecord) -> PeerRecord:
+def without_load(entry: PeerRecord) -> PeerRecord:
+    """The record less what work on the peer changes all the time."""
     idle = replace(entry, busy_share=0.0, waiting_tasks=0.0, pass_seconds=0.0)
     return replace(idle, task_seconds=(0.0, 0.0, 0.0), links=())

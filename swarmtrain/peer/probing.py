@@ -20,8 +20,8 @@ from swarmtrain.peer.parts import Parts
 from swarmtrain.peer.published import boundary_bytes
 from swarmtrain.plan.costs import SURE_CALLS
 from swarmtrain.swarm.records import MOST_LINKS
-from swarmtrain.transport.link import Message
-from swarmtrain.transport.requests import ProbeRequest
+from swarmtrain.transport.link import Link, Message
+from swarmtrain.transport.requests import ProbeReply, ProbeRequest
 
 LEAST_PROBE_BYTES = 16 << 10
 MOST_PROBE_BYTES = 256 << 10
@@ -54,6 +54,28 @@ class Allowance:
         self._passed.append((now_seconds, some_bytes))
 
 
+class ProbeAnswers:
+    """Takes in the probes of others: of the own island, of other ones, and of peers that have none yet."""
+
+    def __init__(self) -> None:
+        self._taken = Allowance(PROBE_BYTES_PER_MINUTE)
+
+    def answer(self, link: Link, request: Message) -> Message:
+        """Take a probe in, and send as much back if it asks for that. Raises WireError when it is not what it says,
+        and Refused."""
+        probe, now = checked_probe(request), asyncio.get_running_loop().time()
+        passing_bytes = probe.body_bytes * (2 if probe.is_echoed else 1)
+        if not self._taken.allows(passing_bytes, now):
+            why = f"this peer takes {PROBE_BYTES_PER_MINUTE} bytes of probes a minute"
+            raise Refused("too many peers probe at once", why, "try again in some minutes")
+        self._taken.take(passing_bytes, now)
+        if not probe.is_echoed:
+            return Message(b"")
+        stats = link.stats
+        # The body came from chance, so no line compresses it on its way back either.
+        return Message(ProbeReply(stats.bytes_per_second, stats.messages).encode(), request.body)
+
+
 class Probing:
     """Probes while this peer is in a roster, with `planner.use`. `chance` spreads the probes of many peers."""
 
@@ -62,7 +84,7 @@ class Probing:
     ) -> None:
         self._parts, self._chance = parts, chance
         self._body_bytes = probe_bytes(parts.config)
-        self._sent, self._taken = (Allowance(PROBE_BYTES_PER_MINUTE) for _ in range(2))
+        self._sent = Allowance(PROBE_BYTES_PER_MINUTE)
         self._resting_until: dict[PeerId, float] = {}
         self._loop = asyncio.get_running_loop()
         self._tasks = Tasks(failed)
@@ -71,15 +93,6 @@ class Probing:
 
     async def close(self) -> None:
         await self._tasks.cancel_all()
-
-    def answer(self, request: Message) -> Message:
-        """Take a probe in. Raises WireError when it is not what it says, and Refused."""
-        body_bytes, now = checked_bytes(request), self._loop.time()
-        if not self._taken.allows(body_bytes, now):
-            why = f"this peer takes {PROBE_BYTES_PER_MINUTE} bytes of probes a minute"
-            raise Refused("too many peers probe at once", why, "try again in some minutes")
-        self._taken.take(body_bytes, now)
-        return Message(b"")
 
     async def _run(self) -> None:
         heartbeat_seconds = self._parts.config.links.heartbeat_seconds
@@ -139,16 +152,16 @@ class Probing:
             self._parts.record(Noted("a link was not probed", f"{peer}: {error.what}"))
 
 
-def checked_bytes(request: Message) -> int:
-    """How large a probe is. Raises WireError when it is not what it says, Refused when it is too small or large."""
-    declared_bytes, body_bytes = ProbeRequest.decode(request.meta).body_bytes, len(request.body)
-    if body_bytes != declared_bytes:
-        why = f"its body has {body_bytes} bytes and should have {declared_bytes}"
+def checked_probe(request: Message) -> ProbeRequest:
+    """The probe in `request`. Raises WireError when it is not what it says, Refused when it is too small or large."""
+    probe, body_bytes = ProbeRequest.decode(request.meta), len(request.body)
+    if body_bytes != probe.body_bytes:
+        why = f"its body has {body_bytes} bytes and should have {probe.body_bytes}"
         raise WireError("a probe is not what it says", why)
     if not LEAST_PROBE_BYTES <= body_bytes <= MOST_PROBE_BYTES:
         why = f"its body has {body_bytes} bytes, not {LEAST_PROBE_BYTES} to {MOST_PROBE_BYTES}"
         raise Refused("a probe is too small or too large", why, "send a body of another size")
-    return body_bytes
+    return probe
 
 
 def probe_bytes(config: RunConfig) -> int:

@@ -9,6 +9,7 @@ from swarmtrain.core.messages import CheckpointAt, StepMessage
 from swarmtrain.core.types import PeerId
 from swarmtrain.peer.links import Links
 from swarmtrain.peer.meddling import Meddling
+from swarmtrain.peer.probing import ProbeAnswers
 from swarmtrain.peer.runtime import Runtime
 from swarmtrain.recovery.serving import layout_answer, state_piece
 from swarmtrain.transport.link import Hello, Link, Message
@@ -49,6 +50,7 @@ class Service:
     def __init__(self, calls: Calls, record: Record) -> None:
         self._calls, self._record = calls, record
         self._meddling = Meddling(self._answer, record)
+        self._probes = ProbeAnswers()
         self.runtime: Runtime | None = None
         self.is_coordinator: Callable[[Link], bool] = lambda link: False
 
@@ -71,16 +73,22 @@ class Service:
             self._record(Noted("kernel classes differ, so bits may", detail))
 
     def opened(self, link: Link) -> None:
-        self.links.opened(link)
+        # Who is forming comes to measure and goes again: its link is no way to reach it.
+        if link.remote.role != "forming":
+            self.links.opened(link)
 
     def closed(self, link: Link, reason: str) -> None:
+        if link.remote.role == "forming":
+            return
         if link.remote.role != "query":
             self._record(LinkClosed(link.remote.peer, reason))
         self.links.closed(link, reason)
 
     def tell(self, link: Link, method: str, meta: bytes) -> None:
-        if link.remote.role == "query":
-            raise WireError("a query may not tell anything", f"method {method}")
+        if link.remote.role in ("query", "forming"):
+            raise WireError(
+                f"a {link.remote.role} process may not tell anything", f"method {method}"
+            )
         try:
             self._take(link, method, meta)
         except SwarmError:
@@ -130,6 +138,10 @@ class Service:
             return Message(self._calls.describe().encode())
         if link.remote.role == "query":
             raise Refused("a query may only ask for the description", f"method {method}")
+        if method == "probe":
+            return self._probes.answer(link, request)
+        if link.remote.role == "forming":
+            raise Refused("a peer without an island may only measure its line", f"method {method}")
         theirs = link.remote
         is_foreign = theirs.role == "peer" and theirs.island != self._calls.hello().island
         if is_foreign and method not in ("round_piece", "outer_state"):
@@ -147,8 +159,6 @@ class Service:
                 item = (where.position, where.key)
                 is_below = runtime.worker.hops.is_below(where.step, item)
                 return Message(WhereReply(is_below).encode())
-            case "probe":
-                return runtime.probing.answer(request)
             case "piece":
                 wanted = PieceRequest.decode(request.meta)
                 taught = await runtime.teaching.piece(wanted)

@@ -3,15 +3,16 @@
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from swarmtrain.compute.bench import capacity_stages, measure
-from swarmtrain.compute.lane import Lane
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.errors import DirectoryError, LinkError
 from swarmtrain.core.events import (
+    IslandChosen,
+    IslandDissolved,
     Lost,
     Noted,
     PeerJoined,
@@ -29,16 +30,17 @@ from swarmtrain.core.types import EDGE_STAGE, PeerId, Roster
 from swarmtrain.core.version import VERSION
 from swarmtrain.data.stream import Corpus, microbatch
 from swarmtrain.peer.balancing import Balancing
+from swarmtrain.peer.forming import PATIENT_LIVES, Forming
 from swarmtrain.peer.links import Links
+from swarmtrain.peer.options import Outcome, PeerOptions, World
 from swarmtrain.peer.placing import Machine, Placing
 from swarmtrain.peer.runtime import Runtime, Setting, build_runtime
 from swarmtrain.peer.service import Calls, Service
 from swarmtrain.plan.assign import Assignment
 from swarmtrain.steps.effects import LEFT
 from swarmtrain.steps.member import StepMember
-from swarmtrain.swarm.directory import Directory
 from swarmtrain.swarm.records import State
-from swarmtrain.transport.link import PROTOCOL, Hello, Link, Transport
+from swarmtrain.transport.link import PROTOCOL, Hello, Link
 from swarmtrain.transport.requests import Description
 
 MOST_QUEUED = 1000
@@ -49,45 +51,6 @@ ASK_SECONDS = 1.0
 
 LOOK_SECONDS = 0.25
 """How often a peer that waits for the run to start looks into the directory."""
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """What differs between the internet, this machine and virtual time."""
-
-    transport: Transport
-    directory: Directory
-    lane: Lane
-
-
-@dataclass(frozen=True, slots=True)
-class PeerOptions:
-    """A volunteer's choices. `stages` None means auto; `memory_bytes` is what the peer may use.
-
-    `start` is the checkpoint that the run starts from; `region` is where the machine stands, empty where nobody said;
-    `island` is the swarm that it helps to hold a whole model.
-    """
-
-    me: PeerId
-    name: str
-    stages: tuple[int, ...] | None
-    listen: str
-    announce: str
-    memory_bytes: int
-    kernel_class: str
-    coordinator: str = ""
-    start: CheckpointAt | None = None
-    region: str = ""
-    island: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a peer's run ended."""
-
-    finished: bool
-    reason: str
-    step: int
 
 
 class Session:
@@ -103,16 +66,8 @@ class Session:
         self.runtime: Runtime | None = None
         self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self.released = asyncio.Event()
-        self.placing = Placing(
-            config,
-            options.me,
-            options.name,
-            options.stages,
-            world.directory,
-            record,
-            options.region,
-            options.island,
-        )
+        self.island = options.island
+        self.placing = self._new_placing()
         self._balancing = Balancing(config, options.me, self.vocab_size)
         self._queued: list[tuple[PeerId, StepMessage]] = []
         self._is_founding = False
@@ -148,9 +103,8 @@ class Session:
         self._capacity_stages = capacity
         measured = await measure(self.config, self.world.lane, options.memory_bytes)
         self._record(measured)
-        self._record(self._joined())
         placing = self._tasks.spawn(
-            self._place(Machine(measured, capacity, self.world.lane.meter, self.links.rows)),
+            self._take_part(Machine(measured, capacity, self.world.lane.meter, self.links.rows)),
             "place",
         )
         try:
@@ -203,12 +157,9 @@ class Session:
             )
 
     def _joined(self) -> PeerJoined:
-        options = self.options
-        stages = options.stages or ()
+        options, stages, island = self.options, self.options.stages or (), self.island or 0
         where, what = options.region, options.kernel_class
-        return PeerJoined(
-            options.me, options.name, self.address, stages, options.island, where, what
-        )
+        return PeerJoined(options.me, options.name, self.address, stages, island, where, what)
 
     def vitals(self, resident_bytes: int) -> Vitals:
         """How this peer does right now; its process takes `resident_bytes`."""
@@ -232,11 +183,56 @@ class Session:
             return self.outcome.result().reason
         return "stopped before the run ended"
 
+    # ---- formation ----------------------------------------------------------------------------------------------
+
+    async def _take_part(self, machine: Machine) -> None:
+        """Help the island that the owner named, or find one; another when that one cannot start."""
+        avoided: frozenset[int] = frozenset()
+        while True:
+            chosen = await self._form(machine, avoided) if self.island is None else None
+            self._record(self._joined())
+            if chosen is not None:
+                self._record(chosen)
+            obstacle = await self._place(machine)
+            assert self.island is not None
+            self._record(IslandDissolved(self.options.me, self.island, obstacle))
+            avoided |= {self.island}
+            await self._leave_island()
+
+    async def _form(self, machine: Machine, avoided: frozenset[int]) -> IslandChosen:
+        wires = (self.world.transport, self.world.directory, self.service)
+        own_record = partial(self.placing.own_record, machine, self.address, "forming")
+        choice = await Forming(self.config, *wires, own_record, self._record, avoided).run()
+        assert choice.island is not None
+        self.island = choice.island
+        self.placing = self._new_placing()
+        return IslandChosen(self.options.me, choice.island, choice.reason)
+
+    async def _leave_island(self) -> None:
+        """Forget an island that never began; it costs its others no more than a peer that is lost."""
+        if self._locking is not None:
+            self._locking.cancel()
+        old, self.runtime, self.service.runtime = self.runtime, None, None
+        self.island, self._locking, self._is_founding = None, None, False
+        self._queued.clear()
+        self.placing = self._new_placing()
+        if old is not None:
+            await old.close()
+
+    def _new_placing(self) -> Placing:
+        options, island, directory = self.options, self.island or 0, self.world.directory
+        who = (self.config, options.me, options.name, options.stages)
+        return Placing(*who, directory, self._record, options.region, island)
+
     # ---- placement ----------------------------------------------------------------------------------------------
 
-    async def _place(self, machine: Machine) -> None:
-        """Publish, look, choose; stand as conductor when everybody needed is there and this is the lowest edge."""
+    async def _place(self, machine: Machine) -> str:
+        """Publish, look, choose; stand as conductor when everybody needed is there and this is the lowest edge.
+
+        Ends, with the obstacle, when the peer chose its island itself and that one could not start for long.
+        """
         placing, life_seconds = self.placing, self.config.swarm.announce_seconds
+        hopeful_seconds = self._loop.time()
         while True:
             self._note_stages()
             is_in = self.runtime is not None
@@ -251,6 +247,11 @@ class Session:
                 elif placing.serving:
                     self._locking = self._tasks.spawn(self._join_running(), "join")
             self._rebalance()
+            if self._state() != "joining" or placing.can_begin:
+                hopeful_seconds = self._loop.time()
+            is_over = self._loop.time() > hopeful_seconds + PATIENT_LIVES * life_seconds
+            if self.options.island is None and is_over:
+                return placing.obstacle()
             pauses_seconds = {"joining": LOOK_SECONDS, "learning": ASK_SECONDS}
             await asyncio.sleep(pauses_seconds.get(self._state(), life_seconds / 3))
 
@@ -332,6 +333,8 @@ class Session:
     # ---- messages -----------------------------------------------------------------------------------------------
 
     def _on_step(self, sender: PeerId, message: StepMessage) -> None:
+        if self.island is None:
+            return  # somebody still takes this peer for one of an island that it gave up
         if isinstance(message, Open) or (
             isinstance(message, NewTerm) and sender != self.options.me
         ):
@@ -379,7 +382,7 @@ class Session:
             coordinator=lambda: self.coordinator(),
             start=self.options.start,
             region=self.options.region,
-            island=self.options.island,
+            island=self.island or 0,
         )
         self.runtime = await build_runtime(setting, stages, self._end, self._failed)
         self.service.runtime = self.runtime
@@ -394,7 +397,7 @@ class Session:
             self.corpus,
             seed=self.config.run.seed,
             step=step,
-            index=self.options.island * train.microbatches + index,
+            index=(self.island or 0) * train.microbatches + index,
             microbatch_size=train.microbatch_size,
             sequence_length=train.sequence_length,
         )
@@ -483,7 +486,7 @@ class Session:
             kernel_class=self.options.kernel_class,
             address=self.address,
             role="peer",
-            island=self.options.island,
+            island=self.island or 0,
         )
 
     def _describe(self) -> Description:

@@ -80,10 +80,20 @@ class WhereReply(_message.Message):
     def __init__(self, is_below: _Optional[bool] = ...) -> None: ...
 
 class ProbeRequest(_message.Message):
-    __slots__ = ("body_bytes",)
+    __slots__ = ("body_bytes", "is_echoed")
     BODY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    IS_ECHOED_FIELD_NUMBER: _ClassVar[int]
     body_bytes: int
-    def __init__(self, body_bytes: _Optional[int] = ...) -> None: ...
+    is_echoed: bool
+    def __init__(self, body_bytes: _Optional[int] = ..., is_echoed: _Optional[bool] = ...) -> None: ...
+
+class ProbeReply(_message.Message):
+    __slots__ = ("bytes_per_second", "messages")
+    BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    bytes_per_second: float
+    messages: int
+    def __init__(self, bytes_per_second: _Optional[float] = ..., messages: _Optional[int] = ...) -> None: ...
 
 class PieceRequest(_message.Message):
     __slots__ = ("step", "term", "seal", "stage", "slice", "slices", "reduced")

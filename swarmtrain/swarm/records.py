@@ -31,9 +31,10 @@ MAX_ISLAND = 9999
 MAX_SECONDS_PER_STAGE = 3600.0
 MAX_WAITING_TASKS = 1e6
 
-State = Literal["joining", "learning", "serving", "draining", "left"]
-"""`learning` is a newcomer that has chosen its stages and does not serve them yet; `left` is a withdrawn record: it
-hides the peer until its last record would have expired."""
+State = Literal["forming", "joining", "learning", "serving", "draining", "left"]
+"""`forming` is a peer that has no island yet, or has only said which; `learning` is a newcomer that has chosen its
+stages and does not serve them yet; `left` is a withdrawn record: it hides the peer until its last record would have
+expired."""
 
 LinkRow = tuple[str, float, float, int]
 """To whom (the first digits of the peer id), one-way seconds, bytes a second (0: not measured), and how many messages
@@ -66,7 +67,7 @@ class PeerRecord:
     number of tasks that waited for it, and seconds of one microbatch through one stage under this work, in all and for
     a forward, a backward and a loss; 0 where there is nothing yet. `links` are the links it sends on, as it
     measured them (`LinkRow`). `region` is where its owner says it stands, empty where nobody said;
-    `island` is the swarm that it is in.
+    `island` is the swarm that it is in, None only while it is forming.
     """
 
     run: str
@@ -88,7 +89,7 @@ class PeerRecord:
     task_seconds: tuple[float, ...] = (0.0, 0.0, 0.0)
     links: tuple[LinkRow, ...] = ()
     region: str = ""
-    island: int = 0
+    island: int | None = 0
 
     def renewed(self, now: float, life_seconds: float) -> "PeerRecord":
         """The same record, newer than this one and than any an earlier process of this peer left behind."""
@@ -170,7 +171,8 @@ def _checked(values: dict[str, Any]) -> PeerRecord:
         "task_seconds": _are_seconds(values["task_seconds"]),
         "links": _are_links(values["links"]),
         "region": _matches(REGION, values["region"]),
-        "island": _is_integer(values["island"], 0, MAX_ISLAND),
+        "island": _is_integer(values["island"], 0, MAX_ISLAND)
+        or (values["island"] is None and values["state"] in ("forming", "left")),
     }
     for name, is_good in checks.items():
         if not is_good:

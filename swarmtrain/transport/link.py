@@ -15,7 +15,8 @@ PROTOCOL = 1
 Buffer = bytes | bytearray | memoryview
 """Contiguous bytes; a sender leaves them unchanged until its call ended."""
 
-Role = Literal["peer", "coordinator", "query"]
+Role = Literal["peer", "forming", "coordinator", "query"]
+"""`forming` is a peer that has no island yet and measures its lines to choose one."""
 
 BODY_ALIGNMENT_BYTES = 64
 """A received body starts on such an address, so that a tensor can be read without a copy."""

@@ -86,9 +86,21 @@ class WhereReply(Encoded):
 
 @dataclass(frozen=True, slots=True)
 class ProbeRequest(Encoded):
-    """A body of `body_bytes` that goes nowhere: its sender measures how fast it is taken. The answer is empty."""
+    """A body of `body_bytes` that goes nowhere: its sender measures how fast it is taken.
+
+    The answer is empty, or, `is_echoed`, a ProbeReply with as many bytes back.
+    """
 
     body_bytes: int
+    is_echoed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeReply(Encoded):
+    """What the answering peer measured of its way back so far: 0 while that is not known; `messages` it rests on."""
+
+    bytes_per_second: float
+    messages: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from swarmtrain.cli.app import main
-from swarmtrain.cli.host import parse_stages
+from swarmtrain.cli.host import parse_island, parse_stages
 from swarmtrain.core.errors import ConfigError
 from swarmtrain.core.version import VERSION
 from tests.experiments.runs import SMALL
@@ -99,6 +99,18 @@ def test_anything_else_names_no_stages(text: str):
 def test_an_absurd_range_costs_no_memory(text: str):
     with pytest.raises(ConfigError):
         parse_stages(text)
+
+
+@pytest.mark.parametrize(("text", "island"), [("auto", None), ("0", 0), ("9999", 9999)])
+def test_an_island_is_auto_or_a_number(text: str, island: int | None):
+    assert parse_island(text) == island
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "10000", "1.0", "0:1", "none"])
+def test_anything_else_names_no_island(text: str):
+    with pytest.raises(ConfigError, match="names no island") as caught:
+        parse_island(text)
+    assert caught.value.why and "auto" in caught.value.remedy
 
 
 # ---- refusals -------------------------------------------------------------------------------------------------------

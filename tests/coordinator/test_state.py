@@ -42,6 +42,18 @@ def test_peers_join_take_stages_serve_and_leave():
     assert [view.name for view in state.live_peers] == ["anna"]
 
 
+def test_a_peer_is_of_the_island_it_chose_and_of_none_once_it_gave_it_up():
+    found = [
+        ("c", events.PeerJoined("c", "cleo", "127.0.0.1:3", (), 1)),
+        ("c", events.IslandChosen("c", 1, "3 peers near each other")),
+    ]
+    state = fold(*JOINED, *found)
+    views = {view.name: (view.island, view.island_reason) for view in state.live_peers}
+    assert views == {"anna": (0, ""), "bert": (0, ""), "cleo": (1, "3 peers near each other")}
+    state = fold(("c", events.IslandDissolved("c", 1, "nobody hosts stage 2")), state=state)
+    assert [view.name for view in state.live_peers] == ["anna", "bert"]
+
+
 def test_steps_count_once_also_when_two_conductors_tell_of_them():
     once = fold(*STARTED, ("a", committed(0, 3.0)), ("a", committed(1, 2.0)))
     twice = fold(

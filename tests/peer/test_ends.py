@@ -10,7 +10,7 @@ from swarmtrain.core.clock import run_virtual
 from swarmtrain.core.events import RunStopped
 from swarmtrain.experiments.virtual import Scenario, Stage, VirtualPeer, VirtualRun, play
 from swarmtrain.peer.island import Island
-from swarmtrain.peer.session import Outcome
+from swarmtrain.peer.options import Outcome
 from tests.experiments.runs import corpus, known_reference, sha_of, small_config
 
 CONFIG = small_config("train.microbatches=2", "recovery.snapshot_steps=0", steps=1000)

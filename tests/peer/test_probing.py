@@ -99,8 +99,6 @@ class Peer:
             record=self.events.append,
         )  # fmt: skip
         self.probing = Probing(parts, random.Random(f"{self.id}"), self.failures.append)
-        runtime: Any = SimpleNamespace(probing=self.probing)
-        self._service.runtime = runtime
 
     @property
     def notes(self) -> list[Noted]:

@@ -40,7 +40,7 @@ def test_a_call_that_cannot_be_answered_is_an_event() -> None:
     assert events == [Noted("internal error", "describe: KeyError('a bug')")]
 
 
-@pytest.mark.parametrize("method", ["process", "piece", "state", "layout", "learn", "probe"])
+@pytest.mark.parametrize("method", ["process", "piece", "state", "layout", "learn"])
 def test_another_island_has_nothing_but_rounds_in_common(method: str) -> None:
     """Steps, terms and seals of two islands are counted alike: their work must not be taken for each other's."""
     calls = Calls(lambda: SimpleNamespace(island=1), broken, broken, broken, broken, broken)  # type: ignore[arg-type,return-value]

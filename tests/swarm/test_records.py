@@ -64,6 +64,13 @@ def test_any_valid_record_survives(
     assert open_record(seal(record, ME), NOW, RUN) == record
 
 
+def test_who_is_forming_may_be_in_no_island_and_say_so_to_the_end() -> None:
+    for state in ("forming", "left"):
+        record = replace(RECORD, state=state, island=None)
+        assert open_record(seal(record, ME), NOW, RUN) == record
+    assert open_record(signed_with(state="forming", island=3), NOW, RUN).island == 3
+
+
 def test_the_largest_record_fits() -> None:
     row = ("f" * records.LINK_PEER_DIGITS, 0.000123, 123000000.0, 10**12)
     record = replace(
@@ -127,6 +134,11 @@ def test_the_largest_record_fits() -> None:
         {"region": "two words"},
         {"region": "r" * 65},
         {"region": None},
+        {"island": -1},
+        {"island": 10_000},
+        {"island": True},
+        {"island": "0"},
+        {"island": None},
         {"edge_capable": "yes"},
         {"version": "1 2"},
         {"sequence": -1},

@@ -1,0 +1,48 @@
+"""What a peer is started with, and how its run ends."""
+
+from dataclasses import dataclass
+
+from swarmtrain.compute.lane import Lane
+from swarmtrain.core.messages import CheckpointAt
+from swarmtrain.core.types import PeerId
+from swarmtrain.swarm.directory import Directory
+from swarmtrain.transport.link import Transport
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What differs between the internet, this machine and virtual time."""
+
+    transport: Transport
+    directory: Directory
+    lane: Lane
+
+
+@dataclass(frozen=True, slots=True)
+class PeerOptions:
+    """A volunteer's choices. `stages` None means auto; `memory_bytes` is what the peer may use.
+
+    `start` is the checkpoint that the run starts from; `region` is where the machine stands, empty where nobody said;
+    `island` is the swarm that it helps to hold a whole model, None to find one by measured links (peer.forming).
+    """
+
+    me: PeerId
+    name: str
+    stages: tuple[int, ...] | None
+    listen: str
+    announce: str
+    memory_bytes: int
+    kernel_class: str
+    coordinator: str = ""
+    start: CheckpointAt | None = None
+    region: str = ""
+    island: int | None = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a peer's run ended."""
+
+    finished: bool
+    reason: str
+    step: int

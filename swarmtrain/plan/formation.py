@@ -1,0 +1,300 @@
+"""Which island a peer helps when nobody said: `--island auto`; pure.
+
+Two peers are *near* when sending one microbatch's boundary tensor between them takes no longer than a microbatch takes
+at a stage: sending then hides behind computing. Everybody decides from the same published records:
+
+  a. help the nearest near island that cannot train as it is;
+  b. else join the nearest near one that can: a larger island steps faster and stays synchronous;
+  c. else found one, where the unformed peers near each other hold a whole model;
+  d. else wait, and say for what; who has waited long enough helps the nearest island although it is far.
+
+Whoever has chosen says so first and settles later. Several may then have said one number though they are far apart,
+because their views differed: of those who have not settled only the lowest peer id and who is near to it stand by the
+number, the others choose again. An island in which peers have settled is theirs: only who is near to them joins it.
+"""
+
+import statistics
+from bisect import bisect
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from swarmtrain.core.types import PeerId
+from swarmtrain.plan.assign import assign
+from swarmtrain.plan.placement import Candidate
+from swarmtrain.plan.words import stages_in_words
+
+LEAST_NEAR_SECONDS = 0.02
+"""Sends that take less are near whatever a stage takes: the load of two machines moves them more than their line."""
+
+MEMBERS_MEASURED = 3
+"""A newcomer measures its lines to so many settled peers of an island: those whose ids follow its own, so that many
+newcomers do not all ask the same."""
+
+Sends = Mapping[tuple[PeerId, PeerId], float]
+"""Seconds of one boundary tensor, there or back, whichever is slower, by who measured it and to whom."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """A peer as its record shows it; `island` is None while it has chosen none, and only said while not settled."""
+
+    candidate: Candidate
+    island: int | None
+    is_settled: bool
+
+    @property
+    def peer(self) -> PeerId:
+        return self.candidate.peer
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What an island needs: every stage of 0..`stages` hosted, by `least_peers` or more, near each other."""
+
+    stages: int
+    least_peers: int
+    near_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Formation:
+    """The island to help, None for none yet, and why. `is_ready`: no need to wait for others before settling there."""
+
+    island: int | None
+    reason: str
+    is_ready: bool = False
+
+
+def near_seconds(candidates: Iterable[Candidate]) -> float:
+    """What a send between near peers takes at most: the median seconds of a microbatch at a stage."""
+    seconds = [candidate.seconds_per_stage for candidate in candidates]
+    return max(statistics.median(seconds), LEAST_NEAR_SECONDS) if seconds else LEAST_NEAR_SECONDS
+
+
+def lacking(residents: Iterable[Resident], terms: Terms) -> str:
+    """What these peers together still need to train, in words; "" when they hold a whole model."""
+    placed = assign([resident.candidate for resident in residents], terms.stages)
+    hosts = sum(bool(assignment.stages) for assignment in placed.values())
+    hosted = {stage for assignment in placed.values() for stage in assignment.stages}
+    missing = [stage for stage in range(terms.stages + 1) if stage not in hosted]
+    if missing:
+        return f"room for {stages_in_words(missing)}"
+    return f"{terms.least_peers - hosts} more peers" if hosts < terms.least_peers else ""
+
+
+def choose_island(
+    me: PeerId,
+    residents: Sequence[Resident],
+    sends: Sends,
+    terms: Terms,
+    is_patient: bool = True,
+    avoided: frozenset[int] = frozenset(),
+) -> Formation:
+    """The island that `me`, one of `residents` and not settled, helps. Islands `avoided` are not helped while they
+    cannot train."""
+    view = View(residents, sends, terms)
+    mine = view.island_of(me)
+    if mine is not None:
+        kept = _stay(view, me, mine)
+        if kept is not None:
+            return kept
+        # A number that nobody settled under is given up by all who stand by it: they see the same.
+        gone = {me} if view.settled(mine) else {member.peer for member in view.islands[mine]}
+        away = [replace(r, island=None) if r.peer in gone else r for r in residents]
+        view = View(away, sends, terms)
+    own = next(resident for resident in residents if resident.peer == me)
+    return (
+        _near_island(view, me, avoided)
+        or _new_island(view, me)
+        or (None if is_patient else _far_island(view, own))
+        or _wait(view, own)
+    )
+
+
+def unmeasured(
+    me: PeerId, residents: Sequence[Resident], sends: Sends, terms: Terms
+) -> list[PeerId]:
+    """To whom `me` needs a line measured before it can tell where it belongs, the most useful first: those around whom
+    others gather, and some of every island."""
+    view = View(residents, sends, terms)
+    asked: dict[PeerId, None] = {}
+    for cluster in view.clusters:
+        asked[cluster[0].peer] = None
+        if any(resident.peer == me for resident in cluster):
+            break
+    for island in view.islands:
+        some = view.asked_of(island)
+        place = bisect(some, me)
+        asked.update(dict.fromkeys((some[place:] + some[:place])[:MEMBERS_MEASURED]))
+    return [peer for peer in asked if peer != me and view.seconds(me, peer) is None]
+
+
+class View:
+    """Who stands in which island, and who in none, as the records and the measured lines say."""
+
+    def __init__(self, residents: Sequence[Resident], sends: Sends, terms: Terms) -> None:
+        self._sends, self.terms = sends, terms
+        ordered = sorted(residents, key=lambda resident: resident.peer)
+        said: dict[int, list[Resident]] = {}
+        for resident in ordered:
+            if resident.island is not None:
+                said.setdefault(resident.island, []).append(resident)
+        self.islands = {number: self._standing(said[number]) for number in sorted(said)}
+        inside = {member.peer for members in self.islands.values() for member in members}
+        self.unformed = [resident for resident in ordered if resident.peer not in inside]
+
+    def island_of(self, peer: PeerId) -> int | None:
+        """Where `peer` stands."""
+        stands = (n for n, members in self.islands.items() if any(m.peer == peer for m in members))
+        return next(stands, None)
+
+    def settled(self, island: int) -> list[Resident]:
+        return [member for member in self.islands[island] if member.is_settled]
+
+    def seconds(self, one: PeerId, other: PeerId) -> float | None:
+        """The slower of what both measured of their line; None while neither has."""
+        ways = (self._sends.get((one, other)), self._sends.get((other, one)))
+        return max((way for way in ways if way is not None), default=None)
+
+    def near_to(self, peer: PeerId, others: Iterable[Resident]) -> list[Resident]:
+        """Those of `others` that are near to `peer`, itself too."""
+        near = self._near.get(peer, {})
+        return [other for other in others if other.peer == peer or other.peer in near]
+
+    def asked_of(self, island: int) -> list[PeerId]:
+        """The peers that say how far an island is: the settled ones, or else the one around whom it gathers."""
+        return _asked(self.islands[island])
+
+    def distance_seconds(self, peer: PeerId, asked: Sequence[PeerId]) -> float | None:
+        """The median of the measured lines between `peer` and those `asked`; None while there is none."""
+        if peer in asked:
+            return 0.0
+        known = [seconds for other in asked if (seconds := self.seconds(peer, other)) is not None]
+        return statistics.median_low(known) if known else None
+
+    @cached_property
+    def clusters(self) -> list[list[Resident]]:
+        """The unformed in groups: the lowest peer id left and who is near to it, if together they hold a whole model;
+        else it stands alone and the others may gather around the next."""
+        found: list[list[Resident]] = []
+        left = {resident.peer: resident for resident in self.unformed}
+        for seed in self.unformed:
+            if seed.peer not in left:
+                continue
+            near = [peer for peer in self._near.get(seed.peer, ()) if peer in left]
+            star = [left[peer] for peer in sorted([seed.peer, *near])]
+            found.append([seed] if lacking(star, self.terms) else star)
+            for resident in found[-1]:
+                del left[resident.peer]
+        return found
+
+    @cached_property
+    def _near(self) -> dict[PeerId, dict[PeerId, None]]:
+        """Who is near to whom: of many peers few have measured their line to each other."""
+        found: dict[PeerId, dict[PeerId, None]] = {}
+        for one, other in self._sends:
+            if one != other and self._is_near(one, [other]):
+                found.setdefault(one, {})[other] = None
+                found.setdefault(other, {})[one] = None
+        return found
+
+    @property
+    def founders(self) -> list[tuple[int, list[Resident]]]:
+        """The groups that hold a whole model, each with a free number: the first gets the lowest."""
+        whole = [cluster for cluster in self.clusters if not lacking(cluster, self.terms)]
+        numbers = range(len(whole) + len(self.islands))
+        free = [number for number in numbers if number not in self.islands]
+        return list(zip(free, whole, strict=False))
+
+    def _standing(self, everybody: list[Resident]) -> list[Resident]:
+        """Of those who said one number: the settled ones and who is near to them or, while nobody has settled, to the
+        lowest id; and who is near to the lowest id of these."""
+        asked = _asked(everybody)
+        first = next(r.peer for r in everybody if r.is_settled or self._is_near(r.peer, asked))
+        return [
+            resident
+            for resident in everybody
+            if resident.is_settled
+            or self._is_near(resident.peer, asked)
+            or self._is_near(resident.peer, [first])
+        ]
+
+    def _is_near(self, peer: PeerId, asked: Sequence[PeerId]) -> bool:
+        seconds = self.distance_seconds(peer, asked)
+        return seconds is not None and seconds <= self.terms.near_seconds
+
+
+def _asked(members: Sequence[Resident]) -> list[PeerId]:
+    return [member.peer for member in members if member.is_settled] or [members[0].peer]
+
+
+def _stay(view: View, me: PeerId, island: int) -> Formation | None:
+    """Whether to stay with an island that is whole, or becomes so with the unformed near it."""
+    members = view.islands[island]
+    if not lacking(members, view.terms):
+        away = _in_ms(view.distance_seconds(me, view.asked_of(island)) or 0.0)
+        reason = f"{len(members)} peers near each other hold a whole model, {away} away"
+        return Formation(island, reason, is_ready=True)
+    all_near = [*members, *view.near_to(members[0].peer, view.unformed)]
+    if not view.settled(island) and not lacking(all_near, view.terms):
+        reason = f"{len(members)} of {len(all_near)} peers that hold a whole model have said so"
+        return Formation(island, reason)
+    return None
+
+
+def _near_island(view: View, me: PeerId, avoided: frozenset[int]) -> Formation | None:
+    """Help the nearest near island that cannot train, else the nearest near one that can."""
+    choices: list[tuple[bool, float, int]] = []
+    for island, members in view.islands.items():
+        seconds = view.distance_seconds(me, view.asked_of(island))
+        is_whole = not lacking(members, view.terms)
+        if seconds is None or seconds > view.terms.near_seconds:
+            continue
+        if is_whole or island not in avoided:
+            choices.append((is_whole, seconds, island))
+    if not choices:
+        return None
+    is_whole, seconds, island = min(choices)
+    needs = lacking(view.islands[island], view.terms)
+    what = "the nearest island that can train" if is_whole else f"it still needs {needs}"
+    reason = f"{what}, {_in_ms(seconds)} away"
+    return Formation(island, reason, is_ready=bool(view.settled(island)))
+
+
+def _new_island(view: View, me: PeerId) -> Formation | None:
+    """Found an island with the unformed that are near, if they suffice."""
+    for island, cluster in view.founders:
+        if any(resident.peer == me for resident in cluster):
+            reason = f"a new island: {len(cluster)} peers near each other hold a whole model"
+            return Formation(island, reason)
+    return None
+
+
+def _far_island(view: View, own: Resident) -> Formation | None:
+    """Help the nearest island that can train with this peer, how far it may be."""
+    choices = []
+    for island, members in view.islands.items():
+        seconds = view.distance_seconds(own.peer, view.asked_of(island))
+        if not lacking([*members, own], view.terms):
+            choices.append((seconds is None, seconds or 0.0, island))
+    if not choices:
+        return None
+    is_unknown, seconds, island = min(choices)
+    away = "nobody knows how" if is_unknown else f"{_in_ms(seconds)} away"
+    reason = f"after a long wait the nearest that can train with this peer, though far: {away}"
+    return Formation(island, reason, is_ready=bool(view.settled(island)))
+
+
+def _wait(view: View, own: Resident) -> Formation:
+    near = view.near_to(own.peer, [r for r in view.unformed if r.peer != own.peer])
+    needs = lacking([own, *near], view.terms)
+    return Formation(
+        None,
+        f"no island is within {_in_ms(view.terms.near_seconds)} a microbatch; to found one, this peer and the "
+        f"{len(near)} near it that are in none need {needs or 'to be nearer each other'}",
+    )
+
+
+def _in_ms(seconds: float) -> str:
+    return f"{1000 * seconds:.3g} ms"
