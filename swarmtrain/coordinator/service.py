@@ -29,6 +29,7 @@ from swarmtrain.core.messages import CheckpointAt
 from swarmtrain.core.tasks import Tasks
 from swarmtrain.core.version import VERSION
 from swarmtrain.monitor.journal import journal_line, read_journal
+from swarmtrain.swarm import checkups
 from swarmtrain.swarm.directory import Directory
 from swarmtrain.swarm.identity import Identity
 from swarmtrain.transport.link import PROTOCOL, Hello, Link, Message, Transport
@@ -77,6 +78,9 @@ class Coordinator:
         self._tasks = Tasks()
         self._start: CheckpointAt | None = None
         self._exporting = asyncio.Lock()
+        self._checkups = checkups.Checkups(
+            transport, self.hello, lambda: self._directory.result().now()
+        )
         self._exported_seconds = -math.inf
         self._is_resumed = False
         self._clocked: set[str] = set()
@@ -273,6 +277,9 @@ class Coordinator:
             case "describe":
                 directory = await asyncio.shield(self._directory)
                 return Message(self._describe(directory).encode())
+            case method if method in checkups.METHODS:
+                await asyncio.shield(self._directory)
+                return await self._checkups.answer(link, method, request)
             case "status":
                 # In the body, which may be as large as a thousand peers need.
                 return Message(b"", json.dumps(self.status()).encode())

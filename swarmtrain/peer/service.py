@@ -12,6 +12,7 @@ from swarmtrain.peer.meddling import Meddling
 from swarmtrain.peer.probing import ProbeAnswers
 from swarmtrain.peer.runtime import Runtime
 from swarmtrain.recovery.serving import layout_answer, state_piece
+from swarmtrain.swarm import checkups
 from swarmtrain.transport.link import Hello, Link, Message
 from swarmtrain.transport.messages import decode, decode_round, decode_step
 from swarmtrain.transport.requests import (
@@ -46,6 +47,7 @@ class Service:
     """The transport's handler at a peer. `runtime` is None until the peer has its stages."""
 
     links: Links
+    checkups: checkups.Checkups
 
     def __init__(self, calls: Calls, record: Record) -> None:
         self._calls, self._record = calls, record
@@ -136,6 +138,8 @@ class Service:
     async def _answer(self, link: Link, method: str, request: Message) -> Message:
         if method == "describe":
             return Message(self._calls.describe().encode())
+        if method in checkups.METHODS:
+            return await self.checkups.answer(link, method, request)
         if link.remote.role == "query":
             raise Refused("a query may only ask for the description", f"method {method}")
         if method == "probe":

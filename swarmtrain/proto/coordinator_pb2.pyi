@@ -63,6 +63,26 @@ class EventBatch(_message.Message):
     dropped: int
     def __init__(self, peer: _Optional[str] = ..., lines: _Optional[_Iterable[str]] = ..., dropped: _Optional[int] = ...) -> None: ...
 
+class ReachRequest(_message.Message):
+    __slots__ = ("port",)
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    port: int
+    def __init__(self, port: _Optional[int] = ...) -> None: ...
+
+class ReachReply(_message.Message):
+    __slots__ = ("address", "problem")
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    problem: str
+    def __init__(self, address: _Optional[str] = ..., problem: _Optional[str] = ...) -> None: ...
+
+class ClockReply(_message.Message):
+    __slots__ = ("now_seconds",)
+    NOW_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    now_seconds: float
+    def __init__(self, now_seconds: _Optional[float] = ...) -> None: ...
+
 class FinishRequest(_message.Message):
     __slots__ = ("reason",)
     REASON_FIELD_NUMBER: _ClassVar[int]

@@ -33,6 +33,7 @@ _INTEGERS: dict[str, tuple[int, int]] = {
     "attempt": (0, 1 << 20),
     "slices": (1, MAX_MEMBERS),
     "round": (-1, 1 << 40),
+    "port": (1024, 65535),
     "island": (0, MAX_ISLANDS - 1),
 }
 _INTEGER = (0, 1 << 62)

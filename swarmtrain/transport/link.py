@@ -106,6 +106,11 @@ class Link(Protocol):
     def stats(self) -> LinkStats: ...
 
     @property
+    def observed_host(self) -> str:
+        """The IP address from which the remote dialled, as seen here; empty where this side dialled."""
+        ...
+
+    @property
     def is_sending(self) -> bool:
         """Whether bodies wait here or are under way, apart from small ones."""
         ...

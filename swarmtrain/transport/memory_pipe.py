@@ -209,6 +209,8 @@ class Flow:
 class MemoryPipe:
     """One side of two flows."""
 
+    observed_host = ""
+
     def __init__(self, outward: Flow, inward: Flow) -> None:
         self._outward, self._inward = outward, inward
 

@@ -55,6 +55,10 @@ class Mux:
         }
 
     @property
+    def observed_host(self) -> str:
+        return self._pipe.observed_host
+
+    @property
     def is_sending(self) -> bool:
         return self._outbox.is_sending
 

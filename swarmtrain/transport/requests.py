@@ -260,6 +260,28 @@ class EventBatch(Encoded):
 
 
 @dataclass(frozen=True, slots=True)
+class ReachRequest(Encoded):
+    """Can you dial me? At `port` of the address that you see me come from, and at no other."""
+
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReachReply(Encoded):
+    """`address` was dialled; `problem` says why the caller did not answer there, empty when it did."""
+
+    address: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClockReply(Encoded):
+    """The answering machine's clock, as the directory counts: seconds since 1970."""
+
+    now_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class FinishRequest(Encoded):
     """An operator ends the run."""
 

@@ -34,6 +34,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "slices": st.integers(1, 1000),
     "sequences": st.tuples(st.lists(st.integers(1, 9), max_size=4).map(tuple)),
     "microbatches": st.integers(1, 4096),
+    "port": st.integers(1024, 65535),
     "loss": st.floats(),
     "loss_sum": st.floats(),
 }
