@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from swarmtrain.cli.settings import Device
+
 if TYPE_CHECKING:
     from swarmtrain.experiments.partial_depth import Depth
+    from swarmtrain.experiments.trained import TrainedModel
 
 CheckpointFolder = Annotated[
     Path,
@@ -40,6 +43,7 @@ def evaluate(
         typer.Option(help="Corpus instead of the run's: stdlib, text:PATH, shards:FOLDER, ..."),
     ] = None,
     family: Family = None,
+    device: Device = "auto",
     output: Annotated[str, typer.Option("-o", "--output", help="table or json")] = "table",
 ) -> None:
     """Measure a checkpoint, or an exported model, on the held-out part of its corpus, in nats per token.
@@ -54,6 +58,7 @@ def evaluate(
     _trust(family)
     shares = parse_shares(keep or ())
     model = TrainedModel.load(checkpoint_folder(checkpoint), data)
+    _compute_on(device, model)
     whole = tuple(range(1, model.config.model.stages + 1))
     measured: dict[tuple[int, ...], float] = {}
 
@@ -109,6 +114,7 @@ def generate(
     top_k: Annotated[int, typer.Option(min=0, help="Choose among so many; 0 is all")] = 40,
     seed: Annotated[int, typer.Option(help="Seed of the choices")] = 0,
     family: Family = None,
+    device: Device = "auto",
 ) -> None:
     """Continue a text with the model of a checkpoint, or with an exported one.
 
@@ -118,7 +124,19 @@ def generate(
 
     _trust(family)
     model = TrainedModel.load(checkpoint_folder(checkpoint))
+    _compute_on(device, model)
     typer.echo(prompt + model.sample(prompt, tokens, temperature, top_k, seed))
+
+
+def _compute_on(device: str, model: "TrainedModel") -> None:
+    """Move the model to the device, and say so where it is not the CPU."""
+    from swarmtrain.compute.place import choose_place, seen_devices
+
+    # Nothing is summed here that others would have to equal.
+    place, why = choose_place(device, "fast", seen_devices())
+    if place.device is not None:
+        model.move(place.device)
+        typer.echo(f"device {place.device.type}: {why}", err=True)
 
 
 def _trust(family: str | None) -> None:

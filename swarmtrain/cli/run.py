@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from swarmtrain.cli.settings import Out, Overrides, Resume, RunFile, Steps
+from swarmtrain.cli.settings import Device, Out, Overrides, Resume, RunFile, Steps
 
 Region = Annotated[
     str, typer.Option(help="Where this machine stands, as others there write it (europe-west4)")
@@ -65,6 +65,7 @@ def up(
     resume: Resume = "never",
     dashboard: DashboardAddress = "auto",
     no_dashboard: NoDashboard = False,
+    device: Device = "auto",
 ) -> None:
     """Train on this machine: a coordinator and N peer processes, ending with a summary and a sample.
 
@@ -79,7 +80,7 @@ def up(
     stages, victim = tuple(stage or ()), parse_kill(kill, peers * islands)
     folder, goes_on = run_folder(out, config, resume)
     page = "" if no_dashboard else dashboard
-    options = UpOptions(peers, islands, stages, victim, prompt, verify, goes_on, page)
+    options = UpOptions(peers, islands, stages, victim, prompt, verify, goes_on, page, device)
     run_up(config, folder, options)
 
 
@@ -142,6 +143,7 @@ def peer(
     region: Region = "",
     island: Island = "0",
     metrics: Metrics = "",
+    device: Device = "auto",
     lifeline: Annotated[
         bool, typer.Option("--lifeline", hidden=True, help="End when standard input closes")
     ] = False,
@@ -176,6 +178,7 @@ def peer(
         region=region,
         island=parse_island(island),
         shape=parse_shape(shape) if shape else None,
+        device=device,
     )
     run_peer(options, PeerProcess(lifeline, tuple(map(parse_fault, fault or ())), metrics))
 

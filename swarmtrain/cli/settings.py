@@ -28,6 +28,11 @@ Out = Annotated[
 ]
 
 
+Device = Annotated[
+    Literal["auto", "cpu", "cuda", "mps"],
+    typer.Option("--device", help="Where to compute; auto: CUDA or MPS if the run's sums allow it"),
+]
+
 ResumeChoice = Literal["auto", "never"]
 Resume = Annotated[
     ResumeChoice,

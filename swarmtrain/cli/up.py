@@ -29,6 +29,7 @@ class UpOptions:
     verify: bool
     resume: bool
     dashboard: str
+    device: str
 
 
 def parse_kill(text: str | None, peers: int) -> "Kill | None":
@@ -125,6 +126,7 @@ async def _train(config: "RunConfig", folder: Path, options: UpOptions) -> tuple
         swarm.resume, swarm.islands = options.resume, options.islands
         swarm.dashboard = options.dashboard
         swarm.shown_at = lambda url: progress.note(f"dashboard  {url}")
+        swarm.device = options.device
 
         def drain() -> None:
             nonlocal interrupted

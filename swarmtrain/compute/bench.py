@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from swarmtrain.compute.lane import Kind, Lane, Task
+from swarmtrain.compute.place import HERE, Place
 from swarmtrain.compute.stage import MiddleCompute, Tape
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.events import Measured
@@ -19,12 +20,14 @@ ENOUGH_SECONDS = 0.5
 """Small models are measured more often: other work on the machine then hides less of its speed."""
 
 
-async def measure(config: RunConfig, lane: Lane, memory_bytes: int) -> Measured:
+async def measure(
+    config: RunConfig, lane: Lane, memory_bytes: int, place: Place = HERE
+) -> Measured:
     """Seconds of one microbatch through one middle stage: the best of several, of one block times its count.
 
     Rounded up to half an octave, so that equal machines under some other work report equal figures.
     """
-    forward, backward = _passes(config, lane.is_modelled)
+    forward, backward = _passes(config, lane.is_modelled, place)
     train = config.train
     loop = asyncio.get_running_loop()
     forward_seconds = backward_seconds = math.inf
@@ -45,18 +48,20 @@ async def measure(config: RunConfig, lane: Lane, memory_bytes: int) -> Measured:
         backward_seconds=_rounded_up(backward_seconds * blocks),
         memory_bytes=memory_bytes,
         reason=f"best of {repeats} microbatches of {train.microbatch_size} x {train.sequence_length}"
-        f" tokens through one block, times {blocks}; {format_bytes(memory_bytes)} may be used",
+        f" tokens through one block, times {blocks}, on {place.name}; {format_bytes(memory_bytes)} may be used",
     )
 
 
-def _passes(config: RunConfig, is_modelled: bool) -> tuple[Callable[[], None], Callable[[], None]]:
+def _passes(
+    config: RunConfig, is_modelled: bool, place: Place
+) -> tuple[Callable[[], None], Callable[[], None]]:
     """Forward and backward of one microbatch through one block; nothing where only modelled seconds count."""
     if is_modelled:
         return lambda: None, lambda: None
     single = config.model_copy(
         update={"model": config.model.model_copy(update={"blocks_per_stage": 1})}
     )
-    compute, tapes = MiddleCompute(single, 1), list[Tape]()
+    compute, tapes = MiddleCompute(single, 1, place), list[Tape]()
     train, width = config.train, config.model.width
     x_BTD = torch.ones(train.microbatch_size, train.sequence_length, width)
     return (

@@ -14,9 +14,12 @@ class FlatParameters:
     """Binds a module's parameters to a flat tensor. Every parameter starts on a 64-byte boundary.
 
     Alignment is part of the arithmetic: kernels may give other bits on unaligned memory.
+
+    The flat tensor is always on the CPU, where sums, optimizer, digests and transfers work. With `elsewhere`, the
+    module computes there, on a copy that `bind` brings up to date.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, elsewhere: torch.device | None = None) -> None:
         named = list(module.named_parameters())
         self.names = tuple(name for name, _ in named)
         self.shapes = tuple(tuple(parameter.shape) for _, parameter in named)
@@ -26,6 +29,7 @@ class FlatParameters:
         self.values = torch.zeros(self.total)
         for view, parameter in zip(self.views(self.values), self._parameters, strict=True):
             view.copy_(parameter.detach())
+        self._copy = torch.empty(self.total, device=elsewhere) if elsewhere is not None else None
         self.bind(self.values)
 
     def views(self, flat: Tensor) -> list[Tensor]:
@@ -38,7 +42,8 @@ class FlatParameters:
     def bind(self, flat: Tensor) -> None:
         """Let the module compute with the values in `flat` from now on."""
         self.values = flat
-        for view, parameter in zip(self.views(flat), self._parameters, strict=True):
+        used = flat if self._copy is None else self._copy.copy_(flat)
+        for view, parameter in zip(self.views(used), self._parameters, strict=True):
             parameter.data = view
 
     def spans(self, parameters: Sequence[nn.Parameter]) -> list[tuple[int, int]]:

@@ -93,6 +93,7 @@ class Replica:
         for mine, theirs in zip(self.current.flats, flats, strict=True):
             if mine is not theirs:
                 mine.copy_(theirs)
+        self.compute.flat.bind(self.current.parameters)
         self._accumulator.clear()
         self._is_shared = False
 

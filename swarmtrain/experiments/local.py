@@ -59,6 +59,7 @@ class LocalSwarm:
     resume: bool = False
     dashboard: str = ""
     shown_at: Callable[[str], None] = lambda url: None
+    device: str = "auto"
     coordinator: Coordinator = field(init=False)
     children: list[Child] = field(default_factory=list)
     _share_bytes: int = 0
@@ -112,6 +113,7 @@ class LocalSwarm:
         name = f"peer-{index + 1}"
         arguments = ["peer", "--join", self.coordinator.address, "--name", name, "--lifeline"]
         arguments += ["--listen", "127.0.0.1:0", "--config", str(self.folder / "config.toml")]
+        arguments += ["--device", self.device]
         arguments += ["--max-memory", f"{self._share_bytes}B", *self.more(index)]
         island, place = divmod(index, self.peers)
         if island:

@@ -66,6 +66,11 @@ class TrainedModel:
         ]
         return TrainedModel(config, tokenizer, stages, step)
 
+    def move(self, device: torch.device) -> None:
+        """Compute on `device` from here on, in fp32."""
+        for stage in self.stages:
+            stage.to(device)
+
     def held_out_loss(
         self, batches: int = EVAL_BATCHES, middle: Sequence[int] | None = None
     ) -> float:

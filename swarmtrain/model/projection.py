@@ -31,7 +31,7 @@ class WaitingGradients:
         """The gradient of every parameter, from `known` and from what waits here. Call it once."""
         gradients = {id(one): known[index] for index, one in enumerate(parameters)}
         for weight, x, dy in self._factors:
-            gradient, earlier = weight_gradient(x, dy), gradients[id(weight)]
+            gradient, earlier = weight_gradient(x, dy).to(weight.dtype), gradients[id(weight)]
             gradients[id(weight)] = gradient if earlier is None else earlier + gradient
         self._factors.clear()
         whole = [gradients[id(one)] for one in parameters]
@@ -53,8 +53,11 @@ def weights_wait() -> Iterator[WaitingGradients]:
 
 
 def weight_gradient(x: Tensor, dy: Tensor) -> Tensor:
-    """(outputs, inputs) from the projection's input (..., inputs) and output gradient (..., outputs)."""
-    return dy.reshape(-1, dy.shape[-1]).t().mm(x.reshape(-1, x.shape[-1]))
+    """(outputs, inputs) from the projection's input (..., inputs) and output gradient (..., outputs).
+
+    The product is taken in the type of `dy`, which under autocast is the narrower one.
+    """
+    return dy.reshape(-1, dy.shape[-1]).t().mm(x.reshape(-1, x.shape[-1]).to(dy.dtype))
 
 
 class _Linear(torch.autograd.Function):
@@ -69,11 +72,14 @@ class _Linear(torch.autograd.Function):
         x, weight = context.saved_tensors
         needs_dx, needs_weight = context.needs_input_grad
         waiting: WaitingGradients | None = getattr(_thread, "waiting", None)
-        dx = dy.reshape(-1, dy.shape[-1]).mm(weight).view(x.shape) if needs_dx else None
+        dx = None
+        if needs_dx:
+            # Autocast narrowed the factors in forward and is not on here; without it nothing is converted.
+            dx = dy.reshape(-1, dy.shape[-1]).mm(weight.to(dy.dtype)).view(x.shape).to(x.dtype)
         if needs_weight and waiting is not None:
             waiting.add(weight, x.detach(), dy)
             return dx, None
-        return dx, weight_gradient(x, dy) if needs_weight else None
+        return dx, weight_gradient(x, dy).to(weight.dtype) if needs_weight else None
 
 
 class Projection(nn.Module):

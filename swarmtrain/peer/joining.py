@@ -11,9 +11,10 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from swarmtrain.compute.lane import Observer, ThreadLane
+from swarmtrain.compute.place import HERE, Place, choose_place, memory_on, seen_devices
 from swarmtrain.core.config import RunConfig, config_from_json
 from swarmtrain.core.errors import ConfigError, CorpusError, Incompatible, LinkError, ModelError
-from swarmtrain.core.events import Event, Record
+from swarmtrain.core.events import Event, Noted, Record
 from swarmtrain.core.sizes import MEMORY_SHARE
 from swarmtrain.core.version import VERSION
 from swarmtrain.data.stream import Corpus, load_corpus
@@ -52,6 +53,7 @@ class JoinOptions:
     region: str = ""
     island: int | None = 0
     shape: Shape | None = None
+    device: str = "auto"
 
 
 async def describe(address: str, timeout_seconds: float = 30.0) -> tuple[Description, RunConfig]:
@@ -119,10 +121,10 @@ def check_region(region: str) -> None:
         )
 
 
-def kernel_class(threads: int) -> str:
+def kernel_class(threads: int, place: Place = HERE) -> str:
     """What must be equal for equal bits: torch, CPU capability, threads, device (protocol.md, answer b)."""
     capability = torch.backends.cpu.get_cpu_capability()
-    return f"torch {torch.__version__} {platform.machine()} {capability} threads {threads} cpu"
+    return f"torch {torch.__version__} {platform.machine()} {capability} threads {threads} {place.name}"
 
 
 @dataclass(slots=True)
@@ -156,6 +158,8 @@ async def open_peer(
     check_stages(options.stages, config)
     check_region(options.region)
     torch.set_num_threads(config.limits.threads)
+    seen_here = seen_devices()
+    place, why = choose_place(options.device, config.train.accumulation, seen_here)
     corpus = _load_corpus(config, options, description)
     identity = _identity(options.identity)
     loop = asyncio.get_running_loop()
@@ -187,6 +191,7 @@ async def open_peer(
         sampler.heard(event)
         seen(event)
 
+    record(Noted("device", f"{place.name}: {why}"))
     host = options.listen.rpartition(":")[0].replace("localhost", "127.0.0.1")
     discovery = DhtOptions(bootstrap=description.directory, host=host)
     world = await _open_world(config, identity, discovery, record, observe, options.shape)
@@ -196,12 +201,13 @@ async def open_peer(
         stages=options.stages,
         listen=options.listen,
         announce=options.announce,
-        memory_bytes=options.memory_bytes or usable_memory_bytes(),
-        kernel_class=kernel_class(config.limits.threads),
+        memory_bytes=memory_on(place, seen_here, options.memory_bytes or usable_memory_bytes()),
+        kernel_class=kernel_class(config.limits.threads, place),
         coordinator=description.coordinator,
         start=description.start,
         region=options.region,
         island=options.island,
+        place=place,
     )
     session = Session(config, peer_options, world, corpus, record)
     sampler.peers = lambda: session.roster_size

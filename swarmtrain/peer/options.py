@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from swarmtrain.compute.lane import Lane
+from swarmtrain.compute.place import HERE, Place
 from swarmtrain.core.messages import CheckpointAt
 from swarmtrain.core.types import PeerId
 from swarmtrain.swarm.directory import Directory
@@ -37,6 +38,7 @@ class PeerOptions:
     start: CheckpointAt | None = None
     region: str = ""
     island: int | None = 0
+    place: Place = HERE
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from swarmtrain.compute.lane import Kind, Lane, Task
+from swarmtrain.compute.place import HERE, Place
 from swarmtrain.compute.replica import Replica
 from swarmtrain.compute.stage import build_compute
 from swarmtrain.core.config import RunConfig
@@ -52,6 +53,7 @@ class Setting:
     start: CheckpointAt | None
     region: str
     island: int = 0
+    place: Place = HERE
 
 
 @dataclass(slots=True)
@@ -147,5 +149,5 @@ async def build_runtime(
 
 
 def _build(setting: Setting, stage: int) -> Replica:
-    compute = build_compute(setting.config, setting.vocab_size, stage)
+    compute = build_compute(setting.config, setting.vocab_size, stage, setting.place)
     return Replica(setting.config, stage, compute)

@@ -39,6 +39,7 @@ from swarmtrain.peer.service import Calls, Service
 from swarmtrain.plan.assign import Assignment
 from swarmtrain.steps.effects import LEFT
 from swarmtrain.steps.member import StepMember
+from swarmtrain.swarm.checkups import Checkups
 from swarmtrain.swarm.records import State
 from swarmtrain.transport.link import PROTOCOL, Hello, Link
 from swarmtrain.transport.requests import Description
@@ -89,6 +90,7 @@ class Session:
         connect_seconds = config.links.connect_seconds
         self.links = Links(world.transport, self.service, connect_seconds)
         self.service.links = self.links
+        self.service.checkups = Checkups(world.transport, self._hello, world.directory.now)
         self.links.unreachable = self._unreachable
 
     # ---- the life -----------------------------------------------------------------------------------------------
@@ -101,7 +103,7 @@ class Session:
         capacity = capacity_stages(self.config, self.vocab_size, options.memory_bytes)
         self._check_capacity(capacity)
         self._capacity_stages = capacity
-        measured = await measure(self.config, self.world.lane, options.memory_bytes)
+        measured = await measure(self.config, self.world.lane, options.memory_bytes, options.place)
         self._record(measured)
         placing = self._tasks.spawn(
             self._take_part(Machine(measured, capacity, self.world.lane.meter, self.links.rows)),
@@ -383,6 +385,7 @@ class Session:
             start=self.options.start,
             region=self.options.region,
             island=self.island or 0,
+            place=self.options.place,
         )
         self.runtime = await build_runtime(setting, stages, self._end, self._failed)
         self.service.runtime = self.runtime

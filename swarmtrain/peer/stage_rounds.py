@@ -180,6 +180,7 @@ class OuterStates:
         for work in commit.closing.rounds:
             if work.stage == stage:
                 self._do(rounds, work, parameters, commit.next_step)
+                replica.compute.flat.bind(parameters)
         self._packed.pop(stage, None)
 
     def _do(self, rounds: StageRounds, work: RoundWork, parameters: Tensor, step: int) -> None:

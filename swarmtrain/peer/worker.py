@@ -124,7 +124,7 @@ class Worker:
         above = self.store.get(opening.step, (item[0] - 1, item[1]))
         if above is not None:
             tape = await self.positions.forward(opening, above)
-            await self.hops.call(opening, item, tape.y_BTD.detach(), (), hints)
+            await self.hops.call(opening, item, tape.sent_BTD, (), hints)
 
     # ---- one position -------------------------------------------------------------------------------------------
 
@@ -141,8 +141,8 @@ class Worker:
             tape = await positions.forward(opening, entry)
             reached("forward.done")
             below = (item[0] + 1, item[1])
-            y_BTD = tape.y_BTD.detach()
-            answer, entry.served_by = await self.hops.call(opening, below, y_BTD, route, hints)
+            sent_BTD = tape.sent_BTD
+            answer, entry.served_by = await self.hops.call(opening, below, sent_BTD, route, hints)
             if answer.gradient_BTD is None:
                 return positions.void(opening, item, "a later position is void")
             if not is_finite(answer.gradient_BTD):
