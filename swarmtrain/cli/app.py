@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from swarmtrain.cli import bench, config, export, model, plan, run, status
+from swarmtrain.cli import bench, config, doctor, export, model, plan, run, status
 from swarmtrain.core.errors import SwarmError
 from swarmtrain.core.version import VERSION
 
@@ -24,6 +24,7 @@ for command in (run.up, run.coordinator, run.peer, run.reference, run.simulate, 
 app.command(rich_help_panel="Look")(status.status)
 app.command(rich_help_panel="Look")(plan.plan)
 app.command(rich_help_panel="Look")(bench.bench)
+app.command(rich_help_panel="Look")(doctor.doctor)
 app.command("eval", rich_help_panel="Use the model")(model.evaluate)
 app.command(rich_help_panel="Use the model")(model.generate)
 app.command("export", rich_help_panel="Use the model")(export.export)

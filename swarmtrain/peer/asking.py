@@ -11,11 +11,14 @@ from swarmtrain.transport.link import PROTOCOL, Hello, Link, LinkLimits, Message
 from swarmtrain.transport.requests import Describe
 
 
-class _Asker:
-    """The handler of a process that only asks."""
+class Asker:
+    """The handler of a process that only asks; `peer` is what it calls itself."""
+
+    def __init__(self, peer: PeerId) -> None:
+        self._peer = peer
 
     def hello(self) -> Hello:
-        return Hello(PROTOCOL, VERSION, b"", PeerId("query"), "", "", "", "query")
+        return Hello(PROTOCOL, VERSION, b"", self._peer, "", "", "", "query")
 
     def check(self, hello: Hello) -> None:
         """Whoever answers is asked; the answer is checked."""
@@ -37,7 +40,7 @@ class _Asker:
 async def reaching(address: str, timeout_seconds: float) -> AsyncIterator[Link]:
     """A link to the peer or coordinator at `address`, for questions only; closed at the end. Raises LinkError."""
     transport = GrpcTransport(LinkLimits())
-    asker = _Asker()
+    asker = Asker(PeerId("query"))
     try:
         yield await transport.dial(address, asker.hello(), asker, timeout_seconds)
     finally:

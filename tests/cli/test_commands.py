@@ -61,6 +61,7 @@ def test_version(shell: Shell):
         "simulate",
         "check",
         "status",
+        "doctor",
         "eval",
         "generate",
         "export",
