@@ -101,9 +101,10 @@ def closing_line(findings: "list[Finding]") -> str:
 
 
 def as_json(findings: "list[Finding]", code: int) -> dict[str, object]:
-    """For programs: every check in order."""
+    """For programs: every check in order, and host:port where the run sees this machine, if it was found out."""
     checks = [
         {"check": one.check, "state": one.state, "found": one.found, "do": one.remedy}
         for one in findings
     ]
-    return {"ok": code == 0, "exit_code": code, "checks": checks}
+    seen_at = next((one.seen_at for one in findings if one.seen_at), None)
+    return {"ok": code == 0, "exit_code": code, "seen_at": seen_at, "checks": checks}

@@ -211,6 +211,7 @@ class CoordinatorOptions:
     announce: str
     dashboard: str
     resume: bool
+    directory_port: int
 
 
 def run_coordinator(config: "RunConfig", folder: Path, options: CoordinatorOptions) -> None:
@@ -223,6 +224,7 @@ async def _coordinate(config: "RunConfig", folder: Path, options: CoordinatorOpt
     from swarmtrain.cli.story import Story
     from swarmtrain.cli.summary import summary_of, write
     from swarmtrain.experiments.local import new_coordinator, open_directory
+    from swarmtrain.swarm.daemon import DhtOptions
 
     interrupted = asyncio.Event()
     with Progress(config.run.steps) as progress:
@@ -232,7 +234,9 @@ async def _coordinate(config: "RunConfig", folder: Path, options: CoordinatorOpt
                 coordinator.resume()
             await coordinator.start(options.listen, options.announce)
             host = options.listen.rpartition(":")[0].replace("localhost", "127.0.0.1")
-            await open_directory(coordinator, host)
+            announce_host = options.announce.rpartition(":")[0]
+            directory = DhtOptions((), host, options.directory_port, announce_host)
+            await open_directory(coordinator, directory)
             typer.echo(f"run {config.run.name}, configuration {config.hash[:12]}, folder {folder}")
             if options.dashboard:
                 typer.echo(f"dashboard  {await coordinator.serve_dashboard(options.dashboard)}")

@@ -98,6 +98,10 @@ def coordinator(
     resume: Resume = "never",
     dashboard: DashboardAddress = "auto",
     no_dashboard: NoDashboard = False,
+    directory_port: Annotated[
+        int,
+        typer.Option(min=0, max=65535, help="Port of the directory of peers; 0 is any free one"),
+    ] = 0,
 ) -> None:
     """Start a run that others join: bootstrap, dashboard, journal, final checkpoint.
 
@@ -109,7 +113,9 @@ def coordinator(
     config = read_config(files, overrides, steps)
     folder, goes_on = run_folder(out, config, resume)
     page = "" if no_dashboard else dashboard
-    run_coordinator(config, folder, CoordinatorOptions(listen, announce, page, goes_on))
+    run_coordinator(
+        config, folder, CoordinatorOptions(listen, announce, page, goes_on, directory_port)
+    )
 
 
 def peer(

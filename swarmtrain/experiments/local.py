@@ -85,7 +85,7 @@ class LocalSwarm:
                 self.shown_at(await self.coordinator.serve_dashboard(self.dashboard))
             # Peers take seconds to import what they need; the directory opens meanwhile.
             await self._start_peers()
-            await open_directory(self.coordinator, "127.0.0.1")
+            await open_directory(self.coordinator, DhtOptions())
             await self._until_stopped()
             if not self.coordinator.state.conductor:
                 return self.coordinator.state  # drained before anything began: nothing to keep
@@ -203,11 +203,11 @@ def new_coordinator(config: RunConfig, folder: Path, changed: Changed) -> Coordi
     return Coordinator(config, identity, GrpcTransport(limits), RunFolder(folder), changed)
 
 
-async def open_directory(coordinator: Coordinator, host: str) -> None:
+async def open_directory(coordinator: Coordinator, options: DhtOptions) -> None:
     """Start the run's directory and let peers join. Raises DirectoryError or CorpusError."""
     config = coordinator.config
     corpus = load_corpus(config.data, None)
     directory = await DhtDirectory.open(
-        config.hash, coordinator.identity, coordinator.record, DhtOptions(host=host)
+        config.hash, coordinator.identity, coordinator.record, options
     )
     coordinator.open_run(directory, corpus.digest)

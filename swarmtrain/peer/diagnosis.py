@@ -35,13 +35,17 @@ FAR_SLOWER = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One check: what was found, and for anything but `ok` what to do. `exit_code` is that of a failure."""
+    """One check: what was found, and for anything but `ok` what to do. `exit_code` is that of a failure.
+
+    `seen_at` is host:port where the run was seen to reach for this machine, where that was found out.
+    """
 
     check: str
     state: State
     found: str
     remedy: str = ""
     exit_code: int = 1
+    seen_at: str = ""
 
 
 def exit_code(findings: Sequence[Finding]) -> int:
@@ -183,6 +187,7 @@ def judge_reach(facts: ReachFacts) -> Finding:
             f"not reached at {facts.dialled}: {facts.problem}",
             f"to be dialled, forward TCP port {port} to this machine in router and firewall and join with {advice}; "
             "without, this machine dials the others, and two that nobody can dial cannot exchange work",
+            seen_at=facts.dialled,
         )
     if not _is_dialled_as(host, seen_host):
         return Finding(
@@ -190,8 +195,10 @@ def judge_reach(facts: ReachFacts) -> Finding:
             "warn",
             f"reached at {facts.dialled}, but others would be told {facts.announced}",
             f"join with {advice}",
+            seen_at=facts.dialled,
         )
-    return Finding("reachability", "ok", f"dialled back at {facts.dialled}")
+    found = f"dialled back at {facts.dialled}"
+    return Finding("reachability", "ok", found, seen_at=facts.dialled)
 
 
 def _is_dialled_as(host: str, seen_host: str) -> bool:

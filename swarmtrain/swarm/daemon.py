@@ -29,13 +29,15 @@ _OWN_SESSION = "import os, sys; os.setsid(); os.execv(sys.argv[1], sys.argv[1:])
 class DhtOptions:
     """How to take part. `bootstrap`: multiaddrs of members to join through (none starts a new DHT).
 
-    `host` is the IP address to listen on, `port` 0 any free one. Opening takes at most `start_seconds`, every call
+    `host` is the IP address to listen on, `port` 0 any free one; others are told `announce_host`, a name or an address,
+    in place of it when the port is given. Opening takes at most `start_seconds`, every call
     at most `call_seconds`.
     """
 
     bootstrap: tuple[str, ...] = ()
     host: str = "127.0.0.1"
     port: int = 0
+    announce_host: str = ""
     start_seconds: float = 20.0
     call_seconds: float = 10.0
 
@@ -141,13 +143,27 @@ def _daemon_arguments(options: DhtOptions) -> dict[str, Any]:
         _check_port_is_free(options)
     # On loopback nothing may go out: no port mapping on the router, no reachability probes.
     is_public = not host.is_loopback
+    announced = (
+        {"announce_maddrs": [_multiaddress(options.announce_host, options.port)]}
+        if options.port and options.announce_host
+        else {}
+    )
     return {
+        **announced,
         "host_maddrs": [f"/ip{host.version}/{host}/tcp/{options.port}"],
         "nat_port_map": is_public,
         "auto_nat": is_public,
         "use_relay": is_public,
         "startup_timeout": options.start_seconds,
     }
+
+
+def _multiaddress(host: str, port: int) -> str:
+    try:
+        kind = f"ip{ipaddress.ip_address(host.strip('[]')).version}"
+    except ValueError:
+        kind = "dns"
+    return f"/{kind}/{host.strip('[]')}/tcp/{port}"
 
 
 def _check_port_is_free(options: DhtOptions) -> None:

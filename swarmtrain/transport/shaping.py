@@ -40,6 +40,7 @@ class ShapedPipe:
 
     def __init__(self, pipe: Pipe, shape: Shape) -> None:
         self._pipe, self._shape = pipe, shape
+        self.observed_host = pipe.observed_host
         self._loop = asyncio.get_running_loop()
         self._free_at_seconds = 0.0
         self._under_way: deque[tuple[float, bytes]] = deque()

@@ -74,7 +74,8 @@ def test_a_machine_that_can_join(coordinator: str, tmp_path: Path) -> None:
     assert {one.state for one in found.values()} == {"ok"}, found
     assert {"run", "port", "bootstrap", "clock", "reachability", "directory"} <= set(found)
     assert {"threads", "device", "memory", "speed", "disk"} <= set(found)
-    assert "dialled back at 127.0.0.1" in found["reachability"].found
+    assert found["reachability"].found == f"dialled back at {found['reachability'].seen_at}"
+    assert found["reachability"].seen_at.startswith("127.0.0.1:")
     time.sleep(DIAL_PAUSE_SECONDS)
 
 
@@ -106,6 +107,7 @@ def test_nobody_at_that_address_and_json(
         main()
     told = json.loads(capsys.readouterr().out)
     assert ended.value.code == told["exit_code"] == 3 and not told["ok"]
+    assert told["seen_at"] is None
     run = next(one for one in told["checks"] if one["check"] == "run")
     assert run["state"] == "fail" and "127.0.0.1:1" in run["found"] and run["do"]
     assert next(one for one in told["checks"] if one["check"] == "speed")["state"] == "ok"

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -290,5 +291,24 @@ def test_a_storing_node_keeps_nothing_but_sound_entries_in_their_place() -> None
         assert len(directory._node.protocol.storage) == 1
         await stop_node(hostile)
         await directory.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("announced", "kind"), [("localhost", "dns"), ("127.0.0.1", "ip4")])
+def test_others_join_through_the_announced_host_and_a_given_port(announced: str, kind: str) -> None:
+    async def scenario() -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        options = DhtOptions(port=port, announce_host=announced)
+        identity = Identity.from_seed(b"first".ljust(32))
+        first = await DhtDirectory.open(RUN, identity, lambda _: None, options)
+        assert first.bootstrap[0].startswith(f"/{kind}/{announced}/tcp/{port}/p2p/")
+        second = await join("second", *first.bootstrap)
+        await publish(second, "second")
+        assert await names(first) == ["second"]
+        await second.close()
+        await first.close()
 
     asyncio.run(scenario())
