@@ -295,16 +295,15 @@ def test_a_storing_node_keeps_nothing_but_sound_entries_in_their_place() -> None
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize(("announced", "kind"), [("localhost", "dns"), ("127.0.0.1", "ip4")])
-def test_others_join_through_the_announced_host_and_a_given_port(announced: str, kind: str) -> None:
+def test_others_join_through_the_announced_host_and_a_given_port() -> None:
     async def scenario() -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        options = DhtOptions(port=port, announce_host=announced)
+        options = DhtOptions(port=port, announce_host="localhost")
         identity = Identity.from_seed(b"first".ljust(32))
         first = await DhtDirectory.open(RUN, identity, lambda _: None, options)
-        assert first.bootstrap[0].startswith(f"/{kind}/{announced}/tcp/{port}/p2p/")
+        assert first.bootstrap[0].startswith(f"/dns/localhost/tcp/{port}/p2p/")
         second = await join("second", *first.bootstrap)
         await publish(second, "second")
         assert await names(first) == ["second"]
