@@ -4,13 +4,13 @@ from typing import Protocol
 
 
 class Pipe(Protocol):
-    """One side of a connection. One task sends and one receives at a time.
+    """One side of a connection. One task sends and one receives at a time."""
 
-    `observed_host` is the IP address from which the other side dialled, as this machine sees it; empty where this
-    side dialled, or where the line does not say.
-    """
-
-    observed_host: str
+    @property
+    def observed_host(self) -> str:
+        """The IP address from which the other side dialled, as this machine sees it; empty where this side dialled,
+        or where the line does not say."""
+        ...
 
     async def send(self, frame: bytes) -> None:
         """Hand over one frame; returns when the line has room for more. Raises LinkClosed."""

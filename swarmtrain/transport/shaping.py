@@ -40,7 +40,6 @@ class ShapedPipe:
 
     def __init__(self, pipe: Pipe, shape: Shape) -> None:
         self._pipe, self._shape = pipe, shape
-        self.observed_host = pipe.observed_host
         self._loop = asyncio.get_running_loop()
         self._free_at_seconds = 0.0
         self._under_way: deque[tuple[float, bytes]] = deque()
@@ -48,6 +47,10 @@ class ShapedPipe:
         self._broken: LinkClosed | None = None
         self._is_closing = False
         self._carrier = asyncio.ensure_future(self._carry())
+
+    @property
+    def observed_host(self) -> str:
+        return self._pipe.observed_host
 
     async def send(self, frame: bytes) -> None:
         if self._broken is not None:
