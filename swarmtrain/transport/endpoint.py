@@ -5,6 +5,7 @@ import logging
 
 from swarmtrain.core.errors import Incompatible, LinkClosed, LinkError, Refused, WireError
 from swarmtrain.core.tasks import Tasks
+from swarmtrain.transport.caps import NO_CAPS, Caps
 from swarmtrain.transport.frames import Frame, Kind, error_frame, pack, read_error, unpack
 from swarmtrain.transport.link import PROTOCOL, Handler, Hello, LinkLimits
 from swarmtrain.transport.messages import decode, encode
@@ -18,9 +19,11 @@ logger = logging.getLogger(__name__)
 class Endpoint:
     """The links and tasks that one transport owns."""
 
-    def __init__(self, limits: LinkLimits, shape: Shape | None = None) -> None:
-        """With a `shape` all pipes are slowed down to it."""
-        self._limits, self._shape = limits, shape
+    def __init__(
+        self, limits: LinkLimits, shape: Shape | None = None, caps: Caps = NO_CAPS
+    ) -> None:
+        """With a `shape` all pipes are slowed down to it; `caps` hold for all links together."""
+        self._limits, self._shape, self._caps = limits, shape, caps
         self._links: dict[Mux, None] = {}
         self._closed = False
         self.tasks = Tasks()
@@ -82,7 +85,7 @@ class Endpoint:
             raise LinkClosed("the transport is closed", "this process is shutting down")
 
     def _open(self, pipe: Pipe, remote: Hello, handler: Handler) -> Mux:
-        link = Mux(pipe, remote, handler, self._limits, self.tasks)
+        link = Mux(pipe, remote, handler, self._limits, self.tasks, self._caps)
         self._links[link] = None
         self.tasks.spawn(self._forget(link), f"forget {remote.peer}")
         link.start()

@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 
 from swarmtrain.core.errors import LinkClosed, LinkError
+from swarmtrain.transport.caps import NO_CAPS, Caps
 from swarmtrain.transport.endpoint import Endpoint
 from swarmtrain.transport.frames import FRAME_SLACK_BYTES
 from swarmtrain.transport.grpc_pipe import METHOD, SERVICE, DiallerPipe, ListenerPipe
@@ -27,10 +28,12 @@ _KEEPALIVE_HEARTBEATS = 20
 class GrpcTransport:
     """Makes links over gRPC on the running event loop."""
 
-    def __init__(self, limits: LinkLimits, shape: Shape | None = None) -> None:
-        """With a `shape`, for experiments, its lines are slowed down to it."""
+    def __init__(
+        self, limits: LinkLimits, shape: Shape | None = None, caps: Caps = NO_CAPS
+    ) -> None:
+        """With a `shape`, for experiments, its lines are slowed down to it; `caps` hold for all of them together."""
         self._limits = limits
-        self._endpoint = Endpoint(limits, shape)
+        self._endpoint = Endpoint(limits, shape, caps)
         self._servers: list[grpc.aio.Server] = []
 
     async def listen(self, address: str, handler: Handler) -> str:

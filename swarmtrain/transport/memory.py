@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 
 from swarmtrain.core.errors import LinkClosed, LinkError
+from swarmtrain.transport.caps import NO_CAPS, Caps
 from swarmtrain.transport.endpoint import Endpoint
 from swarmtrain.transport.link import Handler, Hello, Link, LinkLimits
 from swarmtrain.transport.memory_pipe import Line, MemoryPipe, Tap, Way, pipe_pair
@@ -26,7 +27,8 @@ class MemoryNetwork:
     """Lines between named machines, and the faults that can be put on them.
 
     Set before machines are made: `tap(from name, to name)` watches and changes frames, `wrap(name, handler)`
-    stands between a machine's links and its handler, `way(from name, to name)` is what frames wait for.
+    stands between a machine's links and its handler, `way(from name, to name)` is what frames wait for, `caps[name]` is
+    what a machine lets its links carry.
     """
 
     tap: Callable[[str, str], Tap] | None = None
@@ -42,6 +44,7 @@ class MemoryNetwork:
         self._transports: dict[str, MemoryTransport] = {}
         self.listeners: dict[str, tuple[MemoryTransport, Handler]] = {}
         self.ports = itertools.count(1)
+        self.caps: dict[str, Caps] = {}
 
     def transport(self, name: str) -> "MemoryTransport":
         """The machine `name`, new or started again after `kill`."""
@@ -109,7 +112,7 @@ class MemoryTransport:
     def __init__(self, name: str, network: MemoryNetwork, limits: LinkLimits) -> None:
         self.name = name
         self._network = network
-        self._endpoint = Endpoint(limits)
+        self._endpoint = Endpoint(limits, caps=network.caps.get(name, NO_CAPS))
         # What runs for links that others dial belongs to this machine all the same.
         self._context = contextvars.copy_context()
 

@@ -9,6 +9,7 @@ import logging
 from swarmtrain.core.errors import LinkClosed, WireError
 from swarmtrain.core.tasks import Tasks
 from swarmtrain.transport.assembly import Assembler
+from swarmtrain.transport.caps import NO_CAPS, Caps
 from swarmtrain.transport.frames import BULK, Frame, Kind, printable, unpack
 from swarmtrain.transport.incoming import IncomingCalls
 from swarmtrain.transport.leaving import leaving
@@ -24,13 +25,20 @@ class Mux:
     """One greeted link. `start` once; `closed` is set when the pipe is gone and no task of its own runs."""
 
     def __init__(
-        self, pipe: Pipe, remote: Hello, handler: Handler, limits: LinkLimits, tasks: Tasks
+        self,
+        pipe: Pipe,
+        remote: Hello,
+        handler: Handler,
+        limits: LinkLimits,
+        tasks: Tasks,
+        caps: Caps = NO_CAPS,
     ) -> None:
         self.remote, self.stats = remote, LinkStats()
         self.closed = asyncio.Event()
         self._pipe, self._handler, self._limits, self._tasks = pipe, handler, limits, tasks
+        self._caps = caps
         self._loop = asyncio.get_running_loop()
-        self._outbox = Outbox(limits, self._close_soon)
+        self._outbox = Outbox(limits, self._close_soon, caps.upload)
         assembler = Assembler(limits)
         self._outgoing = OutgoingCalls(self._outbox, assembler, limits)
         self._incoming = IncomingCalls(self._answer, self._outbox, assembler, limits, tasks)
@@ -138,7 +146,18 @@ class Mux:
         take(frame)
         if frame.flags & BULK:
             self._bulk_received_bytes += len(data)
-            self._outbox.acknowledge(self._bulk_received_bytes)
+        self._acknowledge(len(data), bool(frame.flags & BULK))
+
+    def _acknowledge(self, frame_bytes: int, is_bulk: bool) -> None:
+        """Tell the sender that its chunk arrived: now, or when a line of the rate that is allowed would have."""
+        cap, total_bytes = self._caps.download, self._bulk_received_bytes
+        if cap is None:
+            if is_bulk:
+                self._outbox.acknowledge(total_bytes)
+            return
+        due_seconds = cap.arrived(frame_bytes, self._loop.time())
+        if is_bulk:
+            self._loop.call_at(due_seconds, self._outbox.acknowledge, total_bytes)
 
     def _take_tell(self, frame: Frame) -> None:
         try:
@@ -162,7 +181,9 @@ class Mux:
     def _take_ack(self, frame: Frame) -> None:
         self._outbox.acknowledged(frame.call)
         line, stats = self._outbox.pacer.line, self.stats
-        stats.bytes_per_second, stats.messages = line.bytes_per_second, line.messages
+        upload = self._caps.upload
+        most = upload.bytes_per_second if upload is not None else line.bytes_per_second
+        stats.bytes_per_second, stats.messages = min(line.bytes_per_second, most), line.messages
         stats.rated_seconds = line.rated_seconds
 
     def _take_bye(self, frame: Frame) -> None:

@@ -7,6 +7,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
+from swarmtrain.transport.caps import UploadCap
 from swarmtrain.transport.frames import BULK, Frame, Kind, pack
 from swarmtrain.transport.link import Buffer, LinkLimits
 from swarmtrain.transport.pacer import Pacer
@@ -60,8 +61,13 @@ class Upload:
 class Outbox:
     """The frames of one link that wait to be sent; one writer takes them with `next` and `wait`."""
 
-    def __init__(self, limits: LinkLimits, overflow: Callable[[str], None]) -> None:
-        self._limits, self._overflow = limits, overflow
+    def __init__(
+        self,
+        limits: LinkLimits,
+        overflow: Callable[[str], None],
+        cap: UploadCap | None = None,
+    ) -> None:
+        self._limits, self._overflow, self._cap = limits, overflow, cap
         self._control: deque[bytes] = deque()
         self._control_bytes = 0
         self._control_turn: int | None = None
@@ -69,6 +75,7 @@ class Outbox:
         self._ack_total: int | None = None
         self._last: bytes | None = None
         self._wake: asyncio.Future[None] | None = None
+        self._pause_seconds = 0.0
         self._loop = asyncio.get_running_loop()
         self.pacer = Pacer(limits)
         self.closed = False
@@ -103,7 +110,8 @@ class Outbox:
 
     def acknowledge(self, total_bytes: int) -> None:
         """Tell the remote how much bulk was taken in; only the newest total matters."""
-        self._ack_total = total_bytes
+        # Where a cap delays them, a later total may come before its turn; totals never go back.
+        self._ack_total = max(total_bytes, self._ack_total or 0)
         self._notify()
 
     def acknowledged(self, total_bytes: int) -> None:
@@ -120,10 +128,23 @@ class Outbox:
 
     def next(self) -> bytes | None:
         """The frame to send now, or None while nothing may go."""
+        self._pause_seconds = self._capped_seconds(is_bulk=False)
+        frame = None if self._pause_seconds else self._next()
+        if frame is not None and self._cap is not None:
+            self._cap.take(len(frame), self._loop.time())
+        return frame
+
+    def _capped_seconds(self, is_bulk: bool) -> float:
+        return self._cap.wait_seconds(self._loop.time(), is_bulk) if self._cap is not None else 0.0
+
+    def _next(self) -> bytes | None:
         if self._ack_total is not None:
             total_bytes, self._ack_total = self._ack_total, None
             return pack(Frame(Kind.ACK, call=total_bytes))
         bulk_may_go = bool(self._bulk) and self.pacer.may_send()
+        if bulk_may_go:
+            self._pause_seconds = self._capped_seconds(is_bulk=True)
+            bulk_may_go = not self._pause_seconds
         if self._control_turn is None:
             self._control_turn = len(self._control)
         if self._control and (self._control_turn > 0 or not bulk_may_go):
@@ -139,7 +160,10 @@ class Outbox:
 
     def _next_chunk(self) -> bytes:
         upload = self._bulk.popleft()
-        frame = upload.next_frame(self.pacer.chunk_bytes)
+        chunk_bytes = self.pacer.chunk_bytes
+        if self._cap is not None:
+            chunk_bytes = min(chunk_bytes, self._cap.chunk_bytes)
+        frame = upload.next_frame(chunk_bytes)
         self.pacer.sent(len(frame), self._loop.time())
         if upload.finished:
             upload.end_bytes = self.pacer.sent_bytes
@@ -162,10 +186,18 @@ class Outbox:
     async def wait(self) -> None:
         """Return when `next` may have something new."""
         self._wake = self._loop.create_future()
+        # In turn: who waited longest for the cap has the earlier timer.
+        timer = (
+            self._loop.call_later(self._pause_seconds, self._notify)
+            if self._pause_seconds
+            else None
+        )
         try:
             await self._wake
         finally:
             self._wake = None
+            if timer is not None:
+                timer.cancel()
 
     def _notify(self) -> None:
         if self._wake is not None and not self._wake.done():
