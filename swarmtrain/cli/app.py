@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from swarmtrain.cli import bench, config, doctor, export, model, plan, run, status
+from swarmtrain.cli import bench, config, doctor, export, model, plan, run, status, terms
 from swarmtrain.core.errors import SwarmError
 from swarmtrain.core.version import VERSION
 
@@ -21,6 +21,7 @@ app = typer.Typer(
 app.add_typer(config.app, name="config")
 for command in (run.up, run.coordinator, run.peer, run.reference, run.simulate, run.check):
     app.command(rich_help_panel="Run")(command)
+app.command("peer-control", rich_help_panel="Run")(terms.peer_control)
 app.command(rich_help_panel="Look")(status.status)
 app.command(rich_help_panel="Look")(plan.plan)
 app.command(rich_help_panel="Look")(bench.bench)

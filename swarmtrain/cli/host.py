@@ -7,12 +7,13 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from swarmtrain.cli.terms import Said
 from swarmtrain.core.errors import ConfigError, Stopped
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from swarmtrain.monitor.serving import HttpServer
     from swarmtrain.peer.figures import PeerFigures
     from swarmtrain.peer.joining import JoinedPeer, JoinOptions
+    from swarmtrain.peer.state_folder import StateFolder
+    from swarmtrain.plan.terms import Terms
 
 INTERRUPTED = 130
 LINGER_SECONDS = 120.0
@@ -86,17 +89,25 @@ class PeerProcess:
     lifeline: bool
     faults: "tuple[PointFault, ...]"
     metrics: str
+    said: Said
 
 
 def run_peer(options: "JoinOptions", process: PeerProcess) -> None:
     """Serve until the run ends. Exits 0 when it finished or this peer left, with the error's code otherwise."""
+    import psutil
+
+    # Threads take over what their maker has, so this comes before there are any.
+    own = psutil.Process()
+    own.nice(max(own.nice(), process.said.nice))
     code = asyncio.run(_serve_peer(options, process))
     sys.exit(code)
 
 
 async def _serve_peer(options: "JoinOptions", process: PeerProcess) -> int:
+    from swarmtrain.cli.terms import parse_terms, states_folder
     from swarmtrain.peer.figures import PeerFigures
-    from swarmtrain.peer.joining import open_peer
+    from swarmtrain.peer.joining import identity_at
+    from swarmtrain.peer.state_folder import open_state_folder
 
     figures = PeerFigures()
 
@@ -104,14 +115,50 @@ async def _serve_peer(options: "JoinOptions", process: PeerProcess) -> int:
         figures.seen(event)
         _print_event(event)
 
+    options = replace(options, key=identity_at(options.identity))
+    terms = parse_terms(process.said)
     page = await _serve_metrics(process.metrics, figures)
+    folder = open_state_folder(process.said.state, states_folder() / "peer")
     try:
-        joined = await open_peer(options, None, seen)
-        figures.session = joined.session
-        return await _live(joined, process)
+        opening = _Opening(options, process, figures, seen)
+        return await _live(opening, terms, folder)
     finally:
+        folder.close()
         if page is not None:
             await page.close()
+
+
+@dataclass(slots=True)
+class _Opening:
+    """Joins, each time the terms let this peer."""
+
+    options: "JoinOptions"
+    process: PeerProcess
+    figures: "PeerFigures"
+    seen: "Record"
+    is_armed: bool = False
+
+    async def __call__(self) -> "JoinedPeer":
+        from swarmtrain.peer.joining import open_peer
+
+        joined = await open_peer(self.options, None, self.seen)
+        self.figures.session = joined.session
+        if not self.is_armed:
+            self.is_armed = True
+            _arm(self.process.faults, joined.record)
+        return joined
+
+    def record(self, event: "Event") -> None:
+        """For events while nothing is joined: into the peer's own journal, and on the screen."""
+        from swarmtrain.monitor.journal import Journal
+
+        assert self.options.key is not None
+        if self.options.out is not None:
+            journal = Journal(self.options.out / "journal.jsonl")
+            now = asyncio.get_running_loop().time()
+            journal.write(event, now, self.options.key.peer_id)
+            journal.close()
+        self.seen(event)
 
 
 async def _serve_metrics(address: str, figures: "PeerFigures") -> "HttpServer | None":
@@ -125,35 +172,39 @@ async def _serve_metrics(address: str, figures: "PeerFigures") -> "HttpServer | 
     return page
 
 
-async def _live(joined: "JoinedPeer", process: PeerProcess) -> int:
-    _arm(process.faults, joined.record)
-    session = joined.session
+async def _live(opening: _Opening, terms: "Terms", folder: "StateFolder") -> int:
+    import time
+
+    from swarmtrain.peer.machine import Watch
+    from swarmtrain.peer.volunteer import Told, Volunteer
+
+    options, process = opening.options, opening.process
+    assert options.key is not None
+    kept = [folder.path, *filter(None, (options.out, options.cache_folder))]
+    told = Told(options.key.peer_id, options.name, os.getpid(), opening.record)
+    volunteer = Volunteer(terms, opening, Watch(terms, time.time, kept), folder, told)
     interrupted = False
 
     def leave() -> None:
         nonlocal interrupted
         interrupted = True
         typer.echo("leaving after this step; Ctrl+C again leaves at once", err=True)
-        session.drain("interrupted")
-        session.released.set()
+        volunteer.finish("interrupted")
 
     def orphaned() -> None:
-        session.leave("the process that started this peer is gone")
-        session.released.set()
+        volunteer.leave("the process that started this peer is gone")
 
     watch = asyncio.create_task(_watch_lifeline(orphaned)) if process.lifeline else None
     with interrupts(leave):
         try:
-            outcome = await session.run()
-            await session.linger(LINGER_SECONDS if joined.reporter is not None else 5.0)
+            outcome = await volunteer.serve()
         finally:
             if watch is not None:
                 watch.cancel()
-            await joined.close()
     typer.echo(f"ended after step {outcome.step}: {outcome.reason}")
     if interrupted:
         return INTERRUPTED
-    return 0 if outcome.finished or session.released.is_set() else Stopped.exit_code
+    return 0 if outcome.finished or volunteer.has_left else Stopped.exit_code
 
 
 def _arm(faults: "tuple[PointFault, ...]", record: "Record") -> None:
@@ -179,9 +230,13 @@ async def _watch_lifeline(leave: Callable[[], None]) -> None:
 
 def _print_event(event: "Event") -> None:
     """What a volunteer wants to read; everything else is in the journal."""
-    from swarmtrain.core import events
+    from swarmtrain.core import events, pauses
 
     match event:
+        case pauses.Paused(reason=reason, resumes=resumes):
+            typer.echo(f"paused: {reason}; resumes {resumes}")
+        case pauses.Resumed(reason=reason):
+            typer.echo(f"joining again: {reason}")
         case events.Placed(stages=stages, reason=reason):
             typer.echo(f"stages {', '.join(map(str, stages)) or 'none'}: {reason}")
         case events.Measured() as measured:

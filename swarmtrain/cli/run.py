@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from swarmtrain.cli import terms
 from swarmtrain.cli.settings import Device, Out, Overrides, Resume, RunFile, Steps
 
 Region = Annotated[
@@ -28,6 +29,22 @@ Island = Annotated[
         help="Swarm to help (0, 1, ...), which holds a whole model; auto: by measured links"
     ),
 ]
+
+Join = Annotated[
+    str,
+    typer.Option("--join", envvar="SWARMTRAIN_JOIN", help="Any peer or coordinator, host:port"),
+]
+Stages = Annotated[
+    str, typer.Option("--stage", help="auto, one stage (3), or a range (1:3 is 1, 2 and 3)")
+]
+Name = Annotated[str, typer.Option(help="Name that others see, and that your work is credited to")]
+KeyFile = Annotated[
+    Path | None, typer.Option(help="Key file; made when missing. Without it: a new identity")
+]
+OwnConfig = Annotated[
+    list[Path] | None, typer.Option("--config", "-c", help="Your own RUN.toml; must match")
+]
+Listen = Annotated[str, typer.Option(help="host:port to listen on; port 0 takes a free one")]
 
 DashboardAddress = Annotated[
     str,
@@ -119,33 +136,30 @@ def coordinator(
 
 
 def peer(
-    join: Annotated[
-        str,
-        typer.Option("--join", envvar="SWARMTRAIN_JOIN", help="Any peer or coordinator, host:port"),
-    ],
-    stage: Annotated[
-        str, typer.Option("--stage", help="auto, one stage (3), or a range (1:3 is 1, 2 and 3)")
-    ] = "auto",
-    name: Annotated[str, typer.Option(help="Name that others see")] = "volunteer",
-    listen: Annotated[
-        str, typer.Option(help="host:port to listen on; port 0 takes a free one")
-    ] = "127.0.0.1:0",
+    join: Join,
+    stage: Stages = "auto",
+    name: Name = "volunteer",
+    listen: Listen = "127.0.0.1:0",
     announce: Annotated[
         str, typer.Option(help="host:port that others dial, when it is not --listen")
     ] = "",
-    identity: Annotated[
-        Path | None, typer.Option(help="Key file; made when missing. Without it: a new identity")
-    ] = None,
-    config: Annotated[
-        list[Path] | None, typer.Option("--config", "-c", help="Your own RUN.toml; must match")
-    ] = None,
+    identity: KeyFile = None,
+    config: OwnConfig = None,
     overrides: Overrides = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for this peer's journal and trace")
     ] = None,
-    max_memory: Annotated[
-        str | None, typer.Option(help="Memory to plan with, as 6GiB; default 80% of what is free")
-    ] = None,
+    max_memory: terms.Memory = None,
+    upload_limit: terms.UploadLimit = None,
+    download_limit: terms.DownloadLimit = None,
+    daily_transfer: terms.DailyTransfer = None,
+    disk: terms.Disk = None,
+    only_when_idle: terms.OnlyWhenIdle = False,
+    idle_after: terms.IdleAfter = "3m",
+    hours: terms.ServingHours = None,
+    not_on_battery: terms.NotOnBattery = False,
+    nice: terms.Nice = 10,
+    state: terms.State = None,
     region: Region = "",
     island: Island = "0",
     metrics: Metrics = "",
@@ -170,6 +184,8 @@ def peer(
     from swarmtrain.transport.shaping import parse_shape
 
     own = read_config(config, overrides, None) if config or overrides else None
+    rates, when = (upload_limit, download_limit), (only_when_idle, idle_after)
+    said = terms.Said(rates, daily_transfer, disk, when, hours, not_on_battery, nice, state)
     options = JoinOptions(
         join=join,
         name=name,
@@ -185,8 +201,10 @@ def peer(
         island=parse_island(island),
         shape=parse_shape(shape) if shape else None,
         device=device,
+        caps=terms.parse_caps(said),
     )
-    run_peer(options, PeerProcess(lifeline, tuple(map(parse_fault, fault or ())), metrics))
+    process = PeerProcess(lifeline, tuple(map(parse_fault, fault or ())), metrics, said)
+    run_peer(options, process)
 
 
 def reference(

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any, get_args, get_origin
 
+from swarmtrain.core import pauses  # noqa: F401 (its events are known then)
 from swarmtrain.core.events import Event
 
 NUMBERS_AS_TEXT = ("inf", "-inf", "nan")

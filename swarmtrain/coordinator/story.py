@@ -61,6 +61,8 @@ TONES: Mapping[str, Tone] = {
     "key_voided": "warn",
     "fault_injected": "warn",
     "peer_left": "warn",
+    "paused": "warn",
+    "resumed": "good",
 }
 
 LONGEST_TEXT = 400
@@ -138,6 +140,12 @@ def _peers(event: Mapping[str, Any], name: Names) -> str:
         case "island_chosen" | "island_dissolved":
             did = "helps" if event["kind"] == "island_chosen" else "gives up"
             return f"{name(event['peer'])} {did} island {event['island']}: {event['reason']}"
+        case "paused":
+            return f"{name(event['peer'])} pauses: {event['reason']}; resumes {event['resumes']}"
+        case "resumed":
+            return (
+                f"{name(event['peer'])} is back after {event['seconds']:.0f} s: {event['reason']}"
+            )
         case "waiting":
             return f"waiting: {event['reason']}"
     return ""

@@ -114,6 +114,8 @@ class LocalSwarm:
         arguments = ["peer", "--join", self.coordinator.address, "--name", name, "--lifeline"]
         arguments += ["--listen", "127.0.0.1:0", "--config", str(self.folder / "config.toml")]
         arguments += ["--device", self.device]
+        # Not a volunteer's: at full priority, and its counts stay with the run.
+        arguments += ["--nice", "0", "--state", str(self.folder / "state" / name)]
         arguments += ["--max-memory", f"{self._share_bytes}B", *self.more(index)]
         island, place = divmod(index, self.peers)
         if island:

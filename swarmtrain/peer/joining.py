@@ -16,6 +16,7 @@ from swarmtrain.core.config import RunConfig, config_from_json
 from swarmtrain.core.errors import ConfigError, CorpusError, Incompatible, LinkError, ModelError
 from swarmtrain.core.events import Event, Noted, Record
 from swarmtrain.core.sizes import MEMORY_SHARE
+from swarmtrain.core.units import format_bytes
 from swarmtrain.core.version import VERSION
 from swarmtrain.data.stream import Corpus, load_corpus
 from swarmtrain.model.registry import BUILT_IN, trust_family
@@ -30,15 +31,23 @@ from swarmtrain.peer.vitals import StepSampler, vitals_pause_seconds
 from swarmtrain.swarm.dht import DhtDirectory, DhtOptions
 from swarmtrain.swarm.identity import Identity
 from swarmtrain.swarm.records import REGION
+from swarmtrain.transport.caps import NO_CAPS, Caps
 from swarmtrain.transport.grpc_transport import GrpcTransport
 from swarmtrain.transport.link import LinkLimits
 from swarmtrain.transport.requests import Description
 from swarmtrain.transport.shaping import Shape
 
+WORKING_BYTES = 96 << 20
+"""What a process grows by beside its stages: messages under way, journal, trace, and what allocators keep (measured,
+benchmarks/caps.py)."""
+
 
 @dataclass(frozen=True, slots=True)
 class JoinOptions:
-    """What a volunteer said on the command line. `config` is their own RUN.toml, which must match the run's."""
+    """What a volunteer said on the command line. `config` is their own RUN.toml, which must match the run's.
+
+    `key` is the identity itself, for a process that joins more than once; `memory_bytes` is for the whole process.
+    """
 
     join: str
     name: str
@@ -54,6 +63,8 @@ class JoinOptions:
     island: int | None = 0
     shape: Shape | None = None
     device: str = "auto"
+    caps: Caps = NO_CAPS
+    key: Identity | None = None
 
 
 async def describe(address: str, timeout_seconds: float = 30.0) -> tuple[Description, RunConfig]:
@@ -144,7 +155,16 @@ class JoinedPeer:
         if self.journal is not None:
             self.journal.close()
         if self.trace is not None and self.out is not None:
-            self.trace.write(self.out / "trace.json")
+            self.trace.write(_next_trace(self.out))
+
+
+def _next_trace(folder: Path) -> Path:
+    """A peer that comes back after a pause writes its next trace beside the first."""
+    path, number = folder / "trace.json", 1
+    while path.exists():
+        number += 1
+        path = folder / f"trace-{number}.json"
+    return path
 
 
 async def open_peer(
@@ -161,7 +181,7 @@ async def open_peer(
     seen_here = seen_devices()
     place, why = choose_place(options.device, config.train.accumulation, seen_here)
     corpus = _load_corpus(config, options, description)
-    identity = _identity(options.identity)
+    identity = options.key or identity_at(options.identity)
     loop = asyncio.get_running_loop()
     reporter = (
         Reporter(identity.peer_id, description.coordinator, config.links.connect_seconds)
@@ -194,14 +214,18 @@ async def open_peer(
     record(Noted("device", f"{place.name}: {why}"))
     host = options.listen.rpartition(":")[0].replace("localhost", "127.0.0.1")
     discovery = DhtOptions(bootstrap=description.directory, host=host)
-    world = await _open_world(config, identity, discovery, record, observe, options.shape)
+    directory = await _open_directory(config, identity, discovery, record)
+    transport = GrpcTransport(_link_limits(config), options.shape, options.caps)
+    world = World(transport, directory, ThreadLane(observe))
+    memory_bytes, why = stage_memory_bytes(options.memory_bytes)
+    record(Noted("memory", why))
     peer_options = PeerOptions(
         me=identity.peer_id,
         name=options.name,
         stages=options.stages,
         listen=options.listen,
         announce=options.announce,
-        memory_bytes=memory_on(place, seen_here, options.memory_bytes or usable_memory_bytes()),
+        memory_bytes=memory_on(place, seen_here, memory_bytes),
         kernel_class=kernel_class(config.limits.threads, place),
         coordinator=description.coordinator,
         start=description.start,
@@ -230,32 +254,52 @@ def _start_reporting(session: Session, reporter: Reporter, show: Callable[[Event
     reporter.start(session.world.transport, session.service, session.links)
 
 
-async def _open_world(
-    config: RunConfig,
-    identity: Identity,
-    discovery: DhtOptions,
-    record: Callable[[Event], None],
-    observe: Observer | None,
-    shape: Shape | None,
-) -> World:
-    limits = LinkLimits(
+def _link_limits(config: RunConfig) -> LinkLimits:
+    return LinkLimits(
         chunk_bytes=config.links.chunk_bytes,
         message_bytes=config.limits.message_bytes,
         heartbeat_seconds=config.links.heartbeat_seconds,
     )
+
+
+async def _open_directory(
+    config: RunConfig, identity: Identity, discovery: DhtOptions, record: Record
+) -> DhtDirectory:
     if not discovery.bootstrap:
         raise LinkError(
             "the run's directory has no address",
             "the process at that address has not opened it yet",
             "try again in a moment",
         )
-    directory = await DhtDirectory.open(config.hash, identity, record, discovery)
-    return World(GrpcTransport(limits, shape), directory, ThreadLane(observe))
+    return await DhtDirectory.open(config.hash, identity, record, discovery)
 
 
 def usable_memory_bytes() -> int:
     """What a process may plan with on this machine right now."""
     return int(MEMORY_SHARE * psutil.virtual_memory().available)
+
+
+def stage_memory_bytes(allowed_bytes: int | None) -> tuple[int, str]:
+    """What stages may take, and why: without a cap a share of what is free, else what this process leaves of its cap.
+
+    Called with the directory open, whose child process counts as well. Raises ModelError where nothing is left.
+    """
+    if allowed_bytes is None:
+        usable_bytes = usable_memory_bytes()
+        return usable_bytes, f"{MEMORY_SHARE:.0%} of what is free: {format_bytes(usable_bytes)}"
+    process = psutil.Process()
+    family = (process, *process.children(recursive=True))
+    taken_bytes = sum(member.memory_info().rss for member in family) + WORKING_BYTES
+    left_bytes = allowed_bytes - taken_bytes
+    allowed, taken = format_bytes(allowed_bytes), format_bytes(taken_bytes)
+    if left_bytes <= 0:
+        raise ModelError(
+            f"{allowed} of memory do not hold the program itself",
+            f"it takes {taken} before it hosts anything, {format_bytes(WORKING_BYTES)} for links included",
+            "allow more by --memory, or leave it out to plan with what is free",
+        )
+    left = format_bytes(left_bytes)
+    return left_bytes, f"of {allowed} the program takes {taken}; {left} are left for stages"
 
 
 def _load_corpus(config: RunConfig, options: JoinOptions, description: Description) -> Corpus:
@@ -271,6 +315,6 @@ def _load_corpus(config: RunConfig, options: JoinOptions, description: Descripti
     return corpus
 
 
-def _identity(path: Path | None) -> Identity:
+def identity_at(path: Path | None) -> Identity:
     """The identity kept at `path`, or one for this process alone."""
     return Identity.load_or_create(path) if path else Identity(Ed25519PrivateKey.generate())

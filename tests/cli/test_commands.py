@@ -57,6 +57,7 @@ def test_version(shell: Shell):
         "up",
         "coordinator",
         "peer",
+        "peer-control",
         "reference",
         "simulate",
         "check",

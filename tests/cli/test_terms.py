@@ -1,0 +1,79 @@
+"""A volunteer's terms as written on the command line, and what peer-control says where nobody answers."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from swarmtrain.cli.app import main
+from swarmtrain.cli.terms import Said, parse_caps, parse_hours, parse_terms
+from swarmtrain.core.errors import ConfigError
+from swarmtrain.plan.terms import Hours, Terms
+
+NOTHING = Said((None, None), None, None, (False, "3m"), None, False, 10, None)
+
+
+def test_nothing_said_is_nothing_limited() -> None:
+    assert parse_terms(NOTHING) == Terms()
+    caps = parse_caps(NOTHING)
+    assert caps.upload is None and caps.download is None
+
+
+def test_quantities_come_with_their_units() -> None:
+    said = Said(
+        ("10Mbit", "2MB/s"), "20GB", "5GiB", (True, "90s"), "22:00-07:00", True, 10, None
+    )  # fmt: skip
+    assert parse_terms(said) == Terms(
+        daily_transfer_bytes=20 * 10**9,
+        disk_bytes=5 << 30,
+        hours=Hours(22 * 3600.0, 7 * 3600.0),
+        only_when_idle=True,
+        idle_seconds=90.0,
+        not_on_battery=True,
+    )
+    caps = parse_caps(said)
+    assert caps.upload is not None and caps.upload.bytes_per_second == 1.25e6
+    assert caps.download is not None and caps.download.bytes_per_second == 2e6
+
+
+@pytest.mark.parametrize("text", ["22-7", "24:00-07:00", "22:60-07:00", "07:00-07:00", "night"])
+def test_hours_that_are_none_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="names no part of a day"):
+        parse_hours(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (("--upload-limit", "10"), "is not a quantity"),
+        (("--upload-limit", "10Kbit"), "too little to take part"),
+        (("--hours", "night"), "names no part of a day"),
+        (("--daily-transfer", "much"), "is not a quantity"),
+    ],
+)
+def test_wrong_terms_end_before_anything_is_joined(
+    arguments: tuple[str, str],
+    what: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("SWARMTRAIN_NICE", "0")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    line = ["swarmtrain", "peer", "--join", "127.0.0.1:1", *arguments]
+    monkeypatch.setattr(sys, "argv", line)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert what in capsys.readouterr().err
+
+
+def test_peer_control_without_a_peer_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["swarmtrain", "peer-control", "pause"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert "no peer of yours runs here" in capsys.readouterr().err
