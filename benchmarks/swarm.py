@@ -29,6 +29,7 @@ class PinnedSwarm(LocalSwarm):
             arguments = ["peer", "--join", self.coordinator.address, "--name", name, "--lifeline"]
             arguments += ["--listen", "127.0.0.1:0", "--stage", stages]
             arguments += ["--out", str(self.folder / name)]
+            arguments += ["--nice", "0", "--state", str(self.folder / name / "state")]
             self.children.append(await start_child(name, arguments, logs / f"{name}.log"))
 
     async def _save(self) -> None:
