@@ -91,14 +91,14 @@ class Volunteer:
         self._steps = Steps()
         self._session: Session | None = None
         self._counted_bytes = 0
-        self._is_finishing = False
+        self._is_finishing = self._is_released = False
         self._reason = ""
         self._changed = asyncio.Event()
 
     @property
     def has_left(self) -> bool:
-        """Whether this peer went because its volunteer wanted it to."""
-        return self._is_finishing
+        """Whether this peer went because its volunteer, or the coordinator, let it go."""
+        return self._is_finishing or self._is_released
 
     def finish(self, reason: str) -> None:
         """Leave between two steps and end, as when the volunteer asks for it from another terminal."""
@@ -173,6 +173,7 @@ class Volunteer:
                 outcome = await running
                 has_reporter = joined.reporter is not None
                 await self._linger(session, LINGER_SECONDS if has_reporter else LONE_LINGER_SECONDS)
+                self._is_released = session.released.is_set()
                 return verdict, outcome
             if verdict.action == "pause":
                 joined.record(self._paused(verdict))
