@@ -183,11 +183,7 @@ async def open_peer(
     corpus = _load_corpus(config, options, description)
     identity = options.key or identity_at(options.identity)
     loop = asyncio.get_running_loop()
-    reporter = (
-        Reporter(identity.peer_id, description.coordinator, config.links.connect_seconds)
-        if description.coordinator
-        else None
-    )
+    reporter = _reporter(identity, description, config)
     journal = trace = None
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
@@ -238,6 +234,12 @@ async def open_peer(
     if reporter is not None:
         _start_reporting(session, reporter, show)
     return JoinedPeer(session, reporter, journal, trace, options.out, record)
+
+
+def _reporter(identity: Identity, description: Description, config: RunConfig) -> Reporter | None:
+    if not description.coordinator:
+        return None
+    return Reporter(identity.peer_id, description.coordinator, config.links.connect_seconds)
 
 
 def _start_reporting(session: Session, reporter: Reporter, show: Callable[[Event], None]) -> None:
