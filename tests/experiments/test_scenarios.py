@@ -102,7 +102,7 @@ def test_preemption_takes_machines_and_ends_with_the_parameters_of_the_loop():
 @pytest.mark.timeout(3600)
 def test_a_few_minutes_of_the_soak():
     file = read_scenario(SCENARIOS / "soak.toml")
-    config = load_config([file.run], [*file.overrides, "run.steps=40"])
+    config = load_config([file.run], [*file.overrides, "run.steps=60"])
     run, verdict = run_seed(config, file.scenario, corpus())
     assert verdict.outcome == "ok", verdict
     assert len(run.injected) >= 8
