@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from swarmtrain.cli import bench, config, doctor, export, model, plan, run, status, terms
+from swarmtrain.cli import (
+    bench,
+    config,
+    doctor,
+    experiment,
+    export,
+    model,
+    plan,
+    run,
+    status,
+    terms,
+)
 from swarmtrain.core.errors import SwarmError
 from swarmtrain.core.version import VERSION
 
@@ -19,6 +30,7 @@ app = typer.Typer(
     "Example: swarmtrain up RUN.toml --peers 4",
 )
 app.add_typer(config.app, name="config")
+app.add_typer(experiment.app, name="experiment")
 for command in (run.up, run.coordinator, run.peer, run.reference, run.simulate, run.check):
     app.command(rich_help_panel="Run")(command)
 app.command("peer-control", rich_help_panel="Run")(terms.peer_control)

@@ -64,10 +64,12 @@ def run_scenario(path: Path, steps: int | None, out: Path | None, overrides: Seq
     from swarmtrain.experiments.sweep import run_seed
     from swarmtrain.model.registry import trust_family
     from swarmtrain.monitor.metrics import MetricsFile
+    from swarmtrain.plan.wiring_rules import trust_wiring
 
     file = read_scenario(path)
     config = read_config([file.run], [*file.overrides, *overrides], steps)
     trust_family(config.model)
+    trust_wiring(config.planner.wiring)
     folder = new_run_folder(out, config)
     torch.set_num_threads(config.limits.threads)
     begin = time.monotonic()

@@ -271,6 +271,13 @@ class PlannerSection(Section):
         le=600,
         description="What a plan may take; it is dropped if the step opens before",
     )
+    wiring: str = Field(
+        "swarm",
+        max_length=256,
+        pattern=r"^(swarm|in_turn|[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*)$",
+        description="Which replica a caller takes where there is no plan; swarm: by measured times, in_turn: blindly "
+        "one after the other, or a function of your own as package.module:name",
+    )
 
 
 class RecoverySection(Section):

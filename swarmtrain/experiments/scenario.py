@@ -57,9 +57,10 @@ the line: set it well above what the largest body takes, its queue included.
 
 import itertools
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -244,14 +245,25 @@ class ScenarioFile:
 
 def read_scenario(path: Path) -> ScenarioFile:
     """Raises ConfigError naming the key, the value and the remedy."""
+    return scenario_from(read_tables(path), path)
+
+
+def read_tables(path: Path) -> dict[str, Any]:
+    """The TOML at `path` as it stands. Raises ConfigError."""
     try:
-        content = _ScenarioFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read", str(error), "check the path") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(
             f"{path} is no TOML", str(error), "see the example in the docs"
         ) from error
+
+
+def scenario_from(tables: Mapping[str, Any], path: Path) -> ScenarioFile:
+    """The scenario that these tables of a SCENARIO.toml say; `path` is where relative ones lead from. As above."""
+    try:
+        content = _ScenarioFile.model_validate(tables)
     except ValidationError as error:
         remedy = "see swarmtrain/experiments/scenario.py for every key"
         raise wrong_value(path, error, remedy) from error

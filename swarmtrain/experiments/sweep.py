@@ -20,7 +20,7 @@ from swarmtrain.data.stream import Corpus, load_corpus
 from swarmtrain.experiments.checker import Violation, check
 from swarmtrain.experiments.reference import Reference
 from swarmtrain.experiments.round_progress import missing_rounds, unfinished
-from swarmtrain.experiments.virtual import Scenario, VirtualRun, simulate
+from swarmtrain.experiments.virtual import Scenario, Stage, VirtualRun, simulate
 
 Outcome = Literal["ok", "violation", "differs", "error", "stalled", "stopped", "halted"]
 """How a seed ended: `stopped` is a plan that should have been survived, `halted` one that need not be."""
@@ -117,12 +117,14 @@ class _Failures(logging.Handler):
         self.found.append(record.getMessage() + (f": {error!r}" if error else ""))
 
 
-def run_seed(config: RunConfig, scenario: Scenario, corpus: Corpus) -> tuple[VirtualRun, Verdict]:
+def run_seed(
+    config: RunConfig, scenario: Scenario, corpus: Corpus, stage: type[Stage] | None = None
+) -> tuple[VirtualRun, Verdict]:
     """Simulate and judge the seed that `config` has."""
     failures, package = _Failures(), logging.getLogger("swarmtrain")
     package.addHandler(failures)
     try:
-        run = simulate(config, scenario, corpus)
+        run = simulate(config, scenario, corpus, stage)
     finally:
         package.removeHandler(failures)
     return run, judge(config, run, corpus, failures.found)

@@ -134,12 +134,14 @@ class VirtualRun:
         return sum(at < last for at in self.injected.values())
 
 
-def simulate(config: RunConfig, scenario: Scenario, corpus: Corpus) -> VirtualRun:
-    """Run `config` with the scenario's peers to its end in virtual time."""
+def simulate(
+    config: RunConfig, scenario: Scenario, corpus: Corpus, stage: "type[Stage] | None" = None
+) -> VirtualRun:
+    """Run `config` with the scenario's peers to its end in virtual time, on a `stage` of one's own if given."""
     loop, scene = MachineLoop(), list[Stage]()
 
     async def main() -> VirtualRun:
-        scene.append(Stage(config, scenario, corpus))
+        scene.append((stage or Stage)(config, scenario, corpus))
         return await scene[0].play(None)
 
     with _rare_collections(), asyncio.Runner(loop_factory=lambda: loop) as runner:

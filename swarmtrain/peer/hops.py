@@ -19,7 +19,7 @@ from torch import Tensor
 
 from swarmtrain.compute.lane import Kind, Task
 from swarmtrain.core.config import RunConfig
-from swarmtrain.core.events import Banned, CallFailed, Hedged, Record, Rerouted
+from swarmtrain.core.events import Banned, CallFailed, Hedged, Noted, Record, Rerouted
 from swarmtrain.core.messages import Hint, Open
 from swarmtrain.core.sequences import Sequence, Sequences, turns_of
 from swarmtrain.core.types import EDGE_STAGE, Item, PeerId, Route, Visit
@@ -30,6 +30,7 @@ from swarmtrain.peer.store import Answer
 from swarmtrain.peer.worker import Worker
 from swarmtrain.plan.deadlines import CLEAR_WIN, Deadlines
 from swarmtrain.plan.wiring import Turn, Wiring, next_replica, route_of
+from swarmtrain.plan.wiring_rules import wiring_rule
 
 FIRST_PAUSE_SECONDS = 0.005
 LONGEST_PAUSE_SECONDS = 0.5
@@ -69,7 +70,10 @@ class Hops:
         self._worker, self._record = worker, record
         self._exchange = Exchange(config, links, record)
         self._deadlines = Deadlines()
-        self._wiring = Wiring()
+        rule, reason = wiring_rule(config.planner.wiring)
+        if reason:
+            record(Noted("wiring", reason))
+        self._wiring = Wiring(rule, config.planner.wiring)
         self._links = links
         self._turns: tuple[Sequences, tuple[Sequence, ...], Counter[int]] = ((), (), Counter())
         self._calling: dict[tuple[int, Item], PeerId] = {}

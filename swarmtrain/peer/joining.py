@@ -28,6 +28,7 @@ from swarmtrain.peer.report import Reporter
 from swarmtrain.peer.session import Session
 from swarmtrain.peer.tracing import trace_observer
 from swarmtrain.peer.vitals import StepSampler, vitals_pause_seconds
+from swarmtrain.plan.wiring_rules import trust_wiring
 from swarmtrain.swarm.dht import DhtDirectory, DhtOptions
 from swarmtrain.swarm.identity import Identity
 from swarmtrain.swarm.records import REGION
@@ -175,6 +176,7 @@ async def open_peer(
     config = accept_config(offered, options.config)
     if options.config is not None:
         trust_family(config.model)
+        trust_wiring(options.config.planner.wiring)
     check_stages(options.stages, config)
     check_region(options.region)
     torch.set_num_threads(config.limits.threads)

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from swarmtrain.core.types import EDGE_STAGE, PeerId, Roster, Route, Visit
+from swarmtrain.plan.wiring_rules import WiringRule, ruled
 
 ALIKE = 1.25
 """Charges are rounded to powers of this factor of the usual one: smaller differences are noise, and callers that have
@@ -118,6 +119,9 @@ def deal(charges: Sequence[float], turns: int, position: int) -> list[int]:
 class Wiring:
     """One caller's knowledge of replicas. Forgets nothing: one entry per stage and peer ever called."""
 
+    rule: WiringRule | None = None
+    """Chooses instead of what is built in here (wiring_rules)."""
+    rule_name: str = ""
     _heard: dict[tuple[int, PeerId], tuple[float, float]] = field(default_factory=dict)
     _deals: dict[tuple[tuple[int, ...], int, int], list[int]] = field(default_factory=dict)
 
@@ -133,6 +137,10 @@ class Wiring:
 
         A replica that was never called counts as a usual one, so that it is tried.
         """
+        if self.rule is not None:
+            seconds = self._seconds(stage, replicas, now_seconds)
+            place = _rotated(turn.number, len(replicas), position)
+            return replicas[ruled(self.rule, self.rule_name, place, seconds)]
         powers = self._powers(stage, replicas, now_seconds)
         if not any(powers):
             return _dealt(replicas, turn.number, position)
@@ -143,20 +151,24 @@ class Wiring:
             self._deals[known] = deal([ALIKE**power for power in powers], turn.of, position)
         return replicas[self._deals[known][turn.number]]
 
+    def _seconds(
+        self, stage: int, replicas: Sequence[PeerId], now_seconds: float
+    ) -> tuple[float, ...]:
+        """What each replica said lately that a microbatch takes it; 0 where nothing is known."""
+        heard = [self._heard.get((stage, peer), (0.0, -math.inf)) for peer in replicas]
+        oldest_seconds = now_seconds - FADES_AFTER * max(seconds for seconds, _ in heard)
+        return tuple(seconds if at > oldest_seconds else 0.0 for seconds, at in heard)
+
     def _powers(
         self, stage: int, replicas: Sequence[PeerId], now_seconds: float
     ) -> tuple[int, ...]:
         """Of ALIKE, by which each replica's charge differs from the median."""
-        heard = [self._heard.get((stage, peer), (0.0, -math.inf)) for peer in replicas]
-        oldest_seconds = now_seconds - FADES_AFTER * max(seconds for seconds, _ in heard)
-        known = [seconds for seconds, at_seconds in heard if at_seconds > oldest_seconds]
+        heard = self._seconds(stage, replicas, now_seconds)
+        known = [seconds for seconds in heard if seconds]
         if len(known) < 2:
             return (0,) * len(heard)
         usual = statistics.median_low(known)
-        return tuple(
-            _power(seconds, usual) if at_seconds > oldest_seconds else 0
-            for seconds, at_seconds in heard
-        )
+        return tuple(_power(seconds, usual) if seconds else 0 for seconds in heard)
 
 
 def _power(seconds: float, usual_seconds: float) -> int:
