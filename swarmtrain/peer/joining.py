@@ -31,7 +31,7 @@ from swarmtrain.peer.vitals import StepSampler, vitals_pause_seconds
 from swarmtrain.plan.wiring_rules import trust_wiring
 from swarmtrain.swarm.dht import DhtDirectory, DhtOptions
 from swarmtrain.swarm.identity import Identity
-from swarmtrain.swarm.records import REGION
+from swarmtrain.swarm.records import NAME, REGION
 from swarmtrain.transport.caps import NO_CAPS, Caps
 from swarmtrain.transport.grpc_transport import GrpcTransport
 from swarmtrain.transport.link import LinkLimits
@@ -123,6 +123,16 @@ def check_stages(wanted: tuple[int, ...] | None, config: RunConfig) -> None:
         )
 
 
+def check_name(name: str) -> None:
+    """Refuse what cannot be published as a name. Raises ConfigError."""
+    if not NAME.fullmatch(name):
+        raise ConfigError(
+            f"--name {name!r} cannot be shown to others",
+            "it has 1 to 64 letters, digits, spaces, dots, underlines and dashes",
+            "choose one of those; it is how credit is given",
+        )
+
+
 def check_region(region: str) -> None:
     """Refuse what cannot be published as a region. Raises ConfigError."""
     if not REGION.fullmatch(region):
@@ -178,6 +188,7 @@ async def open_peer(
         trust_family(config.model)
         trust_wiring(options.config.planner.wiring)
     check_stages(options.stages, config)
+    check_name(options.name)
     check_region(options.region)
     torch.set_num_threads(config.limits.threads)
     seen_here = seen_devices()

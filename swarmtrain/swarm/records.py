@@ -48,7 +48,7 @@ MOST_LINKS = 40
 _PURPOSE = b"swarmtrain peer record 1\n"
 _HEAD_BYTES = PUBLIC_KEY_BYTES + SIGNATURE_BYTES
 _RUN = re.compile(r"[0-9a-f]{1,64}")
-_NAME = re.compile(r"[A-Za-z0-9 ._-]{1,64}")
+NAME = re.compile(r"[A-Za-z0-9 ._-]{1,64}")
 _ADDRESS = re.compile(r"[A-Za-z0-9._:\[\]-]{0,255}")
 _VERSION = re.compile(r"[A-Za-z0-9.+-]{1,32}")
 REGION = re.compile(r"[A-Za-z0-9._-]{0,64}")
@@ -154,7 +154,7 @@ def _checked(values: dict[str, Any]) -> PeerRecord:
     checks = {
         "run": _matches(_RUN, values["run"]),
         "peer": isinstance(values["peer"], str),
-        "name": _matches(_NAME, values["name"]),
+        "name": _matches(NAME, values["name"]),
         "address": _matches(_ADDRESS, values["address"]),
         "stages": stages == sorted(set(stages)),
         "state": values["state"] in get_args(State),

@@ -6,7 +6,7 @@ import pytest
 
 from swarmtrain.core.errors import ConfigError, CorpusError, Incompatible, ModelError, SwarmError
 from swarmtrain.core.types import PeerId
-from swarmtrain.peer.joining import accept_config, check_region, check_stages
+from swarmtrain.peer.joining import accept_config, check_name, check_region, check_stages
 from swarmtrain.peer.service import check_compatible
 from swarmtrain.transport.link import PROTOCOL, Hello
 from tests.experiments.runs import small_config
@@ -60,6 +60,14 @@ def test_a_stage_that_the_model_has_not_is_refused(stages: tuple[int, ...]):
     with pytest.raises(ConfigError, match=f"no stage {stages[-1]}") as caught:
         check_stages(stages, small_config())
     assert "1 to 2" in caught.value.why and "--stage" in caught.value.remedy
+
+
+def test_a_name_that_cannot_be_published_is_refused_at_once():
+    for name in ("Ada", "ada lovelace", "a.b_c-1"):
+        check_name(name)
+    for name in ("", "Ada's laptop", "<b>", "x" * 65):
+        with pytest.raises(ConfigError, match="--name"):
+            check_name(name)
 
 
 def test_a_region_is_a_short_name_or_nothing():
