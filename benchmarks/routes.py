@@ -46,7 +46,6 @@ from swarmtrain.plan.paths.instance import Chance, Instance
 from swarmtrain.plan.paths.routes import Plan, PlannedRoute
 from swarmtrain.plan.paths.search import Spent, by_evaluations
 from swarmtrain.plan.paths.stepwise import plan_step
-from swarmtrain.plan.wiring import Wiring
 from swarmtrain.steps.plan import not_repaired
 
 FOLDER = Path(__file__).parent
@@ -72,6 +71,7 @@ def config_of(network: dict, steps: int, policy: str, is_skipping: bool) -> RunC
             "links.heartbeat_seconds=20", "links.silence_seconds=300", "links.connect_seconds=60",
             "swarm.announce_seconds=30", "recovery.snapshot_steps=0",
             f"paths.skip={skip}", f"paths.visits={visits}", f"planner.use={str(uses_paths).lower()}",
+            f"planner.wiring={'in_turn' if policy == 'dealt in turn' else 'swarm'}",
         ],
     )  # fmt: skip
 
@@ -177,9 +177,6 @@ def predictions(run: VirtualRun) -> dict[int, float]:
 def policy_of(name: str) -> Iterator[None]:
     """The peer code with one decision replaced, and as it is again afterwards."""
     with ExitStack() as stack:
-        if name == "dealt in turn":
-            unmeasured = lambda self, stage, peer, seconds, now_seconds: None  # noqa: E731
-            stack.enter_context(mock.patch.object(Wiring, "answered", unmeasured))
         if name == "lines":
             stack.enter_context(mock.patch.object(pathing, "plan_step", along_lines))
         if name in ("lines", "planned, not repaired"):
