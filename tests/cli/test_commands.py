@@ -163,7 +163,7 @@ def test_a_folder_without_a_checkpoint_is_refused(shell: Shell, tmp_path: Path, 
     "command",
     [
         ("status", "127.0.0.1:1"),
-        ("peer", "--join", "127.0.0.1:1"),
+        ("peer", "--join", "127.0.0.1:1", "--nice", "0"),  # this very process would become nice
         ("export", "127.0.0.1:1", "model"),
     ],
 )
