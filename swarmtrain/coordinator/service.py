@@ -1,11 +1,12 @@
 """The coordinator: one address to join by, the run's journal, its state as JSON, and the final checkpoint."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,12 +22,14 @@ from swarmtrain.core.errors import (
     LinkError,
     Refused,
     StateError,
+    SwarmError,
     WireError,
 )
 from swarmtrain.core.events import CheckpointSaved, ClockSeen, Event, Noted, PeerRefused
 from swarmtrain.core.live import LIVE_KINDS, kinds
 from swarmtrain.core.messages import CheckpointAt
 from swarmtrain.core.tasks import Tasks
+from swarmtrain.core.types import PeerId
 from swarmtrain.core.version import VERSION
 from swarmtrain.monitor.journal import journal_line, read_journal
 from swarmtrain.swarm import checkups
@@ -260,19 +263,37 @@ class Coordinator:
     def tell(self, link: Link, method: str, meta: bytes) -> None:
         if method != "events" or link.remote.role != "peer":
             raise WireError("a coordinator takes events from peers only", f"method {method}")
-        batch = EventBatch.decode(meta)
+        with self._noting(method):
+            self._take_events(link.remote.peer, EventBatch.decode(meta))
+
+    def _take_events(self, sender: PeerId, batch: EventBatch) -> None:
         if batch.dropped:
             logger.warning("peer %s dropped %d events", batch.peer, batch.dropped)
         entries = [_read_entry(line) for line in batch.lines]
         for entry, line in zip(entries, batch.lines, strict=True):
-            if entry["peer"] != link.remote.peer:
+            if entry["peer"] != sender:
                 raise WireError("an event is not its sender's own", line[:80])
         if entries:
-            self._compare_clocks(link.remote.peer, entries[-1]["time_seconds"])
+            self._compare_clocks(sender, entries[-1]["time_seconds"])
         for line in batch.lines:
             self._take_line(line)
 
     async def call(self, link: Link, method: str, request: Message) -> Message:
+        with self._noting(method):
+            return await self._answer(link, method, request)
+
+    @contextlib.contextmanager
+    def _noting(self, method: str) -> Iterator[None]:
+        """A bug met while a peer is served is an event (I7); the transport ends the call, not the coordinator."""
+        try:
+            yield
+        except SwarmError:
+            raise
+        except Exception as error:
+            self.record(Noted("internal error", f"{method}: {error!r}"))
+            raise
+
+    async def _answer(self, link: Link, method: str, request: Message) -> Message:
         match method:
             case "describe":
                 directory = await asyncio.shield(self._directory)

@@ -156,6 +156,23 @@ def test_a_bad_event_costs_its_sender_the_link_and_nobody_else(tmp_path: Path, b
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
 
 
+def test_a_bug_met_while_a_peer_is_served_is_an_event(tmp_path: Path):
+    def broken(*_: object) -> None:
+        raise KeyError("a bug")
+
+    async def act(scene: Scene) -> None:
+        scene.coordinator.folder.metrics.write = broken  # type: ignore[method-assign]
+        link = await scene.tell(Guest("anna"), *HEALTHY)
+        scene.coordinator.status = broken  # type: ignore[assignment,method-assign]
+        with pytest.raises(Refused, match="internal error"):
+            await link.call("status", Message(b""), silence_seconds=3.0)
+
+    play(tmp_path, act)
+    events = [entry["event"] for entry in read_journal(tmp_path / "journal.jsonl")]
+    noted = [event["detail"] for event in events if event["kind"] == "noted"]
+    assert noted == ["events: KeyError('a bug')", "status: KeyError('a bug')"]
+
+
 @pytest.mark.parametrize("changes", [{"run": bytes(32)}, {"version": "0.0"}])
 def test_a_peer_of_another_run_is_refused_and_told_why(tmp_path: Path, changes: dict[str, Any]):
     async def act(scene: Scene) -> None:
