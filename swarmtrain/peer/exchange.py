@@ -20,6 +20,7 @@ from swarmtrain.transport.requests import (
     Status,
     WhereReply,
     WhereRequest,
+    WithdrawRequest,
 )
 from swarmtrain.wire.tensors import decode_tensor, encode_tensor
 
@@ -109,6 +110,12 @@ class Exchange:
             attempt=hop.attempt,
             tensor=tensor,
         )
+
+    def withdraw(self, hop: Hop, peer: PeerId) -> None:
+        """Tell `peer` that nobody here waits for `hop` any more; it may never hear of it."""
+        if self._links.figures(peer) is not None:
+            request = WithdrawRequest(hop.opening.step, hop.item[1], hop.item[0])
+            self._links.tell(peer, "withdraw", request.encode())
 
     async def is_below(self, hop: Hop, peer: PeerId, limit_seconds: float) -> bool:
         """Whether `peer` says that it waits for others; one that does not answer has the key."""

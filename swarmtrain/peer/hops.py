@@ -6,7 +6,8 @@ no failure. Tries go on until the step is decided without them, which cancels th
 
 A call that takes far longer than another replica would (plan.deadlines) is late. The caller asks the late peer whether
 the key is still there: if it is further down, whoever called there sees to it. Otherwise a second replica is called
-beside it, the first answer counts, and what the loser holds is retracted when the step is sealed (R2).
+beside it, and the first answer counts. The loser is told so and drops the key; if it holds it already, that is
+retracted when the step is sealed (R2). Once a peer lost clearly, the other calls that wait for it are late as well.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ import itertools
 import math
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -42,12 +44,20 @@ class StepMoved(Exception):
 
 @dataclass(slots=True)
 class _Race:
-    """The calls of one try: the first, and perhaps its hedge. Loop seconds."""
+    """The calls of one try: the first, and perhaps its hedge. Loop seconds.
+
+    `hurry` is done when another call showed that the first one's peer is slow.
+    """
 
     calls: "dict[PeerId, asyncio.Task[Reply]]"
     start_seconds: float
+    hurry: "asyncio.Future[None]"
     hedge_seconds: float = 0.0
     ask_seconds: float = 0.0
+
+    @property
+    def waited_for(self) -> "list[asyncio.Future[Any]]":
+        return [*self.pending, *([] if self.hurry.done() else [self.hurry])]
 
     @property
     def pending(self) -> "list[asyncio.Task[Reply]]":
@@ -77,6 +87,7 @@ class Hops:
         self._links = links
         self._turns: tuple[Sequences, tuple[Sequence, ...], Counter[int]] = ((), (), Counter())
         self._calling: dict[tuple[int, Item], PeerId] = {}
+        self._races: dict[PeerId, list[_Race]] = {}
         self._loop = asyncio.get_running_loop()
 
     async def call(
@@ -195,14 +206,15 @@ class Hops:
 
     async def _race(self, hop: Hop, peer: PeerId) -> Reply:
         """Call `peer`, and another replica beside it if it is late; the first answer counts."""
-        race = _Race({}, self._loop.time())
+        race = _Race({}, self._loop.time(), self._loop.create_future())
         race.ask_seconds = race.start_seconds
+        self._races.setdefault(peer, []).append(race)
         self._start(race, hop, peer)
         try:
             while (reply := race.winner()) is None:
                 wait_seconds = self._patience_seconds(race, hop, peer)
                 await asyncio.wait(
-                    race.pending, timeout=wait_seconds, return_when=asyncio.FIRST_COMPLETED
+                    race.waited_for, timeout=wait_seconds, return_when=asyncio.FIRST_COMPLETED
                 )
                 if race.winner() is None and self._is_out(peer):
                     self._record(CallFailed(peer, "it is not in the roster any more"))
@@ -212,7 +224,10 @@ class Hops:
             self._judge(race, hop, peer, reply)
             return reply
         finally:
+            self._races[peer].remove(race)
             for called, call in race.calls.items():
+                if not call.done() and self._worker.member.is_at(hop.opening):
+                    self._exchange.withdraw(hop, called)
                 call.cancel()
                 self._deadlines.end(called)
 
@@ -227,7 +242,8 @@ class Hops:
 
     def _limit(self, hop: Hop, peer: PeerId) -> tuple[float, PeerId] | None:
         """After how long a call to `peer` is late, and who takes over; never below the pace of signs of life."""
-        late = self._deadlines.late(hop.item[0], peer, hop.replicas, self._loop.time())
+        now, (position, key) = self._loop.time(), hop.item
+        late = self._deadlines.late(position, peer, hop.replicas, key, now)
         if late is None:
             return None
         return max(late[0], self._config.links.heartbeat_seconds / 2), late[1]
@@ -282,6 +298,9 @@ class Hops:
                 f"{reply.peer} took {took_seconds:.3g} s for what it had for {waited_seconds:.3g} s"
             )
             self._record(Banned(peer, seconds, reason))
+            for other in self._races[peer]:
+                if not other.hurry.done():
+                    other.hurry.set_result(None)
 
     def _measure(self, hop: Hop, reply: Reply, start_seconds: float) -> None:
         if reply.answer is not None and not reply.answer.is_void:

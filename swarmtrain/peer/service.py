@@ -28,6 +28,7 @@ from swarmtrain.transport.requests import (
     Status,
     WhereReply,
     WhereRequest,
+    WithdrawRequest,
 )
 
 
@@ -105,6 +106,10 @@ class Service:
                 raise WireError("a step message from another island", link.remote.peer)
             case "step":
                 self._calls.on_step(link.remote.peer, decode_step(meta))
+            case "withdraw":
+                if self.runtime is not None:
+                    worker = self.runtime.worker
+                    worker.withdraw(link.remote.peer, WithdrawRequest.decode(meta))
             case "round":
                 if self.runtime is not None and self.runtime.island.rounds is not None:
                     self.runtime.island.rounds.receive(link.remote.peer, decode_round(meta))

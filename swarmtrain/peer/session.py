@@ -415,7 +415,7 @@ class Session:
     async def _confirm_lost(self, peer: PeerId, reason: str) -> None:
         """A broken link is dialled once more before the protocol hears of a loss.
 
-        The system accepts a connection for a frozen process: two heartbeats without a greeting are enough. A peer
+        The system accepts a connection for a frozen process: a heartbeat without a greeting is enough. A peer
         that shuts down still greets and hangs up at once: it is dialled once a heartbeat, not again and again.
         """
         heartbeat_seconds, now = self.config.links.heartbeat_seconds, self._loop.time()
@@ -423,7 +423,7 @@ class Session:
         self._dialled_seconds[peer] = due_seconds
         await asyncio.sleep(due_seconds - now)
         try:
-            async with asyncio.timeout(2 * heartbeat_seconds):
+            async with asyncio.timeout(heartbeat_seconds):
                 await self.links.to(peer)
         except (LinkError, TimeoutError):
             runtime = self.runtime

@@ -5,6 +5,7 @@ two facts (R3): an entry may outlive its contribution.
 """
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -38,6 +39,8 @@ class Entry:
     answer: asyncio.Future[Answer]
     dy_BTD: Tensor | None = None
     served_by: PeerId | None = None
+    waiting: Counter[PeerId] = field(default_factory=Counter)
+    """Calls for it by caller, those among them whose link broke: only who withdraws stops to wait."""
 
 
 @dataclass

@@ -25,7 +25,12 @@ from swarmtrain.peer.position import Positions, is_head
 from swarmtrain.peer.slots import Busy, Slots
 from swarmtrain.peer.store import Answer, Entry, Store
 from swarmtrain.transport.link import Buffer
-from swarmtrain.transport.requests import ProcessReply, ProcessRequest, Status
+from swarmtrain.transport.requests import (
+    ProcessReply,
+    ProcessRequest,
+    Status,
+    WithdrawRequest,
+)
 from swarmtrain.wire.tensors import decode_tensor, encode_tensor, is_finite, roundtrip
 
 
@@ -83,6 +88,7 @@ class Worker:
             return self._reply(Status.MISMATCH, "this item came before with other bytes"), b""
         else:
             self._record(DuplicateDropped(request.step, item[1], item[0], "joined or stored call"))
+        entry.waiting[caller] += 1
         try:
             answer = await self._answer(opening, entry)
         except Busy:
@@ -90,8 +96,22 @@ class Worker:
         except asyncio.CancelledError:
             if not entry.answer.cancelled():
                 raise
-            return self._reply(Status.FENCED, "the step moved on"), b""
+            return self._reply(Status.FENCED, "the step moved on, or the call was withdrawn"), b""
         return self._encode_answer(answer)
+
+    def withdraw(self, caller: PeerId, request: WithdrawRequest) -> None:
+        """`caller` has the answer from elsewhere: unless others wait for it too, the work here ends.
+
+        What is answered stays: it may be in the sum, and the step protocol retracts it there (R2).
+        """
+        item = (request.position, request.key)
+        entry = self.store.get(request.step, item)
+        if entry is None or entry.answer.done() or not entry.waiting[caller]:
+            return
+        entry.waiting[caller] -= 1
+        if not entry.waiting.total():
+            self.store.drop(request.step, item)
+            entry.answer.cancel()
 
     async def enter_local(
         self, opening: Open, item: Item, x_BTD: Tensor, route: Route, hints: tuple[Hint, ...]
@@ -101,6 +121,7 @@ class Worker:
         if entry is None:
             entry = self._enter(opening, item, None, roundtrip(x_BTD, self.config.wire.codec))
             self._start(opening, entry, route, hints)
+        entry.waiting[self.member.peer] += 1
         answer = await self._answer(opening, entry)
         if answer.gradient_BTD is None:
             return answer

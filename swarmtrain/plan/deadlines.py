@@ -18,6 +18,14 @@ LEAST_SAMPLES = 5
 SMOOTHING = 0.125
 DEVIATIONS = 4.0
 LATE_FACTOR = 2.0
+LONGER_FACTOR = 1.25
+"""Keys queue for a lane, in every step alike: the last one's time is far from the mean and no reason to hedge."""
+
+FADING = 0.02
+"""Of the longest time with every answer: a step that something held up is not remembered for ever."""
+
+GOLDEN = (5**0.5 - 1) / 2
+"""Multiples of it fill the unit interval most evenly (Fibonacci hashing, Knuth volume 3, 6.4)."""
 
 HEDGED_SHARE = 0.05
 """Of the calls that a peer makes in a step; one is always allowed."""
@@ -31,17 +39,27 @@ AVOIDED_FACTOR = 10.0
 LONGEST_AVOIDED_SECONDS = 600.0
 
 
+def spread(key: int, count: int) -> int:
+    """Which of `count` other replicas takes a key: one index for each key, far apart for keys in any regular order.
+
+    The keys of one replica are as many apart as there are others, so that by `key % count` one would get them all.
+    """
+    return int(key * GOLDEN % 1 * count)
+
+
 @dataclass(slots=True)
 class Times:
-    """Running mean and mean deviation; the first samples weigh alike."""
+    """Running mean and mean deviation, the first samples weighing alike; and the longest time, which fades."""
 
     count: int = 0
     mean_seconds: float = 0.0
     deviation_seconds: float = 0.0
+    longest_seconds: float = 0.0
 
     def add(self, seconds: float) -> None:
         self.count += 1
         weight = max(SMOOTHING, 1 / self.count)
+        self.longest_seconds = max(seconds, (1 - FADING) * self.longest_seconds)
         off = seconds - self.mean_seconds
         self.mean_seconds += weight * off
         if self.count > 1:
@@ -50,7 +68,11 @@ class Times:
     @property
     def late_seconds(self) -> float:
         spread_seconds = DEVIATIONS * self.deviation_seconds
-        return max(LATE_FACTOR * self.mean_seconds, self.mean_seconds + spread_seconds)
+        return max(
+            LATE_FACTOR * self.mean_seconds,
+            self.mean_seconds + spread_seconds,
+            LONGER_FACTOR * self.longest_seconds,
+        )
 
 
 @dataclass(slots=True)
@@ -91,20 +113,26 @@ class Deadlines:
             record.strikes //= 2
 
     def late(
-        self, position: int, peer: PeerId, replicas: Sequence[PeerId], now: float
+        self, position: int, peer: PeerId, replicas: Sequence[PeerId], key: int, now: float
     ) -> tuple[float, PeerId] | None:
         """After how many seconds a call to `peer` is late, and whom to call then; None while nobody is known.
 
         The middle one of the others says when: of many replicas the nearest is far quicker than the rest, and lateness
-        by its measure would be usual. The quickest is whom to call.
+        by its measure would be usual. One that lost clearly is late already when others usually have answered. Of the
+        quicker half one is called by `key`: a peer may be late with many keys at once.
         """
         known = sorted(
-            (times.late_seconds, other)
+            (times.late_seconds, other, times.mean_seconds)
             for other in replicas
             if other != peer and not self.is_avoided(other, now)
             if (times := self._times.get((position, other))) and times.count >= LEAST_SAMPLES
         )
-        return (known[len(known) // 2][0], known[0][1]) if known else None
+        if not known:
+            return None
+        middle = len(known) // 2
+        late_seconds, _, mean_seconds = known[middle]
+        seconds = mean_seconds if self.is_avoided(peer, now) else late_seconds
+        return seconds, known[spread(key, middle + 1)][1]
 
     def allows_hedge(self, peer: PeerId, now: float) -> bool:
         """Whether a call to `peer` may be hedged: the budget has room, or others have proved faster than it."""

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from swarmtrain.core.types import EDGE_STAGE, PeerId, Roster, Route, Visit
+from swarmtrain.plan.deadlines import spread
 from swarmtrain.plan.wiring_rules import WiringRule, ruled
 
 ALIKE = 1.25
@@ -61,7 +62,7 @@ def route_of(roster: Roster, sequence: Sequence[int], turns: Sequence[int], lead
 def next_replica(
     replicas: Sequence[PeerId], key: int, wanted: PeerId | None, tried: Collection[PeerId]
 ) -> PeerId:
-    """The replica to call: the wanted one, else the next by key that was not tried, else all over again.
+    """The replica to call: the wanted one, else by key one that was not tried, else all over again.
 
     Raises:
         ValueError: the stage has no replica at all.
@@ -69,7 +70,7 @@ def next_replica(
     if not replicas:
         raise ValueError("a stage without replicas cannot be called")
     untried = [peer for peer in replicas if peer not in tried] or list(replicas)
-    return wanted if wanted in untried else _dealt(untried, key)
+    return wanted if wanted in untried else untried[spread(key, len(untried))]
 
 
 def _dealt(replicas: Sequence[PeerId], turn: int, position: int = 0) -> PeerId:

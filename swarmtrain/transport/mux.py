@@ -46,6 +46,7 @@ class Mux:
         self._bulk_received_bytes = 0
         self._ping, self._ping_at_seconds = 0, 0.0
         self._heard_seconds = self._beat_due_seconds = self._loop.time()
+        self._ping_due_seconds = self._beat_due_seconds
         self._beat_timer: asyncio.TimerHandle | None = None
         self._take_kind = {
             Kind.REQUEST: self._incoming.take_request,
@@ -194,12 +195,15 @@ class Mux:
         if now - self._beat_due_seconds > limits.heartbeat_seconds:
             # This process itself stood still: what the other side sent meanwhile has yet to be read.
             self._heard_seconds = now
-        if now - self._heard_seconds >= limits.silent_seconds:
+        silent_at_seconds = self._heard_seconds + limits.silent_seconds
+        if now >= silent_at_seconds:
             self._end(f"silent: nothing was heard for {now - self._heard_seconds:.3g} s")
             return
-        self._ping, self._ping_at_seconds = self._ping + 1, now
-        self._outbox.put(Frame(Kind.PING, call=self._ping))
-        self._beat_due_seconds = now + limits.heartbeat_seconds
+        if now >= self._ping_due_seconds:
+            self._ping, self._ping_at_seconds = self._ping + 1, now
+            self._outbox.put(Frame(Kind.PING, call=self._ping))
+            self._ping_due_seconds = now + limits.heartbeat_seconds
+        self._beat_due_seconds = min(self._ping_due_seconds, silent_at_seconds)
         self._beat_timer = self._loop.call_at(self._beat_due_seconds, self._beat)
 
     def _end(self, reason: str) -> None:

@@ -85,6 +85,15 @@ class WhereReply(Encoded):
 
 
 @dataclass(frozen=True, slots=True)
+class WithdrawRequest(Encoded):
+    """Told by a caller that has the key's answer from another replica: this peer need not go on for it."""
+
+    step: int
+    key: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
 class ProbeRequest(Encoded):
     """A body of `body_bytes` that goes nowhere: its sender measures how fast it is taken.
 

@@ -9,6 +9,7 @@ from swarmtrain.core.events import Banned, Hedged, SumChanged
 from swarmtrain.experiments.faults import Fault
 from swarmtrain.experiments.virtual import Scenario, VirtualPeer, VirtualRun, simulate
 from swarmtrain.peer.exchange import Exchange
+from swarmtrain.peer.hops import _Race
 from tests.experiments.runs import corpus, events_of, known_reference, sha_of, small_config
 
 STEPS = 8
@@ -42,19 +43,49 @@ def hedges_of(run: VirtualRun) -> list[Hedged]:
     return [event for event in events_of(run, Hedged) if isinstance(event, Hedged)]
 
 
+BECOMES_SLOW = Fault("straggler", ("one_b",), at_seconds=5.0, duration_seconds=1e6, amount=SLOW)
+
+
 def test_hedges_make_a_straggler_cost_less_and_change_no_bit():
     """A machine becomes slow in the middle of a step: calls that already wait for it are the ones to hedge. From the
     next step on wiring gives it less, with or without hedges."""
-    fault = Fault("straggler", ("one_b",), at_seconds=5.0, duration_seconds=1e6, amount=SLOW)
-    with_hedges, without = run_of(faults=(fault,)), run_of(hedge=False, faults=(fault,))
-    assert seconds_of(with_hedges) < 0.95 * seconds_of(without)
+    with_hedges, without = (
+        run_of(faults=(BECOMES_SLOW,)),
+        run_of(hedge=False, faults=(BECOMES_SLOW,)),
+    )
+    assert seconds_of(with_hedges) < 0.85 * seconds_of(without)
+    assert lost_seconds(with_hedges) < 0.45 * lost_seconds(without)
     assert hedges_of(with_hedges) and events_of(with_hedges, Banned)
     assert not hedges_of(without)
-    # What the straggler did all the same was taken out of the sums again.
-    changes = [event.change for event in events_of(with_hedges, SumChanged)]  # type: ignore[attr-defined]
-    assert "retract" in changes
     expected = known_reference(config_of(True)).parameters_sha256
     assert sha_of(with_hedges) == sha_of(without) == expected
+
+
+def lost_seconds(run: VirtualRun) -> float:
+    """By the step in which the machine became slow."""
+    seconds = sorted(commit.seconds for commit in run.commits[1:])
+    return seconds[-1] - seconds[0]
+
+
+def test_the_loser_of_a_hedge_drops_the_key(monkeypatch: pytest.MonkeyPatch):
+    """Otherwise it goes on, and the step waits until all that nobody asked for is taken out of its sum again."""
+    dropped = run_of(faults=(BECOMES_SLOW,))
+    monkeypatch.setattr(Exchange, "withdraw", lambda *_: None)
+    kept = run_of(faults=(BECOMES_SLOW,))
+    assert changes_of(dropped).count("retract") < changes_of(kept).count("retract")
+    assert lost_seconds(dropped) < 0.7 * lost_seconds(kept)
+    assert sha_of(dropped) == sha_of(kept)
+
+
+def changes_of(run: VirtualRun) -> list[str]:
+    return [event.change for event in events_of(run, SumChanged)]  # type: ignore[attr-defined]
+
+
+def test_a_clear_loss_makes_the_other_calls_late(monkeypatch: pytest.MonkeyPatch):
+    """They wait for the same slow machine: each on its own would find out once more."""
+    hurried = run_of(faults=(BECOMES_SLOW,))
+    monkeypatch.setattr(_Race, "waited_for", _Race.pending)
+    assert lost_seconds(hurried) < lost_seconds(run_of(faults=(BECOMES_SLOW,)))
 
 
 def test_a_machine_that_was_always_slow_needs_no_hedges():

@@ -20,22 +20,43 @@ def test_nothing_is_late_before_another_replica_is_known_at_this_position():
     deadlines = Deadlines()
     for _ in range(LEAST_SAMPLES - 1):
         deadlines.answered(1, B, 1.0, 1.0)
-    assert deadlines.late(1, A, ALL, 0.0) is None
+    assert deadlines.late(1, A, ALL, 0, 0.0) is None
     deadlines.answered(1, B, 1.0, 1.0)
-    assert deadlines.late(1, A, ALL, 0.0) == (2.0, B)
-    assert deadlines.late(2, A, ALL, 0.0) is None
-    assert deadlines.late(1, B, ALL, 0.0) is None, "a replica is no measure of itself"
-    assert deadlines.late(1, A, (A, C), 0.0) is None
+    assert deadlines.late(1, A, ALL, 0, 0.0) == (2.0, B)
+    assert deadlines.late(2, A, ALL, 0, 0.0) is None
+    assert deadlines.late(1, B, ALL, 0, 0.0) is None, "a replica is no measure of itself"
+    assert deadlines.late(1, A, (A, C), 0, 0.0) is None
 
 
-def test_the_middle_one_of_the_others_says_when_and_the_quickest_is_called():
+def test_the_middle_one_of_the_others_says_when_and_one_of_the_quicker_is_called():
     """Of many replicas the nearest is far quicker than the rest: by its measure they would always be late."""
     deadlines = taught(peer=B)
     others = [PeerId(f"far-{index}") for index in range(3)]
     for _ in range(LEAST_SAMPLES):
         for other in others:
             deadlines.answered(1, other, 5.0, 5.0)
-    assert deadlines.late(1, A, (A, B, *others), 0.0) == (10.0, B)
+    replicas = (A, B, *others)
+    assert deadlines.late(1, A, replicas, 0, 0.0) == (10.0, B)
+    called = {deadlines.late(1, A, replicas, key, 0.0) for key in range(30)}
+    assert called == {(10.0, B), (10.0, others[0]), (10.0, others[1])}
+
+
+def test_one_that_lost_is_late_when_others_usually_have_answered():
+    deadlines = taught(1.0)
+    assert deadlines.late(1, A, ALL, 0, 0.0) == (2.0, B)
+    deadlines.lost(1, A, 3.0, 0.0)
+    assert deadlines.late(1, A, ALL, 0, 1.0) == (1.0, B)
+
+
+def test_the_last_of_a_queue_is_not_late():
+    """In every step alike keys wait for a lane: the last one's time is four times the first one's."""
+    times = Times()
+    for number in range(40):
+        times.add(0.2 * (1 + number % 4) ** 2)
+    assert times.late_seconds > 1.2 * 3.2
+    for _ in range(100):
+        times.add(0.2)
+    assert times.late_seconds < 0.6, "what is long past is forgotten"
 
 
 def test_late_is_twice_the_mean_or_four_deviations_above():
@@ -101,4 +122,4 @@ def test_nobody_is_compared_with_a_replica_that_is_avoided(avoided: bool):
     deadlines = taught(peer=B)
     if avoided:
         deadlines.lost(1, B, 1.0, now=0.0)
-    assert (deadlines.late(1, A, ALL, 0.5) is None) == avoided
+    assert (deadlines.late(1, A, ALL, 0, 0.5) is None) == avoided

@@ -75,6 +75,18 @@ def test_another_replica_is_one_that_was_not_tried():
         next_replica((), 0, None, ())
 
 
+@pytest.mark.parametrize("position", [1, 2, 3])
+@pytest.mark.parametrize("count", [3, 6, 24])
+def test_the_keys_of_a_replica_that_is_gone_go_to_many_others(count: int, position: int):
+    replicas = roster_of(1, count).replicas(1)
+    dealt = deal([1.0] * count, 8 * count, position)
+    keys = [key for key, index in enumerate(dealt) if index == 1]
+    others = [peer for peer in replicas if peer != replicas[1]]
+    for known in (replicas, others):
+        went = Counter(next_replica(known, key, replicas[1], [replicas[1]]) for key in keys)
+        assert max(went.values()) <= max(3, 0.75 * len(keys) * min(1, 4 / len(others))), went
+
+
 # ---- by what replicas say a microbatch takes --------------------------------------------------------------------
 
 FAST, SLOW, NEW = PeerId("fast"), PeerId("slow"), PeerId("new")
