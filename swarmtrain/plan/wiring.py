@@ -5,9 +5,9 @@ replica with what a microbatch takes there. Alike replicas have turns, others ge
 
 Two things differ from SWARM, where each caller keeps virtual times of its own and charges what its calls took. Every
 caller deals *all* keys of the step alike and looks up its own: with a few keys for each of many callers, each on its
-own would send its first ones to the same fastest replicas (a step of 22 alike replicas on three continents took 1.6
-times as long). And a call is charged with what it occupies, the replica's lane or the line, as the replica says itself
-in its answers; how long it waited, in a queue or on a far line, says nothing about how many calls can be served.
+own would send its first ones to the same fastest replicas, and they would wait for each other there. And a call is
+charged with what it occupies, the replica's lane or the line, as the replica says itself in its answers; how long it
+waited, in a queue or on a far line, says nothing about how many calls can be served.
 
 Callers hear of a change one after the other. So shares are brought about by moving as few turns as they need: callers
 that know of a slow replica deal its turns to others, and agree with those that do not on all the rest.
