@@ -160,6 +160,21 @@ def test_a_long_cut_is_found_by_heartbeats_on_both_sides(one_way: bool) -> None:
     run_virtual(main())
 
 
+@pytest.mark.parametrize("cut_seconds", [0.1, 0.5, 0.9])
+def test_silence_is_found_when_it_has_lasted_three_heartbeats(cut_seconds: float) -> None:
+    """Whatever was heard came at most a heartbeat before the cut; nobody waits for the next heartbeat to be due."""
+
+    async def main() -> None:
+        pair = Pair()
+        await pair.join()
+        await asyncio.sleep(cut_seconds)
+        pair.network.cut("a", "b")
+        await pair.b.until(lambda: bool(pair.b.closed_reasons))
+        assert 2.0 + cut_seconds < asyncio.get_running_loop().time() < 3.05 + cut_seconds
+
+    run_virtual(main())
+
+
 def test_a_killed_machine_is_noticed_after_the_latency_and_can_come_back() -> None:
     async def main() -> None:
         pair = Pair()
