@@ -27,6 +27,7 @@ from swarmtrain.core.sequences import stage_sequences
 from swarmtrain.core.types import PeerId, Roster, is_majority
 from swarmtrain.outer.director import Director
 from swarmtrain.outer.rounds import Rhythm
+from swarmtrain.peer.leading import Leading
 from swarmtrain.peer.parts import Parts
 from swarmtrain.peer.pathing import Pathing
 from swarmtrain.peer.restore import now_seconds
@@ -54,9 +55,10 @@ class Conducting:
         self._parts, self._me = parts, parts.me
         self._member, self._record = parts.member, parts.record
         self.pathing = Pathing(parts.me, parts.config, parts.lane.is_modelled, parts.record, failed)
+        self.leading = Leading(parts.config, parts.record)
         self._director = director_of(parts.config) if parts.outer is not None else None
         self._applied_seconds, self._step_seconds, self._closed_step = now_seconds(), 0.0, -1
-        self._plan = plan_of(parts.config, self.pathing, self._closing)
+        self._plan = plan_of(parts.config, self.pathing, self.leading, self._closing)
         self.conductor: StepConductor | None = None
         self.candidate: Candidate | None = None
         self._first_roster: Roster | None = None
@@ -275,7 +277,12 @@ def director_of(config: RunConfig) -> Director:
     return Director(rhythm, outer.grace_seconds / 2, outer.grace_seconds)
 
 
-def plan_of(config: RunConfig, pathing: Pathing, closing: Callable[[int], Closing | None]) -> Plan:
+def plan_of(
+    config: RunConfig,
+    pathing: Pathing,
+    leading: Leading,
+    closing: Callable[[int], Closing | None],
+) -> Plan:
     """What the conductor must know of the run."""
     return Plan(
         steps=config.run.steps,
@@ -293,4 +300,5 @@ def plan_of(config: RunConfig, pathing: Pathing, closing: Callable[[int], Closin
         ),
         paths=pathing.paths,
         repaired=pathing.repaired,
+        leaders=leading.leaders,
     )

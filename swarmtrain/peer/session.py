@@ -267,6 +267,8 @@ class Session:
     def _rebalance(self) -> None:
         """As conductor, plan with what is published by now, and move a peer to where it helps most, if that pays."""
         runtime = self.runtime
+        if runtime is not None:
+            runtime.island.conducting.leading.look(self.placing.records)
         opening = runtime.member.ledger.open if runtime is not None else None
         if runtime is None or opening is None or runtime.island.conducting.conductor is None:
             return
@@ -304,6 +306,7 @@ class Session:
         await self._lock(mine.stages)
         if self.runtime is not None and self.runtime.member.term == 0:
             self._is_founding = True
+            self.runtime.island.conducting.leading.look(self.placing.records)
             self.runtime.island.stand(roster, "lowest edge peer, and every stage is covered")
 
     async def _join_running(self) -> None:

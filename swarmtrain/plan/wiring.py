@@ -164,12 +164,16 @@ class Wiring:
         self, stage: int, replicas: Sequence[PeerId], now_seconds: float
     ) -> tuple[int, ...]:
         """Of ALIKE, by which each replica's charge differs from the median."""
-        heard = self._seconds(stage, replicas, now_seconds)
-        known = [seconds for seconds in heard if seconds]
-        if len(known) < 2:
-            return (0,) * len(heard)
-        usual = statistics.median_low(known)
-        return tuple(_power(seconds, usual) if seconds else 0 for seconds in heard)
+        return powers_of(self._seconds(stage, replicas, now_seconds))
+
+
+def powers_of(heard: Sequence[float]) -> tuple[int, ...]:
+    """What a microbatch takes each (seconds, 0 where nothing is known) as powers of ALIKE times the median."""
+    known = [seconds for seconds in heard if seconds]
+    if len(known) < 2:
+        return (0,) * len(heard)
+    usual = statistics.median_low(known)
+    return tuple(_power(seconds, usual) if seconds else 0 for seconds in heard)
 
 
 def _power(seconds: float, usual_seconds: float) -> int:

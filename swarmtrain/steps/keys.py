@@ -47,9 +47,14 @@ def next_base(commit: Commit) -> Digest:
 
 def share_leads(microbatches: int, edges: Sequence[PeerId]) -> tuple[Ownership, ...]:
     """Keys dealt round robin to the edges; every edge reads the same corpus, so any edge can lead any key."""
+    return leads_of([edges[key % len(edges)] for key in range(microbatches)], edges)
+
+
+def leads_of(leaders: Sequence[PeerId], edges: Sequence[PeerId]) -> tuple[Ownership, ...]:
+    """What each edge leads, where `leaders` has one of them for each key."""
     return tuple(
-        Ownership(edge, pack_items((0, key) for key in range(rank, microbatches, len(edges))))
-        for rank, edge in enumerate(edges)
+        Ownership(edge, pack_items((0, key) for key, lead in enumerate(leaders) if lead == edge))
+        for edge in edges
     )
 
 

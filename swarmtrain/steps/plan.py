@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from swarmtrain.core.closing import Closing
 from swarmtrain.core.messages import Commit, Open, Ownership, Prepared
 from swarmtrain.core.types import Digest, PeerId, Roster
-from swarmtrain.steps.keys import keep_leads, share_leads
+from swarmtrain.steps.keys import keep_leads, leads_of, share_leads
 from swarmtrain.steps.restoring import RecoveryPolicy
 
 
@@ -37,7 +37,8 @@ class Plan:
 
     `closing` says what will be done with the sum of a step, None while an outer round is waited for. `paths` gives the
     routes of a step that is about to open with a roster, if there is a plan for it; `repaired` those of one that is
-    open and goes on with another roster and these leads.
+    open and goes on with another roster and these leads. `leaders` says which edge leads each key of a step that has
+    no plan; None deals them in turn.
     """
 
     steps: int
@@ -49,12 +50,13 @@ class Plan:
     recovery: RecoveryPolicy
     paths: Callable[[int, Roster], Paths | None] = no_paths
     repaired: Callable[[Open, Roster, tuple[Ownership, ...]], Paths | None] = not_repaired
+    leaders: Callable[[Roster], tuple[PeerId, ...]] | None = None
 
     def opening(self, term: int, step: int, base: Digest, roster: Roster) -> Open:
-        """What opens a step: by its plan, or with keys dealt to the edges in turn."""
+        """What opens a step: by its plan, or with keys dealt to the edges."""
         paths = self.paths(step, roster)
         if paths is None:
-            leads = share_leads(self.microbatches, roster.edges)
+            leads = self._dealt(roster)
             paths = Paths(leads, self.sequences(step), (), b"")
         return Open(
             term=term,
@@ -69,6 +71,11 @@ class Plan:
             paths=paths.paths,
             remaining=paths.remaining,
         )
+
+    def _dealt(self, roster: Roster) -> tuple[Ownership, ...]:
+        if self.leaders is None:
+            return share_leads(self.microbatches, roster.edges)
+        return leads_of(self.leaders(roster), roster.edges)
 
     def reopening(self, term: int, before: Open, roster: Roster) -> Open:
         """The same step with another roster: what runs goes on where it runs."""
