@@ -20,8 +20,11 @@ Output = Annotated[Literal["text", "json"], typer.Option("-o", "--output", help=
 def run(
     file: Annotated[Path, typer.Argument(help="EXPERIMENT.toml", metavar="EXPERIMENT.toml")],
     world: Annotated[
-        Literal["virtual"],
-        typer.Option(help="virtual: in virtual time, in this process and its children"),
+        Literal["virtual", "processes", "both"],
+        typer.Option(
+            help="virtual: in virtual time; processes: real peers on this machine, one run at a time; "
+            "both: one after the other, side by side in the report"
+        ),
     ] = "virtual",
     out: Annotated[
         Path | None, typer.Option(help="Folder to write; default runs/NAME of the file")
@@ -48,9 +51,12 @@ def run(
     """
     from swarmtrain.core.errors import Stopped
     from swarmtrain.experiments.execute import execute, split, write_plan
-    from swarmtrain.experiments.experiment import read_experiment
+    from swarmtrain.experiments.experiment import in_worlds, read_experiment
 
-    experiment = read_experiment(file, quick)
+    experiment = in_worlds(
+        read_experiment(file, quick), ("virtual", "processes") if world == "both" else (world,)
+    )
+    _check_jobs(world, jobs)
     chosen = experiment.only(only) if only else experiment.runs
     folder = out or Path("runs") / file.stem
     finished, left = split(chosen, folder)
@@ -61,7 +67,11 @@ def run(
     begin, failed = time.monotonic(), 0
     for number, ended in enumerate(
         execute(
-            left, folder, min(jobs or os.cpu_count() or 1, max(len(left), 1)), time.process_time
+            left,
+            folder,
+            # Runs beside each other would slow each other's processes down.
+            1 if world != "virtual" else min(jobs or os.cpu_count() or 1, max(len(left), 1)),
+            time.process_time,
         ),
         1,
     ):
@@ -78,6 +88,17 @@ def run(
     typer.echo(f"report: swarmtrain experiment report {folder}")
 
 
+def _check_jobs(world: str, jobs: int | None) -> None:
+    from swarmtrain.core.errors import ConfigError
+
+    if world != "virtual" and (jobs or 1) > 1:
+        raise ConfigError(
+            f"--jobs {jobs} does not go with --world {world}",
+            "real processes of several runs would slow each other down",
+            "leave --jobs out",
+        )
+
+
 def _told(ended: "Ended") -> str:
     """A run's end in one line."""
     if ended.summary is None:
@@ -87,7 +108,7 @@ def _told(ended: "Ended") -> str:
         return f"{ended.name}: {summary['overall_percent']:.2f} % of the best"
     loss = summary["loss_last"]
     return (
-        f"{ended.name}: {summary['steps']} steps in {summary['seconds']:.1f} virtual s, "
+        f"{ended.name}: {summary['steps']} steps in {summary['seconds']:.1f} s of its world, "
         f"loss {'-' if loss is None else format(loss, '.4f')}, {summary['outcome']}"
     )
 

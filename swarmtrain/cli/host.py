@@ -84,12 +84,14 @@ def parse_island(text: str) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class PeerProcess:
-    """What the process does beside the peer in it: `metrics` is the address for Prometheus, empty for none."""
+    """What the process does beside the peer in it: `metrics` is the address for Prometheus, empty for none;
+    `staged_by` the file in which an experiment says what it makes of this machine."""
 
     lifeline: bool
     faults: "tuple[PointFault, ...]"
     metrics: str
     said: Said
+    staged_by: Path | None = None
 
 
 def run_peer(options: "JoinOptions", process: PeerProcess) -> None:
@@ -117,6 +119,7 @@ async def _serve_peer(options: "JoinOptions", process: PeerProcess) -> int:
 
     options = replace(options, key=identity_at(options.identity))
     terms = parse_terms(process.said)
+    staging, options = _staged(process.staged_by, options)
     page = await _serve_metrics(process.metrics, figures)
     folder = open_state_folder(process.said.state, states_folder() / "peer")
     try:
@@ -124,8 +127,24 @@ async def _serve_peer(options: "JoinOptions", process: PeerProcess) -> int:
         return await _live(opening, terms, folder)
     finally:
         folder.close()
+        if staging is not None:
+            staging.cancel()
         if page is not None:
             await page.close()
+
+
+def _staged(
+    path: Path | None, options: "JoinOptions"
+) -> "tuple[asyncio.Task[None] | None, JoinOptions]":
+    """The options on the machine that the file at `path` describes, and who watches that file."""
+    from swarmtrain.peer.joining import Staged
+    from swarmtrain.peer.staging import StagedMachine
+
+    if path is None:
+        return None, options
+    machine = StagedMachine(path)
+    staged = Staged(machine.lines, machine.least_seconds)
+    return asyncio.create_task(machine.follow()), replace(options, staged=staged)
 
 
 @dataclass(slots=True)

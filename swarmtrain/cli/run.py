@@ -1,12 +1,15 @@
 """Commands that train, and that judge a run: up, coordinator, peer, reference, simulate, check."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from swarmtrain.cli import terms
 from swarmtrain.cli.settings import Device, Out, Overrides, Resume, RunFile, Steps
+
+if TYPE_CHECKING:
+    from swarmtrain.peer.joining import Staged
 
 Region = Annotated[
     str, typer.Option(help="Where this machine stands, as others there write it (europe-west4)")
@@ -21,6 +24,12 @@ LineShape = Annotated[
     str | None,
     typer.Option(
         hidden=True, help="For experiments: lines as slow as RATE:LATENCY, as 20Mbit:50ms"
+    ),
+]
+StagedBy = Annotated[
+    Path | None,
+    typer.Option(
+        hidden=True, help="For experiments: JSON that says how slow lines and compute are made"
     ),
 ]
 Island = Annotated[
@@ -169,6 +178,7 @@ def peer(
     ] = False,
     fault: Faults = None,
     shape: LineShape = None,
+    staged_by: StagedBy = None,
 ) -> None:
     """Join a run and serve: self-test, take stages, train until the run ends.
 
@@ -181,7 +191,6 @@ def peer(
     from swarmtrain.core.faultpoints import parse_fault
     from swarmtrain.core.units import parse_bytes
     from swarmtrain.peer.joining import JoinOptions
-    from swarmtrain.transport.shaping import parse_shape
 
     own = read_config(config, overrides, None) if config or overrides else None
     rates, when = (upload_limit, download_limit), (only_when_idle, idle_after)
@@ -199,11 +208,11 @@ def peer(
         memory_bytes=parse_bytes(max_memory) if max_memory else None,
         region=region,
         island=parse_island(island),
-        shape=parse_shape(shape) if shape else None,
+        staged=_staged_alike(shape),
         device=device,
         caps=terms.parse_caps(said),
     )
-    process = PeerProcess(lifeline, tuple(map(parse_fault, fault or ())), metrics, said)
+    process = PeerProcess(lifeline, tuple(map(parse_fault, fault or ())), metrics, said, staged_by)
     run_peer(options, process)
 
 
@@ -270,6 +279,14 @@ def check(
     from swarmtrain.cli.yardstick import check_folders
 
     check_folders(folders, output)
+
+
+def _staged_alike(shape: str | None) -> "Staged | None":
+    """All lines of this shape."""
+    from swarmtrain.peer.joining import Staged
+    from swarmtrain.transport.shaping import Lines, parse_shape
+
+    return Staged(Lines(parse_shape(shape))) if shape else None
 
 
 def _cache_folder() -> Path:

@@ -114,9 +114,15 @@ class ThreadLane:
 
     is_modelled = False
 
-    def __init__(self, observe: Observer | None = None) -> None:
+    def __init__(
+        self,
+        observe: Observer | None = None,
+        least_seconds: Callable[[Task], float] | None = None,
+    ) -> None:
+        """With `least_seconds`, for experiments, a task takes at least so long, as on a slower machine."""
         self._loop = asyncio.get_running_loop()
-        self._observe = observe
+        self._observe, self._least_seconds = observe, least_seconds
+        self._worked_seconds: dict[tuple[Kind, int], float] = {}
         self.meter = Meter(self._loop.time())
         self._queue: list[_Queued] = []
         self._arrivals = itertools.count()
@@ -167,14 +173,30 @@ class ThreadLane:
 
     def _run_one(self, queued: _Queued) -> None:
         start = self._loop.time()
+        least_seconds = self._least_seconds(queued.task) if self._least_seconds is not None else 0.0
+        if least_seconds:
+            self._hold_back(queued.task, least_seconds)
+        begin = self._loop.time()
         result: Any = None
         error: BaseException | None = None
         try:
             result = queued.work()
         except BaseException as problem:  # every outcome belongs to the waiter, none to this thread
             error = problem
+        if least_seconds:
+            self._worked_seconds[queued.task.kind, queued.task.stage] = self._loop.time() - begin
+            self._hold_until(start + least_seconds)
         span = Span(queued.task, start, self._loop.time())
         self._loop.call_soon_threadsafe(self._deliver, span, queued, result, error)
+
+    def _hold_back(self, task: Task, least_seconds: float) -> None:
+        """Before the work, as results may leave the lane while it goes on: all but what it took the last time."""
+        worked_seconds = self._worked_seconds.get((task.kind, task.stage), 0.0)
+        self._hold_until(self._loop.time() + least_seconds - worked_seconds)
+
+    def _hold_until(self, end_seconds: float) -> None:
+        with self._ready:
+            self._ready.wait_for(lambda: self._closing, max(0.0, end_seconds - self._loop.time()))
 
     def _deliver(
         self, span: Span, queued: _Queued, result: Any, error: BaseException | None

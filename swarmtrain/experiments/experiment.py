@@ -32,9 +32,9 @@ Instead of a run an experiment may be about rebalancing on synthetic spot market
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -55,6 +55,8 @@ from swarmtrain.experiments.profiles import wrong_value
 from swarmtrain.experiments.scenario import read_tables
 
 MOST_RUNS = 10_000
+World = Literal["virtual", "processes"]
+WORLD_AXIS = "world"
 
 
 class _Table(BaseModel):
@@ -116,6 +118,7 @@ class PlannedRun:
     labels: dict[str, str]
     tables: dict[str, Any]
     home: Path
+    world: World = "virtual"
 
     @property
     def is_market(self) -> bool:
@@ -144,6 +147,24 @@ class Experiment:
                 "name some of these",
             )
         return chosen
+
+
+def in_worlds(experiment: Experiment, worlds: Sequence[World]) -> Experiment:
+    """The runs of `experiment` in these worlds. With several, the world is one more axis of its matrix."""
+    if len(worlds) == 1:
+        runs = tuple(replace(run, world=worlds[0]) for run in experiment.runs)
+        return replace(experiment, runs=runs)
+    runs = tuple(
+        replace(
+            run,
+            world=world,
+            name=f"{run.name},{WORLD_AXIS}={world}",
+            labels={**run.labels, WORLD_AXIS: world},
+        )
+        for world in worlds
+        for run in experiment.runs
+    )
+    return replace(experiment, runs=runs, axes=(*experiment.axes, WORLD_AXIS))
 
 
 def read_experiment(path: Path, quick: bool = False) -> Experiment:

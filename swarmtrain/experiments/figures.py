@@ -1,5 +1,6 @@
 """What things take in one virtual world: seconds of a task, of a line, bytes a second, memory of a machine."""
 
+import random
 from typing import TYPE_CHECKING
 
 from swarmtrain.compute.lane import Kind, Task
@@ -7,6 +8,7 @@ from swarmtrain.core.config import RunConfig
 from swarmtrain.experiments.costs import Weights, shape_of
 from swarmtrain.experiments.nemesis import Conditions
 from swarmtrain.experiments.wires import Site, Way, Weigh, plain_weight, site_of
+from swarmtrain.transport.shaping import Shape
 
 if TYPE_CHECKING:
     from swarmtrain.experiments.virtual import Scenario, VirtualPeer
@@ -25,6 +27,7 @@ class Figures:
         if scenario.charged is not None:
             self._shape = scenario.charged.shape(config)
             self._weigh = Weights(config, self._own.vocab_size, self._shape).weigh
+        self._chance = random.Random(f"lines {config.run.seed}")
         self._sites: dict[str, Site] = {}
         self._rows: dict[str, int] = {}
 
@@ -58,6 +61,22 @@ class Figures:
         if network is None:
             return self._scenario.latency_seconds
         return network.one_way_latency_seconds[self._rows[sender]][self._rows[receiver]]
+
+    def shape(self, sender: str, receiver: str) -> Shape:
+        """The line between the two in this direction."""
+        scenario = self._scenario
+        return Shape(
+            self.bytes_per_second(sender, receiver),
+            self.latency_seconds(sender, receiver),
+            scenario.jitter_seconds,
+            scenario.loss,
+        )
+
+    def delay_seconds(self, sender: str, receiver: str) -> float:
+        """What one frame takes from its leaving to its arriving: latency, and by chance jitter and a loss."""
+        if not (self._scenario.jitter_seconds or self._scenario.loss):
+            return self.latency_seconds(sender, receiver)
+        return self.shape(sender, receiver).delay_seconds(self._chance)
 
     def bytes_per_second(self, sender: str, receiver: str) -> float:
         """Of one flow between the two; access lines come on top, see `way`."""

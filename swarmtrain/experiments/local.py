@@ -116,12 +116,13 @@ class LocalSwarm:
         arguments += ["--device", self.device]
         # Not a volunteer's: at full priority, and its counts stay with the run.
         arguments += ["--nice", "0", "--state", str(self.folder / "state" / name)]
-        arguments += ["--max-memory", f"{self._share_bytes}B", *self.more(index)]
+        arguments += ["--max-memory", f"{self._share_bytes}B"]
         island, place = divmod(index, self.peers)
         if island:
             arguments += ["--island", str(island)]
         if place < len(self.stages):
             arguments += ["--stage", self.stages[place]]
+        arguments += self.more(index)  # of an option that is given twice the last counts
         child = await start_child(name, arguments, logs / f"{name}.log")
         self.children[index : index + 1] = [child]
 

@@ -8,6 +8,8 @@ peers = 4                          # equal peers that choose their stages themse
 network = "gcp12"                  # a profile of peers/networks; or, for every pair alike, the next two
 latency_seconds = 0.02             # one way; looking into the directory takes this in any case
 bytes_per_second = 100e6           # one direction
+jitter_seconds = 0.0               # a frame takes up to so much longer, on every line
+loss = 0.0                         # share of frames that are sent again a timeout later
 forward_seconds = 0.05             # one microbatch through one position, at machines without a profile
 backward_seconds = 0.1
 stall_seconds = 3600               # without an acknowledged step for so long, the run has stalled
@@ -88,6 +90,8 @@ class _World(_Table):
     network: str | None = None
     latency_seconds: float = Field(0.02, ge=0, le=60)
     bytes_per_second: float = Field(100e6, gt=0)
+    jitter_seconds: float = Field(0.0, ge=0, le=60)
+    loss: float = Field(0.0, ge=0, lt=1)
     forward_seconds: float = Field(0.05, ge=0, le=3600)
     backward_seconds: float = Field(0.1, ge=0, le=3600)
     stall_seconds: float = Field(3600.0, gt=0, le=1e6)
@@ -223,6 +227,8 @@ class _ScenarioFile(_Table):
             peers=tuple(peer for entry in machines for peer in entry.peers(folder, network)),
             latency_seconds=world.latency_seconds,
             bytes_per_second=world.bytes_per_second,
+            jitter_seconds=world.jitter_seconds,
+            loss=world.loss,
             forward_seconds=world.forward_seconds,
             backward_seconds=world.backward_seconds,
             faults=tuple(Fault(**entry.model_dump()) for entry in self.fault),

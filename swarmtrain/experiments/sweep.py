@@ -11,13 +11,17 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Literal
 
 import torch
 
 from swarmtrain.core.config import DataSection, RunConfig, config_from_json
 from swarmtrain.data.stream import Corpus, load_corpus
-from swarmtrain.experiments.checker import Violation, check
+from swarmtrain.experiments.checker import Violation, check, examine_folder
+from swarmtrain.experiments.curves import Point
+from swarmtrain.experiments.faults import Fault
+from swarmtrain.experiments.processes import ProcessRun
 from swarmtrain.experiments.reference import Reference
 from swarmtrain.experiments.round_progress import missing_rounds, unfinished
 from swarmtrain.experiments.virtual import Scenario, Stage, VirtualRun, simulate
@@ -64,7 +68,7 @@ def judge(config: RunConfig, run: VirtualRun, corpus: Corpus, errors: Sequence[s
         parameters_sha256=sha,
         expected_sha256=expected,
         seconds=run.seconds,
-        plan=tuple(f"{fault.kind} {','.join(fault.peers)} at {fault.when}" for fault in run.plan),
+        plan=told(run.plan),
     )
 
 
@@ -89,6 +93,38 @@ def _outcome(
     reasons = [f"{name}: {o.reason}" for name, o in run.outcomes.items() if not o.finished]
     reason = reasons[0] if reasons else "every peer is gone"
     return ("halted", f"{reason} ({run.risk})") if run.risk else ("stopped", reason)
+
+
+def judge_processes(
+    config: RunConfig, run: ProcessRun, points: Sequence[Point], corpus: Corpus, folder: Path
+) -> Verdict:
+    """The same on real processes, by all their journals below `folder`. Who was told to go may leave no journal."""
+    violations = examine_folder(folder).violations
+    expected, sha = _expected(config, corpus), run.state.parameters_sha256
+    outcome: Outcome = "ok"
+    reason = ""
+    if violations:
+        outcome, reason = "violation", str(violations[0])
+    elif expected and sha != expected:
+        outcome, reason = "differs", "the parameters differ from those of the reference"
+    return Verdict(
+        seed=config.run.seed,
+        outcome=outcome,
+        reason=reason,
+        steps=len(points),
+        faults=len(run.injected),
+        recoveries=sum(at < run.last_commit_seconds for at in run.injected.values()),
+        violations=tuple(map(str, violations)),
+        parameters_sha256=sha,
+        expected_sha256=expected,
+        seconds=run.seconds,
+        plan=told(run.plan),
+    )
+
+
+def told(plan: Sequence[Fault]) -> tuple[str, ...]:
+    """A fault plan in words."""
+    return tuple(f"{fault.kind} {','.join(fault.peers)} at {fault.when}" for fault in plan)
 
 
 def _expected(config: RunConfig, corpus: Corpus) -> str:

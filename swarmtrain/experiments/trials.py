@@ -9,6 +9,7 @@ import json
 import platform
 import resource
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,17 +21,20 @@ import psutil
 import torch
 
 from swarmtrain.core.config import DataSection, RunConfig, load_config, to_toml
-from swarmtrain.core.errors import Stopped
+from swarmtrain.core.errors import ConfigError, Stopped
 from swarmtrain.core.events import Restored
 from swarmtrain.core.version import VERSION
 from swarmtrain.data.stream import Corpus, load_corpus
 from swarmtrain.experiments import market_trial
+from swarmtrain.experiments.curves import points_of
 from swarmtrain.experiments.experiment import PlannedRun
 from swarmtrain.experiments.market_trial import MarketTrial
 from swarmtrain.experiments.metered import MeteredStage
+from swarmtrain.experiments.processes import run_processes
 from swarmtrain.experiments.scenario import scenario_from
-from swarmtrain.experiments.sweep import GOOD, Verdict, run_seed
-from swarmtrain.experiments.virtual import Scenario, VirtualRun
+from swarmtrain.experiments.staging import check_expressible
+from swarmtrain.experiments.sweep import GOOD, Verdict, judge_processes, run_seed
+from swarmtrain.experiments.virtual import Scenario
 from swarmtrain.model.registry import trust_family
 from swarmtrain.monitor.lines import json_line, plain
 from swarmtrain.monitor.summary import write_summary
@@ -50,10 +54,19 @@ class RunTrial:
 
 def prepared(run: PlannedRun) -> RunTrial | MarketTrial:
     """What `run` is, every key checked. Raises ConfigError."""
+    if run.is_market and run.world == "processes":
+        raise ConfigError(
+            "--world processes cannot have a spot market",
+            "a [market] is arithmetic on machines that are not there",
+            "use --world virtual",
+        )
     if run.is_market:
         return market_trial.trial_of(run.tables, run.home)
     file = scenario_from(run.tables, run.home)
-    return RunTrial(load_config([file.run], file.overrides), file.scenario)
+    trial = RunTrial(load_config([file.run], file.overrides), file.scenario)
+    if run.world == "processes":
+        check_expressible(trial.scenario)
+    return trial
 
 
 def work_sha256(run: PlannedRun) -> str:
@@ -66,7 +79,8 @@ def work_sha256(run: PlannedRun) -> str:
         said = repr(trial)
     else:
         said = trial.config.to_json() + repr(trial.scenario)
-    return hashlib.sha256(f"{VERSION} {said}".encode()).hexdigest()
+    where = "" if run.world == "virtual" else f"{run.world} "
+    return hashlib.sha256(f"{VERSION} {where}{said}".encode()).hexdigest()
 
 
 def carry_out(run: PlannedRun, folder: Path, clock: Clock) -> dict[str, Any]:
@@ -79,6 +93,8 @@ def carry_out(run: PlannedRun, folder: Path, clock: Clock) -> dict[str, Any]:
     if isinstance(trial, MarketTrial):
         summary = market_trial.write_trial(trial, folder)
         facts: dict[str, Any] = {}
+    elif run.world == "processes":
+        summary, facts = _run_for_real(trial, folder)
     else:
         summary, facts = _simulated(trial, folder)
     cpu_seconds = clock() - begin
@@ -111,14 +127,19 @@ def surroundings() -> dict[str, Any]:
     }
 
 
+def _corpus_of(config: RunConfig) -> Corpus:
+    """Of a run whose configuration is a person's own, once this process may use its code."""
+    trust_family(config.model)
+    trust_wiring(config.planner.wiring)
+    torch.set_num_threads(config.limits.threads)
+    return _corpus(config.data)
+
+
 def _simulated(trial: RunTrial, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Summary and record of a virtual run. Raises Stopped."""
     config, scenario = trial.config, trial.scenario
     (folder / "config.toml").write_text(to_toml(config), encoding="utf-8")
-    trust_family(config.model)
-    trust_wiring(config.planner.wiring)
-    torch.set_num_threads(config.limits.threads)
-    corpus = _corpus(config.data)
+    corpus = _corpus_of(config)
     scenes: list[MeteredStage] = []
 
     class Watched(MeteredStage):
@@ -134,19 +155,39 @@ def _simulated(trial: RunTrial, folder: Path) -> tuple[dict[str, Any], dict[str,
     ]
     (folder / "metrics.jsonl").write_text("".join(map(json_line, lines)), encoding="utf-8")
     is_flagged = any(isinstance(event, Restored) and event.flagged for _, _, event in run.events)
-    # A flagged recovery makes another model, as it says: no promise is broken by that.
-    if verdict.outcome not in GOOD and not (verdict.outcome == "differs" and is_flagged):
-        raise Stopped(
-            f"the run ended as {verdict.outcome}",
-            verdict.reason,
-            f"see {folder}/journal.jsonl; the same seed repeats it to the byte",
-        )
+    _raise_if_bad(
+        verdict, is_flagged, f"{folder}/journal.jsonl; the same seed repeats it to the byte"
+    )
     facts = {"corpus_sha256": corpus.digest, "run_hash": config.hash}
-    summary = _summary(trial, run, verdict)
+    kinds = Counter(event.kind for _, _, event in run.events)
+    done = Done([(c.loss, c.tokens) for c in run.commits], run.seconds, run.bytes_sent, kinds)
+    summary = _summary(trial, done, verdict)
     summary["bytes_by_regions"] = _by_regions(scenes[0])
     peer_steps = max(summary["steps"] * summary["peers"], 1)
     summary["control_bytes_per_peer_step"] = scenes[0].control_bytes / peer_steps
     return summary, facts | {"events": len(run.events)}
+
+
+def _raise_if_bad(verdict: Verdict, is_flagged: bool, where: str) -> None:
+    """A flagged recovery makes another model, as it says: no promise is broken by that. Raises Stopped."""
+    if verdict.outcome not in GOOD and not (verdict.outcome == "differs" and is_flagged):
+        raise Stopped(f"the run ended as {verdict.outcome}", verdict.reason, f"see {where}")
+
+
+def _run_for_real(trial: RunTrial, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Summary and record of a run of processes. Raises Stopped."""
+    corpus = _corpus_of(trial.config)
+    run = run_processes(trial.config, trial.scenario, corpus, folder)
+    points = points_of(run.lines)
+    verdict = judge_processes(trial.config, run, points, corpus, folder)
+    kinds = Counter(json.loads(line)["event"]["kind"] for line in run.lines)
+    is_flagged = run.state.flagged_recoveries > 0
+    _raise_if_bad(verdict, is_flagged, f"{folder}/journal.jsonl and {folder}/logs")
+    tokens = [0, *(point.tokens for point in points)]
+    steps = [(p.loss, p.tokens - before) for p, before in zip(points, tokens, strict=False)]
+    done = Done(steps, run.seconds, run.state.bytes_sent, kinds)
+    facts = {"corpus_sha256": corpus.digest, "run_hash": trial.config.hash, "world": "processes"}
+    return _summary(trial, done, verdict), facts | {"events": len(run.lines)}
 
 
 def _by_regions(stage: MeteredStage) -> dict[str, int]:
@@ -165,10 +206,19 @@ def _by_regions(stage: MeteredStage) -> dict[str, int]:
     return total
 
 
-def _summary(trial: RunTrial, run: VirtualRun, verdict: Verdict) -> dict[str, Any]:
-    losses = [done.loss for done in run.commits]
-    tokens = sum(done.tokens for done in run.commits)
-    kinds = [event.kind for _, _, event in run.events]
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a run came to in either world: of each step its loss and tokens, and how many events of each kind."""
+
+    steps: list[tuple[float, int]]
+    seconds: float
+    bytes_sent: int
+    kinds: Counter[str]
+
+
+def _summary(trial: RunTrial, run: Done, verdict: Verdict) -> dict[str, Any]:
+    losses = [loss for loss, _ in run.steps]
+    tokens, kinds = sum(count for _, count in run.steps), run.kinds
     equal = verdict.parameters_sha256 == verdict.expected_sha256
     return {
         "seed": trial.config.run.seed,
@@ -183,12 +233,12 @@ def _summary(trial: RunTrial, run: VirtualRun, verdict: Verdict) -> dict[str, An
         "peers": len(trial.scenario.peers),
         "faults": verdict.faults,
         "recoveries": verdict.recoveries,
-        "replayed_keys": kinds.count("replayed"),
-        "duplicate_keys_dropped": kinds.count("duplicate_dropped"),
-        "rerouted_keys": kinds.count("rerouted"),
-        "moves": kinds.count("moved"),
-        "rounds_merged": kinds.count("round_merged"),
-        "restored": kinds.count("restored"),
+        "replayed_keys": kinds["replayed"],
+        "duplicate_keys_dropped": kinds["duplicate_dropped"],
+        "rerouted_keys": kinds["rerouted"],
+        "moves": kinds["moved"],
+        "rounds_merged": kinds["round_merged"],
+        "restored": kinds["restored"],
         "parameters_sha256": verdict.parameters_sha256,
         "reference_sha256": verdict.expected_sha256,
         "equal_to_reference": int(equal) if verdict.expected_sha256 else None,

@@ -63,6 +63,7 @@ class VirtualPeer:
 class Scenario:
     """What happens around a run. Compute seconds are those of one microbatch through one position.
 
+    Each frame takes up to `jitter_seconds` longer; a share `loss` of frames arrives a timeout later, as behind TCP.
     `network` replaces latency and bandwidth between machines (looking into the directory still takes
     `latency_seconds`); `charged` is a model to charge machines and lines with instead of the run's.
 
@@ -74,6 +75,8 @@ class Scenario:
     peers: tuple[VirtualPeer, ...]
     latency_seconds: float = 0.02
     bytes_per_second: float = 100e6
+    jitter_seconds: float = 0.0
+    loss: float = 0.0
     forward_seconds: float = 0.05
     backward_seconds: float = 0.1
     faults: tuple[Fault, ...] = ()
@@ -196,7 +199,7 @@ class Stage:
         )
         self.figures = Figures(scenario, config, corpus.tokenizer.vocab_size)
         self.network = MemoryNetwork(
-            self.figures.latency_seconds, self.figures.bytes_per_second, limits
+            self.figures.delay_seconds, self.figures.bytes_per_second, limits
         )
         self.nemesis = Nemesis(self.network, self.record_for(WORLD), self._killed)
         self.figures.conditions = self.nemesis.conditions
@@ -397,8 +400,7 @@ class Stage:
                 await session.close()
 
     def _session(self, peer: VirtualPeer) -> Session:
-        seed = hashlib.sha256(f"{self.config.run.seed} {peer.name}".encode()).digest()
-        identity = Identity.from_seed(seed)
+        identity = Identity.from_seed(identity_seed(self.config.run.seed, peer.name))
         self.names[peer.name] = identity.peer_id
         self.figures.place(peer)
         record = self.record_for(identity.peer_id, peer.name)
@@ -477,6 +479,11 @@ class Stage:
         if self._churn is not None and not self.scenario.chances.survivable:
             self.run.risk = self.run.risk or "machines are taken whatever is left"
         self.nemesis.begin(plan, chance)
+
+
+def identity_seed(run_seed: int, name: str) -> bytes:
+    """Of the machine called `name`: the same peer id in every world."""
+    return hashlib.sha256(f"{run_seed} {name}".encode()).digest()
 
 
 def peers(count: int) -> tuple[VirtualPeer, ...]:

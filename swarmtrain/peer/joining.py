@@ -10,7 +10,7 @@ import psutil
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from swarmtrain.compute.lane import Observer, ThreadLane
+from swarmtrain.compute.lane import Observer, Task, ThreadLane
 from swarmtrain.compute.place import HERE, Place, choose_place, memory_on, seen_devices
 from swarmtrain.core.config import RunConfig, config_from_json
 from swarmtrain.core.errors import ConfigError, CorpusError, Incompatible, LinkError, ModelError
@@ -36,7 +36,7 @@ from swarmtrain.transport.caps import NO_CAPS, Caps
 from swarmtrain.transport.grpc_transport import GrpcTransport
 from swarmtrain.transport.link import LinkLimits
 from swarmtrain.transport.requests import Description
-from swarmtrain.transport.shaping import Shape
+from swarmtrain.transport.shaping import Lines
 
 WORKING_BYTES = 96 << 20
 """What a process grows by beside its stages: messages under way, journal, trace, and what allocators keep (measured,
@@ -44,10 +44,19 @@ benchmarks/caps.py)."""
 
 
 @dataclass(frozen=True, slots=True)
+class Staged:
+    """What an experiment makes of this machine: the shapes of its lines, the seconds that tasks take at least."""
+
+    lines: Lines | None = None
+    least_seconds: Callable[[Task], float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class JoinOptions:
     """What a volunteer said on the command line. `config` is their own RUN.toml, which must match the run's.
 
     `key` is the identity itself, for a process that joins more than once; `memory_bytes` is for the whole process.
+    `staged` is for experiments: how this machine's compute and lines are made slower than they are.
     """
 
     join: str
@@ -62,7 +71,7 @@ class JoinOptions:
     memory_bytes: int | None
     region: str = ""
     island: int | None = 0
-    shape: Shape | None = None
+    staged: Staged | None = None
     device: str = "auto"
     caps: Caps = NO_CAPS
     key: Identity | None = None
@@ -224,8 +233,9 @@ async def open_peer(
     host = options.listen.rpartition(":")[0].replace("localhost", "127.0.0.1")
     discovery = DhtOptions(bootstrap=description.directory, host=host)
     directory = await _open_directory(config, identity, discovery, record)
-    transport = GrpcTransport(_link_limits(config), options.shape, options.caps)
-    world = World(transport, directory, ThreadLane(observe))
+    staged = options.staged or Staged()
+    transport = GrpcTransport(_link_limits(config), staged.lines, options.caps)
+    world = World(transport, directory, ThreadLane(observe, staged.least_seconds))
     memory_bytes, why = stage_memory_bytes(options.memory_bytes)
     record(Noted("memory", why))
     peer_options = PeerOptions(

@@ -11,7 +11,7 @@ from swarmtrain.transport.link import PROTOCOL, Handler, Hello, LinkLimits
 from swarmtrain.transport.messages import decode, encode
 from swarmtrain.transport.mux import Mux
 from swarmtrain.transport.pipe import Pipe
-from swarmtrain.transport.shaping import Shape, ShapedPipe
+from swarmtrain.transport.shaping import Lines, ShapedPipe
 
 logger = logging.getLogger(__name__)
 
@@ -20,10 +20,10 @@ class Endpoint:
     """The links and tasks that one transport owns."""
 
     def __init__(
-        self, limits: LinkLimits, shape: Shape | None = None, caps: Caps = NO_CAPS
+        self, limits: LinkLimits, lines: Lines | None = None, caps: Caps = NO_CAPS
     ) -> None:
-        """With a `shape` all pipes are slowed down to it; `caps` hold for all links together."""
-        self._limits, self._shape, self._caps = limits, shape, caps
+        """With `lines` all pipes are shaped by them; `caps` hold for all links together."""
+        self._limits, self._lines, self._caps = limits, lines, caps
         self._links: dict[Mux, None] = {}
         self._closed = False
         self.tasks = Tasks()
@@ -60,7 +60,7 @@ class Endpoint:
         return self._open(pipe, remote, handler)
 
     def _shaped(self, pipe: Pipe) -> Pipe:
-        return pipe if self._shape is None else ShapedPipe(pipe, self._shape)
+        return pipe if self._lines is None else ShapedPipe(pipe, self._lines)
 
     async def close(self) -> None:
         """Close all links at once, then cancel the calls still being answered."""
@@ -85,6 +85,8 @@ class Endpoint:
             raise LinkClosed("the transport is closed", "this process is shutting down")
 
     def _open(self, pipe: Pipe, remote: Hello, handler: Handler) -> Mux:
+        if isinstance(pipe, ShapedPipe):
+            pipe.peer = remote.peer
         link = Mux(pipe, remote, handler, self._limits, self.tasks, self._caps)
         self._links[link] = None
         self.tasks.spawn(self._forget(link), f"forget {remote.peer}")

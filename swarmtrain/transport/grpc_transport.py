@@ -17,7 +17,7 @@ from swarmtrain.transport.endpoint import Endpoint
 from swarmtrain.transport.frames import FRAME_SLACK_BYTES
 from swarmtrain.transport.grpc_pipe import METHOD, SERVICE, DiallerPipe, ListenerPipe
 from swarmtrain.transport.link import Handler, Hello, Link, LinkLimits
-from swarmtrain.transport.shaping import Shape
+from swarmtrain.transport.shaping import Lines
 
 Options = tuple[tuple[str, int], ...]
 
@@ -29,11 +29,11 @@ class GrpcTransport:
     """Makes links over gRPC on the running event loop."""
 
     def __init__(
-        self, limits: LinkLimits, shape: Shape | None = None, caps: Caps = NO_CAPS
+        self, limits: LinkLimits, lines: Lines | None = None, caps: Caps = NO_CAPS
     ) -> None:
-        """With a `shape`, for experiments, its lines are slowed down to it; `caps` hold for all of them together."""
+        """With `lines`, for experiments, its lines are shaped by them; `caps` hold for all of them together."""
         self._limits = limits
-        self._endpoint = Endpoint(limits, shape, caps)
+        self._endpoint = Endpoint(limits, lines, caps)
         self._servers: list[grpc.aio.Server] = []
 
     async def listen(self, address: str, handler: Handler) -> str:

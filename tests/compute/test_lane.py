@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -229,3 +230,20 @@ def test_virtual_time_charges_what_the_model_says():
         await lane.close()
 
     run_virtual(test())
+
+
+def test_a_lane_of_a_slower_machine_takes_at_least_its_seconds_and_not_much_more() -> None:
+    """However long the work itself takes: the second task knows from the first what to leave for it."""
+
+    async def main() -> list[float]:
+        spans: list[Span] = []
+        lane = ThreadLane(spans.append, lambda task: 0.1 if task.kind is Kind.FORWARD else 0.0)
+        for work_seconds in (0.06, 0.06, 0.0, 0.0):
+            await lane.submit(Task(Kind.FORWARD, 1), lambda s=work_seconds: time.sleep(s))  # type: ignore[misc]
+        await lane.submit(Task(Kind.STATE, 1), lambda: None)
+        await lane.close()
+        return [span.end_seconds - span.start_seconds for span in spans]
+
+    *forwards, state = asyncio.run(main())
+    assert all(0.099 <= seconds < 0.5 for seconds in forwards), forwards
+    assert state < 0.09

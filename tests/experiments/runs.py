@@ -22,7 +22,7 @@ SMALL = (
 
 MIXED = (
     VirtualPeer("edge-a", (0,)),
-    VirtualPeer("edge-b", (0,), slowness=10.0),
+    VirtualPeer("edge-b", (0,), slowness=3.0),
     VirtualPeer("middle-a", (1,)),
     VirtualPeer("middle-b", (1,), slowness=10.0),
     VirtualPeer("middle-c", (1, 2)),

@@ -1,13 +1,21 @@
 """Shaped lines: frames arrive when rate and latency say, in order, and the end comes behind them."""
 
 import asyncio
+import random
 
 import pytest
 
 from swarmtrain.core.clock import run_virtual
 from swarmtrain.core.errors import ConfigError, LinkClosed
+from swarmtrain.core.types import PeerId
 from swarmtrain.transport.memory_pipe import LINE_BUFFER_BYTES
-from swarmtrain.transport.shaping import Shape, ShapedPipe, parse_shape
+from swarmtrain.transport.shaping import (
+    LEAST_TIMEOUT_SECONDS,
+    Lines,
+    Shape,
+    ShapedPipe,
+    parse_shape,
+)
 
 
 class Wire:
@@ -36,7 +44,7 @@ SHAPE = Shape(bytes_per_second=1000.0, latency_seconds=0.5)
 def test_frames_queue_behind_each_other_and_arrive_a_latency_later() -> None:
     async def main() -> Wire:
         wire = Wire()
-        pipe = ShapedPipe(wire, SHAPE)
+        pipe = ShapedPipe(wire, Lines(SHAPE))
         begin = asyncio.get_running_loop().time()
         await pipe.send(bytes(1000))
         await pipe.send(bytes(500))
@@ -57,7 +65,7 @@ def test_frames_queue_behind_each_other_and_arrive_a_latency_later() -> None:
 
 def test_a_sender_waits_once_the_line_has_much_to_carry() -> None:
     async def main() -> float:
-        pipe = ShapedPipe(Wire(), Shape(bytes_per_second=LINE_BUFFER_BYTES, latency_seconds=0.0))
+        pipe = ShapedPipe(Wire(), Lines(Shape(LINE_BUFFER_BYTES, 0.0)))
         begin = asyncio.get_running_loop().time()
         await pipe.send(bytes(3 * LINE_BUFFER_BYTES))
         waited = asyncio.get_running_loop().time() - begin
@@ -70,7 +78,7 @@ def test_a_sender_waits_once_the_line_has_much_to_carry() -> None:
 def test_a_broken_connection_is_told_to_the_next_sender_and_does_not_keep_close() -> None:
     async def main() -> None:
         wire = Wire()
-        pipe = ShapedPipe(wire, SHAPE)
+        pipe = ShapedPipe(wire, Lines(SHAPE))
         wire.broken = True
         await pipe.send(b"lost")
         await asyncio.sleep(1.0)
@@ -87,3 +95,56 @@ def test_shapes_are_read_from_the_command_line() -> None:
     for wrong in ("20Mbit", "0Mbit:1s", "fast:1s"):
         with pytest.raises(ConfigError):
             parse_shape(wrong)
+
+
+NEAR, FAR = PeerId("near"), PeerId("far")
+
+
+async def arrivals_of(lines: Lines, peer: PeerId | None, frames: int) -> list[float]:
+    """When so many frames of one byte, sent at once, arrive."""
+    wire = Wire()
+    pipe = ShapedPipe(wire, lines)
+    pipe.peer = peer
+    begin = asyncio.get_running_loop().time()
+    for number in range(frames):
+        await pipe.send(bytes([number]))
+    await pipe.close("done")
+    assert [frame[0] for _, frame in wire.arrived] == list(range(frames)), "they come in order"
+    return [at - begin for at, _ in wire.arrived]
+
+
+def test_each_peer_has_a_line_of_its_own() -> None:
+    lines = Lines(None, {NEAR: Shape(1e9, 0.001), FAR: Shape(1e9, 0.2)})
+    for peer, seconds in ((NEAR, 0.001), (FAR, 0.2), (PeerId("coordinator"), 0.0), (None, 0.0)):
+        assert run_virtual(arrivals_of(lines, peer, 1)) == pytest.approx([seconds], abs=1e-6)
+
+
+def test_jitter_and_losses_make_frames_late_and_never_lose_one() -> None:
+    jittery = Lines(Shape(1e9, 0.1, jitter_seconds=0.05), chance=random.Random(3))
+    arrived = run_virtual(arrivals_of(jittery, None, 50))
+    assert all(0.1 <= at <= 0.151 for at in arrived) and len(set(arrived)) > 1
+    lossy = Lines(Shape(1e9, 0.01, loss=0.2), chance=random.Random(3))
+    arrived = run_virtual(arrivals_of(lossy, None, 50))
+    assert arrived[0] == pytest.approx(0.01, abs=1e-6)
+    # Whatever was sent after the first lost one waits behind it.
+    assert arrived[-1] == pytest.approx(0.01 + LEAST_TIMEOUT_SECONDS, abs=1e-5)
+
+
+def test_a_cut_line_holds_what_is_under_way_until_it_is_mended_and_the_other_goes_on() -> None:
+    async def main() -> tuple[list[float], list[float]]:
+        shape, loop = Shape(1e9, 0.01), asyncio.get_running_loop()
+        lines = Lines(None, {NEAR: Shape(1e9, 0.01, is_cut=True), FAR: shape})
+        wires = {NEAR: Wire(), FAR: Wire()}
+        begin = loop.time()
+        for peer, wire in wires.items():
+            pipe = ShapedPipe(wire, lines)
+            pipe.peer = peer
+            await pipe.send(b"frame")
+        await asyncio.sleep(3.0)
+        lines.change({NEAR: shape, FAR: shape})
+        await asyncio.sleep(1.0)
+        near, far = ([at - begin for at, _ in wire.arrived] for wire in wires.values())
+        return near, far
+
+    near, far = run_virtual(main())
+    assert far == pytest.approx([0.01]) and near == pytest.approx([3.0])

@@ -1,0 +1,111 @@
+"""Experiments with real processes: what they cannot have is refused, what they are made to be is the scenario's."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from swarmtrain.core.errors import ConfigError
+from swarmtrain.core.types import PeerId
+from swarmtrain.experiments.execute import split
+from swarmtrain.experiments.experiment import in_worlds, read_experiment
+from swarmtrain.experiments.figures import Figures
+from swarmtrain.experiments.results import read_study
+from swarmtrain.experiments.staging import arguments_of, staging_of
+from swarmtrain.experiments.trials import RunTrial, prepared
+from swarmtrain.transport.shaping import Shape
+from tests.experiments.test_experiment import ROOT, command, written
+
+THREE = ROOT / "deploy" / "experiments" / "three_regions.toml"
+
+
+def trial_of(path: Path) -> RunTrial:
+    run = in_worlds(read_experiment(path), ["processes"]).runs[0]
+    trial = prepared(run)
+    assert isinstance(trial, RunTrial)
+    return trial
+
+
+KILL = '[[fault]]\nkind = "kill"\npeers = ["edge-0"]\n'
+REFUSED = {
+    "charged model": '[charge]\nmodel = "125m"\n[[machine]]\nname = "one"\nprofile = "t4"\n',
+    "49 machines": '[[machine]]\nname = "m"\ncount = 49\n',
+    "stages 0, 2": '[[machine]]\nname = "m"\nstages = [0, 2]\n',
+    "single messages": '[[machine]]\nname = "m"\n[faults]\ncount = 1\n',
+    "named points": '[[machine]]\nname = "m"\n[[fault]]\nkind = "kill"\npeers = ["m"]\nat_point = "sealed"\n',
+    "churn": '[[machine]]\nname = "m"\nchurn = "spot"\n',
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_processes_cannot_have_is_refused_before_any_of_them_starts(
+    what: str, tmp_path: Path
+) -> None:
+    (tmp_path / "peers").symlink_to(ROOT / "peers")
+    text = f'title = "x"\nquestion = "x?"\nrun = "{ROOT / "deploy/runs/equality.toml"}"\n'
+    path = written(tmp_path, REFUSED[what], text)
+    done = command("run", path, "--world", "processes", "--out", tmp_path / "out")
+    assert done.exit_code != 0 and not (tmp_path / "out").exists()
+    with pytest.raises(ConfigError, match=what):
+        trial_of(path)
+    prepared(read_experiment(path).runs[0])  # virtual time has all of it
+
+
+def test_several_runs_at_a_time_are_refused(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    done = command("run", path, "--world", "processes", "--jobs", 2, "--out", tmp_path / "out")
+    assert isinstance(done.exception, ConfigError) and "--jobs" in str(done.exception)
+
+
+def test_a_machine_is_made_to_be_what_the_virtual_world_charges() -> None:
+    trial = trial_of(THREE)
+    config, scenario = trial.config, trial.scenario
+    assert scenario.network is not None
+    slow = replace(scenario.peers[0], slowness=3.0)
+    scenario = replace(scenario, peers=(slow, *scenario.peers[1:]))
+    figures = Figures(scenario, config, 256)
+    for peer in scenario.peers:
+        figures.place(peer)
+    names = {peer.name: PeerId(peer.name) for peer in scenario.peers}
+    japan = next(peer.name for peer in scenario.peers if peer.region == "Japan")
+    staging = staging_of(slow, figures, config, names, {(slow.name, japan)})
+    rows = [scenario.network.place(region) for region in ("Iowa", "Japan")]
+    latency = scenario.network.one_way_latency_seconds[rows[0]][rows[1]]
+    rate = scenario.network.bytes_per_second[rows[0]][rows[1]]
+    assert staging.lines[japan] == Shape(rate, latency, is_cut=True)
+    assert set(staging.lines) == set(names) - {slow.name}
+    assert not any(shape.is_cut for name, shape in staging.lines.items() if name != japan)
+    assert staging.forward_seconds[1] == pytest.approx(3 * scenario.forward_seconds)
+    assert staging.loss_seconds == pytest.approx(3 * scenario.backward_seconds)
+
+
+def test_access_lines_are_caps(tmp_path: Path) -> None:
+    text = f'title = "x"\nquestion = "x?"\nrun = "{ROOT / "deploy/runs/equality.toml"}"\n'
+    (tmp_path / "peers").symlink_to(ROOT / "peers")
+    more = '[[machine]]\nname = "home"\nprofile = "laptop"\nstages = [0, 1]\n'
+    trial = trial_of(written(tmp_path, more, text))
+    said = arguments_of(trial.scenario.peers[0], trial.scenario, tmp_path)
+    machine = trial.scenario.peers[0].machine
+    assert machine is not None
+    assert f"{round(8 * machine.up_bytes_per_second)}bit" in said[said.index("--upload-limit") + 1]
+    assert said[said.index("--stage") + 1] == "0:1"
+
+
+def test_both_worlds_are_one_axis_more_and_other_work(tmp_path: Path) -> None:
+    experiment = in_worlds(read_experiment(THREE, quick=True), ["virtual", "processes"])
+    assert experiment.axes[-1] == "world"
+    assert [run.labels["world"] for run in experiment.runs] == ["virtual", "processes"]
+    assert len({run.name for run in experiment.runs}) == 2
+    assert len(split(experiment.runs, tmp_path)[1]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_three_regions_train_the_same_curve_in_both_worlds(tmp_path: Path) -> None:
+    done = command("run", THREE, "--world", "both", "--only", "seed=1,", "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    virtual, real = (group.results[0] for group in read_study(tmp_path / "out").groups)
+    assert [point.loss for point in virtual.points] == [point.loss for point in real.points]
+    assert virtual.summary["parameters_sha256"] == real.summary["parameters_sha256"]
+    for result in (virtual, real):
+        assert result.summary["faults"] == 1 and result.summary["violations"] == 0
