@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from swarmtrain.experiments.curves import Axis, Point, smoothed
+from swarmtrain.experiments.gantt_plot import MOST_CHARTS, gantt
 from swarmtrain.experiments.noise import estimate, missing
 from swarmtrain.experiments.results import Group, Study
 
@@ -33,6 +34,11 @@ def plots_of(study: Study) -> dict[str, str]:
         shown = placed[:MOST_PANELS]
         size = (min(len(shown), 3) * 4, math.ceil(len(shown) / 3) * 4)
         found["traffic.svg"] = _drawn(lambda figure: _topology(figure, shown), size)
+    traced = [(g.name, g.results[0].bars) for g in study.groups if g.results and g.results[0].bars]
+    if traced:
+        rows = max(len({bar.machine for bar in bars}) for _, bars in traced[:MOST_CHARTS])
+        inches = (11.0, min(len(traced), MOST_CHARTS) * (0.9 + 0.22 * rows))
+        found["gantt.svg"] = _drawn(lambda figure: gantt(figure, traced[:MOST_CHARTS]), inches)
     return dict(sorted(found.items()))
 
 

@@ -30,6 +30,7 @@ from swarmtrain.data.stream import Corpus
 from swarmtrain.experiments.children import Child
 from swarmtrain.experiments.faults import Fault, random_plan
 from swarmtrain.experiments.figures import Figures
+from swarmtrain.experiments.gantt import shown_steps
 from swarmtrain.experiments.local import LocalSwarm
 from swarmtrain.experiments.nemesis import FLAP_SECONDS
 from swarmtrain.experiments.staging import Pair, arguments_of, island_file, staging_of
@@ -69,6 +70,7 @@ class ProcessStage:
         self._loop = asyncio.get_running_loop()
         self._begin_seconds = self._progress_seconds = self._loop.time()
         self._events: list[tuple[float, Event]] = []
+        self._traced: list[dict[str, Any]] = []
         self._cut: Counter[Pair] = Counter()
         self._heard_rounds: set[int] = set()
         self._others_ready = asyncio.Event()
@@ -145,7 +147,8 @@ class ProcessStage:
         """All that the coordinator heard and the world's own events, in order of time from the start of this world."""
         path, begin = self._folder / "journal.jsonl", self._begin_seconds
         entries = [
-            {**entry, "time_seconds": entry["time_seconds"] - begin} for entry in read_journal(path)
+            {**entry, "time_seconds": entry["time_seconds"] - begin}
+            for entry in (*read_journal(path), *self._traced)
         ]
         entries += [
             {"event": event.to_json(), "peer": WORLD, "time_seconds": at - begin}
@@ -167,6 +170,8 @@ class ProcessStage:
             case "step_committed":
                 self._progress_seconds = self._loop.time()
                 self._events.append((at, Traffic(WORLD, state.bytes_sent, 0, 0)))
+            case "step_traced" if event["step"] in shown_steps(self.config.run.steps):
+                self._traced.append(entry)
             case "round_sent":
                 self._heard_rounds.add(state.island_of(entry["peer"]))
                 others = {peer.island for peer in self.machines if not self._is_held(peer)}

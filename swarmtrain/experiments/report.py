@@ -14,6 +14,7 @@ from swarmtrain.experiments.tables import Table, cells, comma_separated, markdow
 CAPTIONS = {
     "curves.svg": "Loss against tokens, time and bytes: means over seeds",
     "figures.svg": "Figures with their 95 % intervals over seeds",
+    "gantt.svg": "What machines did in two steps in the middle of the first run",
     "throughput.svg": "Tokens a second over the run: means over seeds",
     "traffic.svg": "Bytes between regions: lines as wide as what they carried, discs for what stayed inside",
 }

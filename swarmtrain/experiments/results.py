@@ -18,6 +18,7 @@ from swarmtrain.experiments.curves import (
 )
 from swarmtrain.experiments.execute import PLAN
 from swarmtrain.experiments.experiment import ReportSection
+from swarmtrain.experiments.gantt import Bar, read_bars
 from swarmtrain.experiments.matrix import SEED
 from swarmtrain.experiments.trials import RECORD, SUMMARY
 
@@ -31,6 +32,7 @@ class Result:
     name: str
     labels: dict[str, str]
     points: list[Point]
+    bars: list[Bar]
     summary: dict[str, Any]
     """Of summary.json, with what record.json has beside it."""
 
@@ -166,7 +168,8 @@ def _result(folder: Path, run: dict[str, Any]) -> Result | None:
         **json.loads((home / RECORD).read_text(encoding="utf-8")),
         **json.loads((home / SUMMARY).read_text(encoding="utf-8")),
     }
-    return Result(run["name"], run["labels"], read_points(home / "journal.jsonl"), summary)
+    journal = home / "journal.jsonl"
+    return Result(run["name"], run["labels"], read_points(journal), read_bars(journal), summary)
 
 
 def _ends(results: Sequence[Result]) -> dict[Axis, float]:

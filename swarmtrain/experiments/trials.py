@@ -10,7 +10,7 @@ import platform
 import resource
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
@@ -26,7 +26,7 @@ from swarmtrain.core.events import Restored
 from swarmtrain.core.version import VERSION
 from swarmtrain.data.stream import Corpus, load_corpus
 from swarmtrain.experiments import market_trial
-from swarmtrain.experiments.curves import points_of
+from swarmtrain.experiments.curves import Point, points_of
 from swarmtrain.experiments.experiment import PlannedRun
 from swarmtrain.experiments.market_trial import MarketTrial
 from swarmtrain.experiments.metered import MeteredStage
@@ -160,7 +160,8 @@ def _simulated(trial: RunTrial, folder: Path) -> tuple[dict[str, Any], dict[str,
     )
     facts = {"corpus_sha256": corpus.digest, "run_hash": config.hash}
     kinds = Counter(event.kind for _, _, event in run.events)
-    done = Done([(c.loss, c.tokens) for c in run.commits], run.seconds, run.bytes_sent, kinds)
+    points = points_of(run.journal.lines)
+    done = Done(steps_of(points), run.seconds, run.bytes_sent, kinds)
     summary = _summary(trial, done, verdict)
     summary["bytes_by_regions"] = _by_regions(scenes[0])
     peer_steps = max(summary["steps"] * summary["peers"], 1)
@@ -183,9 +184,7 @@ def _run_for_real(trial: RunTrial, folder: Path) -> tuple[dict[str, Any], dict[s
     kinds = Counter(json.loads(line)["event"]["kind"] for line in run.lines)
     is_flagged = run.state.flagged_recoveries > 0
     _raise_if_bad(verdict, is_flagged, f"{folder}/journal.jsonl and {folder}/logs")
-    tokens = [0, *(point.tokens for point in points)]
-    steps = [(p.loss, p.tokens - before) for p, before in zip(points, tokens, strict=False)]
-    done = Done(steps, run.seconds, run.state.bytes_sent, kinds)
+    done = Done(steps_of(points), run.seconds, run.state.bytes_sent, kinds)
     facts = {"corpus_sha256": corpus.digest, "run_hash": trial.config.hash, "world": "processes"}
     return _summary(trial, done, verdict), facts | {"events": len(run.lines)}
 
@@ -214,6 +213,12 @@ class Done:
     seconds: float
     bytes_sent: int
     kinds: Counter[str]
+
+
+def steps_of(points: Sequence[Point]) -> list[tuple[float, int]]:
+    """Loss and tokens of every step, all islands together."""
+    tokens = [0, *(point.tokens for point in points)]
+    return [(p.loss, p.tokens - before) for p, before in zip(points, tokens, strict=False)]
 
 
 def _summary(trial: RunTrial, run: Done, verdict: Verdict) -> dict[str, Any]:

@@ -25,10 +25,20 @@ SMOOTHING = 0.25
 
 
 class StepSampler:
-    """Collects the spans of chosen steps and hands each on as an event. `peers` says how many there are."""
+    """Collects the spans of chosen steps and hands each on as an event. `peers` says how many there are.
 
-    def __init__(self, me: PeerId, send: Callable[[Event], None], now: Callable[[], float]) -> None:
+    Two chosen steps are `least_seconds` apart or more.
+    """
+
+    def __init__(
+        self,
+        me: PeerId,
+        send: Callable[[Event], None],
+        now: Callable[[], float],
+        least_seconds: float = TRACE_SECONDS,
+    ) -> None:
         self._me, self._send, self._now = me, send, now
+        self._least_seconds = least_seconds
         self.peers: Callable[[], int] = lambda: 1
         self._spans: list[SpanRow] | None = None
         self._step = self._left_out = 0
@@ -59,7 +69,7 @@ class StepSampler:
             self._step_seconds = last if known is None else known + SMOOTHING * (last - known)
         self._begun_seconds = now
         self._step = event.next_step or event.step + 1
-        pause_seconds = TRACE_SECONDS * max(1.0, self.peers() / PEERS_AT_FULL_PACE)
+        pause_seconds = self._least_seconds * max(1.0, self.peers() / PEERS_AT_FULL_PACE)
         is_chosen = self._step % stride(self._step_seconds or 0.0, pause_seconds) == 0
         self._spans, self._left_out = [] if is_chosen else None, 0
 
