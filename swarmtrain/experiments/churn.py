@@ -10,23 +10,46 @@ import itertools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
+from swarmtrain.core.config import RunConfig
 from swarmtrain.core.events import Noted, Record
+from swarmtrain.core.types import PeerId, Roster
 from swarmtrain.experiments.faults import Chances, Fault, draw, survivable
 from swarmtrain.experiments.profiles import ChurnEvent, ChurnProfile
 
 if TYPE_CHECKING:
-    from swarmtrain.experiments.virtual import Stage, VirtualPeer
+    from swarmtrain.experiments.virtual import Scenario, VirtualPeer
 
 TRIES = 20
 """Draws of one fault until one can be survived."""
 
 
+class Ground(Protocol):
+    """A world whose machines come and go. `nemesis` strikes faults and knows the `dead`; `names` has all there were."""
+
+    config: RunConfig
+    scenario: "Scenario"
+    names: dict[str, PeerId]
+
+    @property
+    def nemesis(self) -> Any: ...
+
+    def add(self, peer: "VirtualPeer") -> None: ...
+
+    def drain(self, name: str, reason: str) -> None: ...
+
+    def is_running(self, name: str) -> bool: ...
+
+    def behind(self) -> list[str]: ...
+
+    def newest_rosters(self) -> tuple[Roster, Roster] | None: ...
+
+
 class Churn:
     """One run's comings and goings. `record` is the world's; `begin` starts the clock, `stop` ends everything."""
 
-    def __init__(self, stage: "Stage", chance: random.Random, record: Record) -> None:
+    def __init__(self, stage: Ground, chance: random.Random, record: Record) -> None:
         self._stage, self._chance, self._record = stage, chance, record
         self._loop = asyncio.get_running_loop()
         self._chances: Chances = stage.scenario.chances

@@ -16,24 +16,18 @@ from typing import Any
 from swarmtrain.coordinator.state import RunState
 from swarmtrain.core.config import RunConfig, to_toml
 from swarmtrain.core.errors import Stopped
-from swarmtrain.core.events import (
-    Event,
-    FaultEnded,
-    FaultInjected,
-    FaultMissed,
-    FaultPlanned,
-    Traffic,
-)
+from swarmtrain.core.events import Event, Noted, Traffic
 from swarmtrain.core.tasks import Tasks
 from swarmtrain.core.types import Member, PeerId, Roster
 from swarmtrain.data.stream import Corpus
 from swarmtrain.experiments.children import Child
+from swarmtrain.experiments.churn import Churn
 from swarmtrain.experiments.faults import Fault, random_plan
 from swarmtrain.experiments.figures import Figures
 from swarmtrain.experiments.gantt import shown_steps
 from swarmtrain.experiments.local import LocalSwarm
-from swarmtrain.experiments.nemesis import FLAP_SECONDS
-from swarmtrain.experiments.staging import Pair, arguments_of, island_file, staging_of
+from swarmtrain.experiments.process_nemesis import ProcessNemesis
+from swarmtrain.experiments.staging import arguments_of, island_file, staging_of
 from swarmtrain.experiments.virtual import WORLD, Scenario, VirtualPeer, identity_seed
 from swarmtrain.monitor.journal import read_journal
 from swarmtrain.monitor.lines import json_line
@@ -65,16 +59,16 @@ class ProcessStage:
         # Without its first island no round is decided: it begins when the others have contributions.
         self.machines = sorted(scenario.peers, key=lambda peer: peer.island == FIRST_ISLAND)
         self.names: dict[str, PeerId] = {}
-        self.plan: tuple[Fault, ...] = ()
-        self.injected: dict[int, float] = {}
         self._loop = asyncio.get_running_loop()
         self._begin_seconds = self._progress_seconds = self._loop.time()
         self._events: list[tuple[float, Event]] = []
         self._traced: list[dict[str, Any]] = []
-        self._cut: Counter[Pair] = Counter()
+        self.nemesis = ProcessNemesis(self.names, self._signal, self._restage, self._note)
+        self.figures.conditions = self.nemesis.conditions
+        self._churn: Churn | None = None
         self._heard_rounds: set[int] = set()
         self._others_ready = asyncio.Event()
-        self._has_begun = self._is_over = False
+        self._has_begun = False
         self._failure: BaseException | None = None
         self._tasks = Tasks(self._fail)
         first = [peer for peer in self.machines if self._is_held(peer)]
@@ -100,22 +94,20 @@ class ProcessStage:
         try:
             state = await self._swarm.run()
         finally:
-            self._is_over = True
+            if self._churn is not None:
+                self._churn.stop()
+            await self.nemesis.finish()
             self._wake_all()
             await self._tasks.cancel_all()
         if self._failure is not None:
             raise self._failure
-        for number, fault in enumerate(self.plan):
-            if number not in self.injected:
-                missed = FaultMissed(number, fault.kind, "the run ended before it was due")
-                self._note(missed)
         lines, begin = self._rewrite_journal(), self._begin_seconds
-        injected = {number: at - begin for number, at in self.injected.items()}
+        injected = {number: at - begin for number, at in self.nemesis.injected.items()}
         last_seconds = max(
             (at - begin for at, e in self._events if isinstance(e, Traffic)), default=0.0
         )
         return ProcessRun(
-            state, self._loop.time() - begin, self.plan, injected, last_seconds, lines
+            state, self._loop.time() - begin, self.nemesis.plan, injected, last_seconds, lines
         )
 
     # ---- files --------------------------------------------------------------------------------------------------
@@ -130,15 +122,18 @@ class ProcessStage:
             island_file(self._folder, island).write_text(text, encoding="utf-8")
         (self._folder / "config.toml").write_text(to_toml(self.config), encoding="utf-8")
         for peer in self.machines:
-            seed = identity_seed(self.config.run.seed, peer.name)
-            (self._folder / "keys" / peer.name).write_text(seed.hex() + "\n", encoding="ascii")
-            self.names[peer.name] = Identity.from_seed(seed).peer_id
-            self.figures.place(peer)
+            self._admit(peer)
         self._restage()
+
+    def _admit(self, peer: VirtualPeer) -> None:
+        seed = identity_seed(self.config.run.seed, peer.name)
+        (self._folder / "keys" / peer.name).write_text(seed.hex() + "\n", encoding="ascii")
+        self.names[peer.name] = Identity.from_seed(seed).peer_id
+        self.figures.place(peer)
 
     def _restage(self) -> None:
         """Write what every machine is made to be under the conditions of this moment."""
-        cut = [pair for pair, holds in self._cut.items() if holds]
+        cut = self.nemesis.cut
         for peer in self.machines:
             staging = staging_of(peer, self.figures, self.config, self.names, cut)
             write_staging(staging, self._folder / "staging" / f"{peer.name}.json")
@@ -203,69 +198,49 @@ class ProcessStage:
     def _note(self, event: Event) -> None:
         self._events.append((self._loop.time(), event))
 
-    # ---- faults -------------------------------------------------------------------------------------------------
+    # ---- faults, and machines that come and go ------------------------------------------------------------------
 
     def _begin_faults(self, state: RunState, opened_seconds: float) -> None:
+        roster = self._roster(state)
+        names = {name: peer for name, peer in self.names.items() if peer in roster}
         chance = random.Random(f"faults {self.config.run.seed}")
-        members = [Member(v.peer, v.stages, v.address) for v in state.live_peers if v.stages]
-        names = {name: peer for name, peer in self.names.items() if peer in state.peers}
-        roster = Roster.of(1, members)
-        self.plan = random_plan(chance, self.scenario.chances, roster, names, self.scenario.faults)
-        for number, fault in enumerate(self.plan):
-            values = (fault.kind, fault.peers, fault.when, fault.duration_seconds, fault.amount)
-            self._note(FaultPlanned(number, *values))
-            due_seconds = opened_seconds + fault.at_seconds
-            self._tasks.spawn(self._fault(number, fault, due_seconds), f"fault {number}")
+        plan = random_plan(chance, self.scenario.chances, roster, names, self.scenario.faults)
+        self.nemesis.begin(plan, opened_seconds)
+        if self.scenario.has_churn:
+            self._churn = Churn(self, random.Random(f"churn {self.config.run.seed}"), self._note)
+            self._churn.begin()
 
-    async def _fault(self, number: int, fault: Fault, due_seconds: float) -> None:
-        await asyncio.sleep(max(0.0, due_seconds - self._loop.time()))
-        self.injected[number] = self._loop.time()
-        self._note(FaultInjected(number, fault.kind, ", ".join(fault.peers)))
-        match fault.kind:
-            case "kill":
-                self._signal(fault.peers[0], signal.SIGKILL)
-                return
-            case "flap":
-                for _ in range(int(fault.amount)):
-                    await self._hold(_both(*fault.peers), FLAP_SECONDS)
-                    await asyncio.sleep(FLAP_SECONDS)
-            case "freeze":
-                self._signal(fault.peers[0], signal.SIGSTOP)
-                await asyncio.sleep(fault.duration_seconds)
-                self._signal(fault.peers[0], signal.SIGCONT)
-            case "straggler":
-                slowness = self.figures.conditions.slowness
-                await self._worsen(slowness, [fault.peers[0]], fault)
-            case "slow_link":
-                slower = self.figures.conditions.link_slowness
-                await self._worsen(slower, _both(*fault.peers), fault)
-            case _:
-                await self._hold(self._pairs(fault), fault.duration_seconds)
-        self._note(FaultEnded(number, fault.kind))
+    def _roster(self, state: RunState) -> Roster:
+        """Those that serve, as the coordinator knows."""
+        serving = [view for view in state.live_peers if view.state == "serving" and view.stages]
+        return Roster.of(1, [Member(view.peer, view.stages, view.address) for view in serving])
 
-    def _pairs(self, fault: Fault) -> list[Pair]:
-        match fault.kind:
-            case "one_way":
-                return [(fault.peers[0], fault.peers[1])]
-            case "partition":
-                others = [name for name in self.names if name not in fault.peers]
-                return [pair for a in fault.peers for b in others for pair in _both(a, b)]
-        return _both(*fault.peers)
+    def newest_rosters(self) -> tuple[Roster, Roster] | None:
+        """Who serves, twice: the coordinator does not know who decided last."""
+        roster = self._roster(self._swarm.coordinator.state)
+        return (roster, roster) if roster.members else None
 
-    async def _hold(self, pairs: list[Pair], seconds: float) -> None:
-        self._cut.update(pairs)
+    def behind(self) -> list[str]:
+        """Machines that do not serve yet."""
+        views = self._swarm.coordinator.state.peers
+        return [n for n, p in self.names.items() if p in views and views[p].state == "joining"]
+
+    def is_running(self, name: str) -> bool:
+        child = self._child(name)
+        return child is not None and child.exit_code is None
+
+    def drain(self, name: str, reason: str) -> None:
+        """Ask a machine to leave between two steps, as its owner would by Ctrl+C."""
+        self._note(Noted("machine is asked to leave", f"{name}: {reason}"))
+        self._signal(name, signal.SIGINT)
+
+    def add(self, peer: VirtualPeer) -> None:
+        """Start a machine while the run goes."""
+        self.machines.append(peer)
+        self._admit(peer)
         self._restage()
-        await asyncio.sleep(seconds)
-        self._cut.subtract(pairs)
-        self._restage()
-
-    async def _worsen(self, factors: "Counter[Any]", keys: list[Any], fault: Fault) -> None:
-        for change in (fault.amount, -fault.amount):
-            for key in keys:
-                factors[key] += change  # type: ignore[assignment]
-            self._restage()
-            if change > 0:
-                await asyncio.sleep(fault.duration_seconds)
+        number = len(self.machines) - 1
+        self._tasks.spawn(self._swarm.start_peer(number), f"start {peer.name}")
 
     def _child(self, name: str) -> Child | None:
         number = next(n for n, peer in enumerate(self.machines) if peer.name == name)
@@ -290,10 +265,6 @@ def _stalled(seconds: float, folder: Path) -> Stopped:
         "world.stall_seconds says that a run has stalled then",
         f"see {folder}/journal.jsonl and {folder}/logs",
     )
-
-
-def _both(a: str, b: str) -> list[Pair]:
-    return [(a, b), (b, a)]
 
 
 def run_processes(

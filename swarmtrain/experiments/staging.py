@@ -46,24 +46,13 @@ def check_expressible(scenario: Scenario) -> None:
                 "--stage of a real peer names one range",
                 "give it stages next to each other, or none: then it chooses",
             )
-    _check_churn(scenario)
     _check_faults(scenario)
-
-
-def _check_churn(scenario: Scenario) -> None:
-    if scenario.has_churn:
-        raise _refused(
-            "churn",
-            "whether a run survives a departure is judged by what all machines hold, which no process knows",
-            "name [[fault]] entries of kind kill or freeze, or faults.count; leave machine.churn and "
-            "faults.every_seconds out",
-        )
 
 
 def _check_faults(scenario: Scenario) -> None:
     chances = scenario.chances
     kinds = {fault.kind for fault in scenario.faults}
-    if chances.count:
+    if chances.count or chances.every_seconds:
         kinds |= set(chances.kinds)
     if wrong := sorted(kinds & MESSAGES):
         raise _refused(

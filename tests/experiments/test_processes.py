@@ -1,5 +1,6 @@
 """Experiments with real processes: what they cannot have is refused, what they are made to be is the scenario's."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from swarmtrain.experiments.results import read_study
 from swarmtrain.experiments.staging import arguments_of, staging_of
 from swarmtrain.experiments.trials import RunTrial, prepared
 from swarmtrain.transport.shaping import Shape
-from tests.experiments.test_experiment import ROOT, command, written
+from tests.experiments.test_experiment import ROOT, TINY, command, written
 
 THREE = ROOT / "deploy" / "experiments" / "three_regions.toml"
 
@@ -26,14 +27,12 @@ def trial_of(path: Path) -> RunTrial:
     return trial
 
 
-KILL = '[[fault]]\nkind = "kill"\npeers = ["edge-0"]\n'
 REFUSED = {
     "charged model": '[charge]\nmodel = "125m"\n[[machine]]\nname = "one"\nprofile = "t4"\n',
     "49 machines": '[[machine]]\nname = "m"\ncount = 49\n',
     "stages 0, 2": '[[machine]]\nname = "m"\nstages = [0, 2]\n',
     "single messages": '[[machine]]\nname = "m"\n[faults]\ncount = 1\n',
     "named points": '[[machine]]\nname = "m"\n[[fault]]\nkind = "kill"\npeers = ["m"]\nat_point = "sealed"\n',
-    "churn": '[[machine]]\nname = "m"\nchurn = "spot"\n',
 }
 
 
@@ -109,3 +108,67 @@ def test_three_regions_train_the_same_curve_in_both_worlds(tmp_path: Path) -> No
     assert virtual.summary["parameters_sha256"] == real.summary["parameters_sha256"]
     for result in (virtual, real):
         assert result.summary["faults"] == 1 and result.summary["violations"] == 0
+
+
+CHURN = """
+description = "one leaves, one is gone, one comes"
+source = "for this test"
+[[event]]
+at_seconds = 4.0
+kind = "leave"
+machines = 1
+notice_seconds = 5.0
+[[event]]
+at_seconds = 14.0
+kind = "arrive"
+machines = 1
+"""
+
+FAULTY = """
+[[machine]]
+name = "edge"
+count = 3
+stages = [0]
+[[machine]]
+name = "rest"
+count = 3
+stages = [1, 2]
+churn = "brief"
+[[fault]]
+kind = "one_way"
+peers = ["edge-0", "edge-1"]
+at_seconds = 1.0
+duration_seconds = 1.0
+[[fault]]
+kind = "freeze"
+peers = ["edge-2"]
+at_seconds = 2.0
+duration_seconds = 2.0
+[[fault]]
+kind = "straggler"
+peers = ["edge-1"]
+at_seconds = 3.0
+duration_seconds = 3.0
+amount = 5
+[faults]
+survivable = false
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_signals_cuts_and_churn_reach_real_processes_and_change_no_bit(tmp_path: Path) -> None:
+    (tmp_path / "peers" / "churn").mkdir(parents=True)
+    (tmp_path / "peers" / "churn" / "brief.toml").write_text(CHURN)
+    text = TINY[: TINY.index("[[machine]]")].replace("run.steps=3", "run.steps=60")
+    out = tmp_path / "out"
+    path = written(tmp_path, FAULTY, text + "[world]\njitter_seconds = 0.01\nloss = 0.01\n")
+    done = command("run", path, "--world", "processes", "--out", out)
+    assert done.exit_code == 0, done.output
+    (result,) = read_study(out).results
+    assert result.summary["equal_to_reference"] == 1 and result.summary["violations"] == 0
+    journal = (out / "runs" / result.name / "journal.jsonl").read_text(encoding="utf-8")
+    for fault in ("one_way", "freeze", "straggler"):
+        assert re.search(f'"fault":"{fault}","kind":"fault_injected"', journal), fault
+        assert re.search(f'"fault":"{fault}","kind":"fault_ended"', journal), fault
+    assert '"what":"machine arrives"' in journal and '"name":"rest-0.1"' in journal
