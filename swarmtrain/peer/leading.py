@@ -26,18 +26,19 @@ class Leading:
         self._microbatches, self._record = config.train.microbatches, record
         self._rule_name = config.planner.wiring
         self._rule, _ = wiring_rule(self._rule_name)
-        self._figures: dict[PeerId, PeerFigures] = {}
+        self._records: Sequence[PeerRecord] = ()
         self._led_seconds: dict[PeerId, float] = {}
         self._told: Counter[PeerId] = Counter()
 
     def look(self, records: Sequence[PeerRecord]) -> None:
         """What peers published, as the directory shows it now."""
-        self._figures |= {entry.peer: figures_of(entry, {}) for entry in records}
+        self._records = records
 
     def leaders(self, roster: Roster) -> tuple[PeerId, ...]:
         """Of each key the edge that leads it: in turn while all are alike, else by their speeds."""
         edges, keys = roster.edges, range(self._microbatches)
-        seconds = tuple(self._lead_seconds(roster, edge) for edge in edges)
+        known = {r.peer: figures_of(r, {}) for r in self._records if r.peer in edges}
+        seconds = tuple(lead_seconds(roster, edge, known.get(edge)) for edge in edges)
         if self._rule is not None:
             return tuple(edges[ruled(self._rule, self._rule_name, key, seconds)] for key in keys)
         charges = [ALIKE**power for power in powers_of(seconds)]
@@ -45,15 +46,6 @@ class Leading:
         self._try_out(leaders, dict(zip(edges, seconds, strict=True)))
         self._tell(Counter(leaders), edges)
         return tuple(leaders)
-
-    def _lead_seconds(self, roster: Roster, edge: PeerId) -> float:
-        """What a key that it leads takes of its lane, through all stages there: as measured, before that as its
-        self-test says; 0 where nothing is known."""
-        figures, member = self._figures.get(edge), roster.member(edge)
-        if figures is None or member is None:
-            return 0.0
-        pass_seconds = figures.forward_seconds + figures.backward_seconds
-        return len(member.stages) * pass_seconds + figures.loss_seconds
 
     def _try_out(self, leaders: list[PeerId], seconds: dict[PeerId, float]) -> None:
         """An edge too slow for any key has one after a while: it could never show that it recovered."""
@@ -71,3 +63,13 @@ class Leading:
             said = ", ".join(f"{edge} {shares[edge]}" for edge in edges)
             self._record(Noted("keys dealt to edges", f"by the speed that each published: {said}"))
             self._told = shares
+
+
+def lead_seconds(roster: Roster, edge: PeerId, figures: PeerFigures | None) -> float:
+    """What a key that it leads takes of an edge's lane, through all stages there: as measured, before that as its
+    self-test says; 0 where nothing is known."""
+    member = roster.member(edge)
+    if figures is None or member is None:
+        return 0.0
+    pass_seconds = figures.forward_seconds + figures.backward_seconds
+    return len(member.stages) * pass_seconds + figures.loss_seconds

@@ -14,7 +14,9 @@ from swarmtrain.experiments.figures import Figures
 from swarmtrain.experiments.results import read_study
 from swarmtrain.experiments.staging import arguments_of, staging_of
 from swarmtrain.experiments.trials import RunTrial, prepared
+from swarmtrain.experiments.virtual import simulate
 from swarmtrain.transport.shaping import Shape
+from tests.experiments.runs import corpus, sha_of
 from tests.experiments.test_experiment import ROOT, TINY, command, written
 
 THREE = ROOT / "deploy" / "experiments" / "three_regions.toml"
@@ -96,6 +98,17 @@ def test_both_worlds_are_one_axis_more_and_other_work(tmp_path: Path) -> None:
     assert [run.labels["world"] for run in experiment.runs] == ["virtual", "processes"]
     assert len({run.name for run in experiment.runs}) == 2
     assert len(split(experiment.runs, tmp_path)[1]) == 2
+
+
+def test_jitter_and_losses_slow_virtual_lines_down_and_change_no_bit(tmp_path: Path) -> None:
+    """The same draws as behind real lines (transport.shaping); twice the same seconds."""
+    run = read_experiment(written(tmp_path)).runs[0]
+    trial = prepared(run)
+    assert isinstance(trial, RunTrial)
+    rough = replace(trial.scenario, jitter_seconds=0.05, loss=0.1)
+    calm, *shaken = (simulate(trial.config, s, corpus()) for s in (trial.scenario, rough, rough))
+    assert shaken[0].seconds == shaken[1].seconds > calm.seconds + 0.5
+    assert sha_of(shaken[0]) == sha_of(calm)
 
 
 @pytest.mark.slow

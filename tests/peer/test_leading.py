@@ -14,8 +14,8 @@ from swarmtrain.core.events import Event, Noted
 from swarmtrain.core.types import Member, PeerId, Roster
 from swarmtrain.experiments.virtual import Scenario, VirtualPeer, VirtualRun, simulate
 from swarmtrain.peer.leading import Leading
-from swarmtrain.plan.costs import PeerFigures
 from swarmtrain.plan.wiring import FADES_AFTER
+from swarmtrain.swarm.records import PeerRecord
 from tests.experiments.runs import corpus, events_of, known_reference, sha_of, small_config
 
 STEPS, KEYS = 4, 12
@@ -57,9 +57,18 @@ ROSTER = Roster.of(1, [Member(edge, (0,), "") for edge in EDGES])
 Seconds = tuple[float, float, float, float]
 
 
+def record_of(edge: PeerId, seconds_per_stage: float) -> PeerRecord:
+    """What an edge publishes that has not computed anything yet."""
+    measured = {"capacity_stages": 1, "seconds_per_stage": seconds_per_stage}
+    return PeerRecord(
+        run="ab", peer=edge, name=edge, address="", stages=(0,), state="serving", pinned=True,
+        edge_capable=True, version="0", sequence=1, expires=1e9, **measured,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
 def leading_of(seconds: Seconds, told: list[Event]) -> Leading:
     leading = Leading(config_of(), told.append)
-    leading._figures = {e: PeerFigures(e, s) for e, s in zip(EDGES, seconds, strict=True)}
+    leading.look([record_of(e, s) for e, s in zip(EDGES, seconds, strict=True)])
     return leading
 
 
