@@ -526,6 +526,7 @@ class StateApplied(Event):
     """The recording peer applied the decision `(term, seal)` of `step`: digests of its parameters by stage.
 
     Term 0: it took the state over from elsewhere, and its sums are empty. `next_step` comes next, 0 for `step + 1`.
+    `is_aside`: of stages that it is to host, beside those whose sums it adds to.
     """
 
     step: int
@@ -533,3 +534,4 @@ class StateApplied(Event):
     seal: int
     stages: tuple[tuple[int, str], ...]
     next_step: int = 0
+    is_aside: bool = False

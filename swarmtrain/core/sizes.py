@@ -68,10 +68,15 @@ class MemoryEstimate:
     snapshot_bytes: int
 
     @property
-    def total_bytes(self) -> int:
+    def state_bytes(self) -> int:
+        """Of stages that are brought from step to step by others' sums, and do no work."""
         state = self.parameters_bytes + self.moments_bytes + self.second_buffer_bytes
-        sums = self.accumulator_bytes + self.reduced_bytes + self.gradient_bytes
-        return state + sums + self.retained_bytes + self.graph_bytes + self.snapshot_bytes
+        return state + self.accumulator_bytes + self.reduced_bytes
+
+    @property
+    def total_bytes(self) -> int:
+        work = self.gradient_bytes + self.retained_bytes + self.graph_bytes
+        return self.state_bytes + work + self.snapshot_bytes
 
 
 def memory_estimate(config: RunConfig, vocab_size: int, stages: Sequence[int]) -> MemoryEstimate:

@@ -66,7 +66,7 @@ class Contents:
             case "peer_joined" if event["peer"] == line.peer:
                 # New replicas, with empty sums. Those of a restore or a move come with their own state_applied.
                 peer.restart(None)
-            case "state_applied":
+            case "state_applied" if not event.get("is_aside"):
                 peer.restart(max(event["step"] + 1, event.get("next_step", 0)))
             case "seal_assigned":
                 peer.sequences = event["sequences"]

@@ -74,7 +74,20 @@ ROUND_POINTS: Mapping[str, tuple[str, ...]] = {
 asked for, or about to be answered; the mean is there and not yet accepted; the choice is known; the island's decision
 to merge it was heard and is not applied; it was applied."""
 
-ALL_POINTS: Mapping[str, tuple[str, ...]] = {**POINTS, **ROUND_POINTS}
+MOVE_POINTS: Mapping[str, tuple[str, ...]] = {
+    "move.asked": ("move.received",),
+    "move.learning": ("learn.sent",),
+    "move.teaching": ("learn.received",),
+    "move.learnt": ("recovered.recorded",),
+    "move.leaving": ("leave.sent",),
+    "move.between": ("placed.recorded",),
+    "move.joining": ("join.sent",),
+    "move.done": ("learned.recorded",),
+}
+"""Named points of a peer's move to other stages: it is asked; it, or a donor, is about to ask or answer; a state is
+there; it asks to be out of the roster; its new stages have taken over; it asks to be in; it is."""
+
+ALL_POINTS: Mapping[str, tuple[str, ...]] = {**POINTS, **ROUND_POINTS, **MOVE_POINTS}
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,8 @@ class Conducting:
         self._resigned: PeerId | None = None
         # Whether this peer is on its way to the current step by itself (peer.learning).
         self.learns: Callable[[], bool] = lambda: False
+        # Whether other stages of this peer speak for it, or soon will (peer.moving).
+        self.is_quiet = False
 
     def stand(self, roster: Roster, reason: str) -> list[Effect]:
         """Ask the roster of the last commit, or the first roster, for promises."""
@@ -135,12 +137,16 @@ class Conducting:
             return self.candidate.start()
         if self.conductor is not None:
             return self.conductor.tick()
+        if self.is_quiet:
+            return []
         if self._member.conductor in (*self._lost, self._resigned, self._me):
             return self._stand_if_lowest()
         return self.ask_in()
 
     def ask_in(self, edges: Sequence[PeerId] = ()) -> list[Effect]:
         """Ask the edges what was decided, and to be in the roster; one that is in it already loses nothing."""
+        if self.is_quiet:
+            return []
         member, roster = self._member, self._member.roster or self._first_roster
         asked = edges or (roster.edges if roster is not None else ())
         join = Join(self._parts.own, member.step, member.base, self.learns())

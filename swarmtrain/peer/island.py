@@ -82,6 +82,10 @@ class Island:
         self._reducing: asyncio.Task[None] | None = None
         self._acknowledging = Acknowledgements(now_seconds())
         self.rounds = OuterRounds(parts, self._tell_news, failed) if parts.outer else None
+        # How this peer comes to host other stages: fetched in an open step, unless somebody knows better (peer.moving).
+        self.moves: Callable[[tuple[int, ...], str], None] = lambda stages, reason: self.perform(
+            self.conducting.ask_stages(stages)
+        )
         self._tasks.spawn(self._tick(), "tick")
 
     # ---- inputs -------------------------------------------------------------------------------------------------
@@ -206,7 +210,7 @@ class Island:
             case Resync():
                 self.recovering.resync(effect)
             case Rehost(stages, reason):
-                self.perform(self.conducting.ask_stages(stages))
+                self.moves(stages, reason)
             case AwaitHost(reason):
                 self.recovering.await_host(reason, self._host_came_too_late)
             case Revived():

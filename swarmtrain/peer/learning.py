@@ -83,7 +83,8 @@ class Learning:
         self._tasks = Tasks(failed)
         self._learning: asyncio.Task[None] | None = None
         self._siblings: Siblings = lambda stage: ()
-        self._ask_in: Callable[[], None] = lambda: None
+        self._ask_in: Callable[[], bool] = lambda: False
+        self._is_hasty = True
         # Siblings that could not be reached; the directory names them until their records end.
         self._gone: dict[PeerId, None] = {}
         self._is_following = False
@@ -93,10 +94,18 @@ class Learning:
     def is_active(self) -> bool:
         return self._learning is not None and not self._learning.done()
 
-    def start(self, siblings: Siblings, ask_in: Callable[[], None]) -> None:
-        """Learn this peer's stages from those whom `siblings` names; `ask_in` asks to be in the roster."""
-        self._siblings, self._ask_in, self.asks_to_wait = siblings, ask_in, True
+    def start(
+        self, siblings: Siblings, ask_in: Callable[[], bool], is_hasty: bool = True
+    ) -> "asyncio.Task[None]":
+        """Learn this peer's stages from those whom `siblings` names, until the task ends.
+
+        `ask_in` asks to be in the roster, and returns False if this is not the time. Who is hasty fetches a state that
+        is quick to fetch inside a step.
+        """
+        self._siblings, self._ask_in, self._is_hasty = siblings, ask_in, is_hasty
+        self.asks_to_wait = True
         self._learning = self._tasks.spawn(self._learn(), "learn")
+        return self._learning
 
     def stop(self) -> None:
         """State comes another way now."""
@@ -135,7 +144,8 @@ class Learning:
                 wanted = Resync(course.step, course.epoch, parts.member.stages, (), reason)
                 pace = pace_of(parts.config.links, rest)
                 await self._take_state(wanted, lambda stage: course.donors[stage], pace)
-                is_quick = now_seconds() - begin_seconds < QUICK_SECONDS
+                seconds = now_seconds() - begin_seconds
+                is_quick = seconds < QUICK_SECONDS and self._is_hasty
             holding.cancel()
             if not is_quick:
                 await self._follow(course, rest)
@@ -223,8 +233,7 @@ class Learning:
             commit, is_last = (None, False) if member.is_busy else await self._next_commit(course)
             if commit is None:
                 if not member.is_busy and not is_there:
-                    self._ask_in()
-                is_there = not member.is_busy
+                    is_there = self._ask_in()
                 await asyncio.sleep(_PAUSE_SECONDS)
                 continue
             course.refused_steps += is_there

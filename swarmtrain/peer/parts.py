@@ -25,9 +25,9 @@ class Parts:
     """What the island's driver works with; all of it belongs to this peer.
 
     `build(stage)` makes a replica with the run's initial parameters; `capacity_stages` is how many the machine's
-    memory has room for, `spare_bytes()` what the hosted ones leave of it; `coordinator()` is the link to the
-    coordinator, if there is one; `checkpoint` the newest one that the coordinator spoke of; `outer` what outer rounds
-    keep, None in a run without them.
+    memory has room for, `spare_bytes()` what the hosted ones leave of it, less the `reserved_bytes`; `coordinator()`
+    is the link to the coordinator, if there is one; `checkpoint` the newest one that the coordinator spoke of; `outer`
+    what outer rounds keep, None in a run without them.
     """
 
     me: PeerId
@@ -49,6 +49,7 @@ class Parts:
     checkpoint: CheckpointAt | None = None
     outer: OuterStates | None = None
     island: int = 0
+    reserved_bytes: int = 0
 
     def state_of(self, stage: int) -> StageState:
         """What this peer holds of a stage right now, in its own memory: it changes when the step does."""

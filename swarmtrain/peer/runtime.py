@@ -96,7 +96,7 @@ async def build_runtime(
 
     def spare_bytes() -> int:
         needed = memory_estimate(config, setting.vocab_size, member.stages).total_bytes
-        return setting.memory_bytes - needed
+        return setting.memory_bytes - needed - parts.reserved_bytes
 
     start = setting.start or CheckpointAt(0, first_base(bytes.fromhex(config.hash)))
     member = StepMember(setting.me, stages, start.step, start.base)

@@ -32,6 +32,7 @@ from swarmtrain.data.stream import Corpus, microbatch
 from swarmtrain.peer.balancing import Balancing
 from swarmtrain.peer.forming import PATIENT_LIVES, Forming
 from swarmtrain.peer.links import Links
+from swarmtrain.peer.moving import Moving, Seat
 from swarmtrain.peer.options import Outcome, PeerOptions, World
 from swarmtrain.peer.placing import Machine, Placing
 from swarmtrain.peer.runtime import Runtime, Setting, build_runtime
@@ -78,6 +79,9 @@ class Session:
         self._loop = asyncio.get_running_loop()
         self._dialled_seconds: dict[PeerId, float] = {}
         self._tasks = Tasks(self._failed)
+        seat = Seat(partial(self._build, None), self._take_over, self._ask_in)
+        self._moving = Moving(config, self.vocab_size, seat, record, self._failed)
+        self._is_draining = False
         calls = Calls(
             self._hello,
             self._describe,
@@ -117,6 +121,7 @@ class Session:
     async def close(self, farewell: Callable[[], Awaitable[None]] | None = None) -> None:
         """Withdraw, close links, end all tasks; `farewell` runs while the links still stand."""
         await self._tasks.cancel_all()
+        await self._moving.close()
         if self.runtime is not None:
             await self.runtime.close()
         try:
@@ -134,6 +139,8 @@ class Session:
 
     def drain(self, reason: str) -> None:
         """Leave between two steps, so that nothing has to be replayed; at once if no step is open."""
+        self._is_draining = True
+        self._moving.stop()
         if self.runtime is not None and self.is_in_roster and not self.outcome.done():
             self.runtime.island.ask_out(reason)
         else:
@@ -319,13 +326,17 @@ class Session:
         # What an outer round came to is not among what siblings teach: with rounds, state is fetched inside a step.
         if self.runtime is not None and self.runtime.island.rounds is None:
             self.runtime.island.recovering.learning.start(self._siblings, self._ask_in)
+        await self._ask_until_in()
+
+    async def _ask_until_in(self) -> None:
         while self.runtime is not None and not self.is_in_roster:
             self._ask_in()
             await asyncio.sleep(ASK_SECONDS)
 
-    def _ask_in(self) -> None:
+    def _ask_in(self) -> bool:
         if self.runtime is not None:
             self.runtime.island.ask_in(self._siblings(EDGE_STAGE))
+        return True
 
     def _siblings(self, stage: int) -> list[PeerId]:
         return [entry.peer for entry in self.placing.serving if stage in entry.stages]
@@ -373,6 +384,18 @@ class Session:
             reason = "Takes what the conductor saw fit when it looked into the directory."
             self.placing.assignment = Assignment(stages, reason)
         self._record(Placed(self.options.me, stages, self.placing.assignment.reason))
+        self.runtime = await self._build(self.options.start, stages, self._record)
+        self.service.runtime = self.runtime
+        self._moving.serve(self.runtime)
+        queued, self._queued = self._queued, []
+        self._locking = None
+        for sender, message in queued:
+            self._on_step(sender, message)
+
+    async def _build(
+        self, start: CheckpointAt | None, stages: tuple[int, ...], record: Record
+    ) -> Runtime:
+        """Without a `start` of the run the stages are as at its beginning: who moves learns what came of them."""
         setting = Setting(
             me=self.options.me,
             address=self.address,
@@ -381,21 +404,26 @@ class Session:
             lane=self.world.lane,
             links=self.links,
             samples=self._samples,
-            record=self._record,
+            record=record,
             memory_bytes=self.options.memory_bytes,
             capacity_stages=self._capacity_stages,
             coordinator=lambda: self.coordinator(),
-            start=self.options.start,
+            start=start,
             region=self.options.region,
             island=self.island or 0,
             place=self.options.place,
         )
-        self.runtime = await build_runtime(setting, stages, self._end, self._failed)
-        self.service.runtime = self.runtime
-        queued, self._queued = self._queued, []
-        self._locking = None
-        for sender, message in queued:
-            self._on_step(sender, message)
+        return await build_runtime(setting, stages, self._end, self._failed)
+
+    def _take_over(self, runtime: Runtime) -> None:
+        """The stages that this peer moved to are those it serves from now on."""
+        old, self.runtime = self.runtime, runtime
+        self.service.runtime, stages = runtime, runtime.member.stages
+        self.placing.assignment = Assignment(stages, "Moved here: the conductor asked for it.")
+        self._record(Placed(self.options.me, stages, self.placing.assignment.reason))
+        if old is not None:
+            self._tasks.spawn(old.close(), "close what it moved from")
+        self._tasks.spawn(self._ask_until_in(), "ask")
 
     def _samples(self, step: int, index: int) -> torch.Tensor:
         train = self.config.train
@@ -464,6 +492,9 @@ class Session:
 
     def _end(self, finished: bool, reason: str) -> None:
         if self.outcome.done():
+            return
+        if reason == LEFT and not self._is_draining and self.runtime is not None:
+            self._moving.dismissed(self.runtime)
             return
         step = self.runtime.member.step if self.runtime is not None else 0
         if reason != LEFT:

@@ -71,6 +71,11 @@ class Teaching:
         self.stop()
         await self._tasks.cancel_all()
 
+    @property
+    def most_bytes(self) -> int:
+        """What the lessons under way may come to."""
+        return LESSON_STATES * sum(lesson.state_bytes for lesson in self.lessons.values())
+
     def stop(self) -> None:
         """The island goes on from another state: nothing that is kept leads there."""
         self.lessons.clear()

@@ -58,7 +58,7 @@ class StepSampler:
 
     def heard(self, event: Event) -> None:
         """A step ends here, and the next one begins, when this peer has applied it."""
-        if not isinstance(event, StateApplied):
+        if not isinstance(event, StateApplied) or event.is_aside:
             return
         now, before = self._now(), self._begun_seconds
         if self._spans is not None and event.step == self._step and before is not None:

@@ -47,14 +47,14 @@ def large_config(*settings: str, steps: int = 9) -> RunConfig:
     return load_config([LARGE.run], [*LARGE.overrides, *sizes, *settings])
 
 
-def large_scenario(replicas: int = 3) -> Scenario:
+def large_scenario(replicas: int = 3, stages: int = STAGES) -> Scenario:
     scenario = LARGE.scenario
     assert scenario.charged is not None
-    model = scenario.charged.model.model_copy(update={"stages": STAGES, "blocks_per_stage": 1})
+    model = scenario.charged.model.model_copy(update={"stages": stages, "blocks_per_stage": 1})
     edges = [peer for peer in scenario.peers if peer.stages == (0,)][:2]
-    others = [peer for peer in scenario.peers if peer.stages is None][: STAGES * replicas]
+    others = [peer for peer in scenario.peers if peer.stages is None][: stages * replicas]
     pinned = [
-        replace(peer, stages=(1 + i % STAGES,), machine=MACHINE) for i, peer in enumerate(others)
+        replace(peer, stages=(1 + i % stages,), machine=MACHINE) for i, peer in enumerate(others)
     ]
     charged = replace(scenario.charged, model=model)
     return replace(scenario, peers=(*edges, *pinned), charged=charged)

@@ -43,7 +43,10 @@ def test_a_move_costs_no_replay_and_no_bit() -> None:
     changes = [
         e.reason for e in events_of(run, MembershipChanged) if isinstance(e, MembershipChanged)
     ]
-    assert changes == ["moves from stages 1 to 2"]
+    assert changes == [
+        "leaves before step 3: moves to stages 2, which it knows by now",
+        "joins step 3 with stages 2, learnt before",
+    ]
     [fetched] = events_of(run, Recovered)
     assert isinstance(fetched, Recovered) and (fetched.stage, fetched.tier) == (2, "sibling")
     assert not events_of(run, Replayed)
