@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.sizes import stage_parameters
-from swarmtrain.core.types import PeerId, Roster
+from swarmtrain.core.types import Member, PeerId, Roster
 from swarmtrain.peer.published import lines_of
 from swarmtrain.plan.layout import Host, Load
 from swarmtrain.plan.rebalance import Decision, Policy, View, rebalance
@@ -25,6 +25,10 @@ WITHIN = 1.25
 """Measured figures nearer to each other than this factor say nothing: other work on a machine does as much."""
 
 POLICY = Policy()
+
+TRANSFERS, STEPS = 6, 4
+"""What a mover may take beside the time that a newcomer has: it downloads its state while it leaves its donors most of
+their lines, up to three times over, and comes in between two steps."""
 
 
 @dataclass(slots=True)
@@ -40,6 +44,7 @@ class Balancing:
     _step_seconds: float = 0.0
     _wanted: tuple[int, ...] = ()
     _moving: tuple[PeerId, tuple[int, ...]] | None = None
+    _patience_seconds: float = 0.0
 
     def decide(
         self,
@@ -57,24 +62,30 @@ class Balancing:
             self._step_seconds = (now - self._looked_seconds) / (step - self._step)
             self._step = step
         self._looked_seconds = now
-        self._forget_mover(roster, now)
+        known = {record.peer: record for record in records}
+        self._forget_mover(roster, known, now)
         rates = [rate for rate in links_bytes_per_second if rate > 0]
         if not rates or not self._step_seconds:
             return Decision(None, (), "neither a link nor a step has been measured yet")
-        decision = rebalance(self._view(roster, records, statistics.median(rates), now), POLICY)
+        view = self._view(roster, records, statistics.median(rates), now)
+        decision = rebalance(view, POLICY)
         self._wanted = decision.wanted
         if decision.peer is not None:
             self._moving, self._moved_seconds = (decision.peer, decision.stages), now
+            download_seconds = sum(view.transfer_seconds[stage] for stage in decision.stages)
+            usual_seconds = TRANSFERS * download_seconds + STEPS * self._step_seconds
+            self._patience_seconds = self.config.swarm.join_seconds + usual_seconds
         return decision
 
-    def _forget_mover(self, roster: Roster, now: float) -> None:
-        """It has arrived, is gone, or did not come in the time a newcomer has."""
+    def _forget_mover(self, roster: Roster, known: Mapping[PeerId, PeerRecord], now: float) -> None:
+        """It has arrived, is gone, or took too long. On its way it is in no roster for a while."""
         if self._moving is None:
             return
         peer, stages = self._moving
         member = roster.member(peer)
-        is_late = now - self._moved_seconds > self.config.swarm.join_seconds
-        if member is None or member.stages == stages or is_late:
+        is_late = now - self._moved_seconds > self._patience_seconds
+        is_gone = member is None and peer not in known
+        if is_gone or is_late or (member is not None and member.stages == stages):
             self._moving = None
 
     def _view(
@@ -101,7 +112,10 @@ class Balancing:
         """Members without a record, and the conductor itself, stay where they are."""
         typical = statistics.median([r.seconds_per_stage for r in known.values()] or [1.0])
         hosts = []
-        for member in roster.members:
+        members = list(roster.members)
+        if self._moving is not None and self._moving[0] not in roster:
+            members.append(Member(*self._moving, ""))
+        for member in members:
             record = known.get(member.peer)
             stages = member.stages
             if self._moving is not None and self._moving[0] == member.peer:

@@ -77,6 +77,21 @@ def test_a_mover_that_never_arrives_is_given_up():
     assert len(moves) == 2 and moves[1] - moves[0] > CONFIG.swarm.join_seconds
 
 
+def test_nobody_else_moves_while_a_mover_is_in_no_roster():
+    """It leaves one roster before it is in the next; what it goes to is not short of it meanwhile."""
+
+    async def main() -> list[PeerId]:
+        balancing, records, found = Balancing(CONFIG, ME, 257), fleet(2, 6, 2), list[PeerId]()
+        for step in range(40):
+            here = tuple(r for r in records if r.peer not in found)
+            decision = balancing.decide(roster_of(here), step, records, LINKS)
+            found += [decision.peer] if decision.peer is not None else []
+            await asyncio.sleep(LOOK_SECONDS)
+        return found
+
+    assert len(run_virtual(main())) == 1
+
+
 def test_nothing_is_decided_before_a_link_and_a_step_were_measured():
     async def main() -> None:
         balancing, records = Balancing(CONFIG, ME, 257), fleet(2, 5, 2)
