@@ -1,11 +1,13 @@
-"""What a run pays for newcomers with a large state, before and after they learn it outside of the roster.
+"""What a run pays for newcomers and movers with a large state, before and after they learn it outside of steps.
 
-    python -m benchmarks.joining [--steps 12] [--set section.key=value ...]
+    python -m benchmarks.joining [--steps 12] [--only NAME] [--set section.key=value ...]
 
 Virtual time, the real peer code: deploy/scenarios/joining.toml, in the middle of whose run one machine and five at once
 start. "In the roster" they join as members that hold nothing and fetch their state while a step is open; "before it"
-they learn (peer.learning). Prints the usual seconds of a step, those of the longest from the start of the newcomers to
-the first step with all of them, seconds from their start until they are in a step with state, and bytes as charged.
+they learn (peer.learning). "A mover" is one of three machines of a stage that the conductor asks to host another
+instead: it fetches that while a step is open, or learns it beside its work (peer.moving). Prints the usual seconds of a
+step, those of the longest from the start of the newcomers to the first step with all of them, seconds from their start
+until they are in a step with state, and bytes as charged.
 """
 
 import argparse
@@ -24,12 +26,14 @@ from swarmtrain.experiments.machines import MachineLoop
 from swarmtrain.experiments.scenario import read_scenario
 from swarmtrain.experiments.virtual import Scenario, Stage, VirtualPeer, VirtualRun, play
 from swarmtrain.peer import learning
+from swarmtrain.peer.session import Session
 
 JOINING = Path(__file__).parents[1] / "deploy" / "scenarios" / "joining.toml"
 JOIN_STEP = 3
 """The step in the middle of which newcomers start."""
 INTO_SECONDS = 10.0
 CASES = {"one": (1,), "five, each another stage": (1, 4, 7, 10, 13), "five, the same": (1,) * 5}
+MOVER = "a mover"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +49,9 @@ class Row:
 
 
 def simulated(
-    config: RunConfig, scenario: Scenario, corpus: Corpus, stages: tuple[int, ...]
+    config: RunConfig, scenario: Scenario, corpus: Corpus, case: str
 ) -> tuple[VirtualRun, float, list[str]]:
-    """The run, when the newcomers started, and their ids."""
+    """The run, when the newcomers started or the mover was asked, and their ids."""
     begun: list[float] = []
     ids: list[str] = []
 
@@ -57,7 +61,10 @@ def simulated(
                 await asyncio.sleep(0.1)
             await asyncio.sleep(INTO_SECONDS)
             begun.append(asyncio.get_running_loop().time())
-            for number, hosted in enumerate(stages):
+            if case == MOVER:
+                ids.append(stage.names["t4-0"])
+                ask_to_move(stage, stage.sessions["t4-0"])
+            for number, hosted in enumerate(CASES.get(case, ())):
                 machine = scenario.peers[-1].machine
                 stage.add(VirtualPeer(f"new-{number}", (hosted,), machine=machine))
                 ids.append(stage.names[f"new-{number}"])
@@ -71,18 +78,27 @@ def simulated(
         return runner.run(main()), begun[0], ids
 
 
+def ask_to_move(stage: Stage, mover: Session) -> None:
+    """Whoever conducts asks `mover` to host the first middle stage, or the second if that is its own."""
+    assert mover.runtime is not None
+    stages = (2,) if mover.runtime.member.stages == (1,) else (1,)
+    for session in stage.sessions.values():
+        if session.runtime is not None and session is not mover:
+            session.runtime.island.move(mover.options.me, stages, "the benchmark says so")
+
+
 def of_step(run: VirtualRun, step: int) -> list[Event]:
     return [e for _, _, e in run.events if isinstance(e, StepCommitted) and e.step == step]
 
 
-def row_of(config: RunConfig, scenario: Scenario, corpus: Corpus, stages: tuple[int, ...]) -> Row:
-    run, begun_seconds, ids = simulated(config, scenario, corpus, stages)
+def row_of(config: RunConfig, scenario: Scenario, corpus: Corpus, case: str) -> Row:
+    run, begun_seconds, ids = simulated(config, scenario, corpus, case)
     in_roster: dict[str, float] = {}
     with_state: dict[str, float] = {}
     for at, _, event in run.events:
         if isinstance(event, MembershipChanged) and event.peer in ids:
-            in_roster.setdefault(event.peer, at)
-        if isinstance(event, Recovered) and event.peer in ids:
+            in_roster[event.peer] = at
+        if isinstance(event, Recovered) and event.peer in ids and at > begun_seconds:
             with_state[event.peer] = at
     joined = {
         p: max(in_roster[p], with_state[p]) for p in ids if p in in_roster and p in with_state
@@ -111,6 +127,7 @@ def row_of(config: RunConfig, scenario: Scenario, corpus: Corpus, stages: tuple[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--only", choices=[*CASES, MOVER], help="this case alone")
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -123,11 +140,12 @@ def main() -> None:
     )
     print("|---|---|---|---|---|---|---|---|")
     rests = learning.RESTS
-    for case, stages in CASES.items():
+    for case in [options.only] if options.only else [*CASES, MOVER]:
         for where, tries in (("in the roster", ()), ("before it", rests)):
             learning.RESTS = tries
-            row = row_of(config, file.scenario, corpus, stages)
-            after = f"{row.joined_seconds:.0f}" if row.joined == len(stages) else "not all"
+            row = row_of(config, file.scenario, corpus, case)
+            count = len(CASES.get(case, case[:1]))
+            after = f"{row.joined_seconds:.0f}" if row.joined == count else "not all"
             ratio = row.longest_seconds / row.usual_seconds
             print(
                 f"| {case} | {where} | {row.usual_seconds:.1f} | {row.longest_seconds:.1f} | {ratio:.2f} | {after} "

@@ -25,6 +25,7 @@ from swarmtrain.core.messages import (
     RoundNews,
     StageDigest,
     StepMessage,
+    Tell,
 )
 from swarmtrain.core.tasks import Tasks
 from swarmtrain.core.types import PeerId, Roster
@@ -72,6 +73,7 @@ class Island:
         self.parts = parts
         self.conducting = Conducting(parts, failed)
         self.recovering = Recovering(parts, self.perform, self._has_no_state, failed)
+        self.recovering.ask_in = self.ask_in
         self.conducting.learns = lambda: self.recovering.learning.asks_to_wait
         self._ended = ended
         self._tasks = Tasks(failed)
@@ -104,6 +106,8 @@ class Island:
             self._note_roster(message.roster)
         elif isinstance(message, Decision) and message.open is not None:
             self._note_roster(message.open.roster)
+        elif isinstance(message, Tell) and self.parts.me not in message.commit.roster:
+            self._note_roster(message.commit.roster)
         hearing(message)
         effects = self.parts.member.handle(sender, message)
         effects += self.conducting.handle(sender, message)
@@ -255,7 +259,7 @@ class Island:
         """The newest roster heard of: where siblings are found, also by a peer that is behind."""
         before = self.recovering.roster
         if before is None or roster.version >= before.version:
-            self.recovering.roster = roster
+            self.recovering.see(roster)
             # Who was lost and is taken in again is back, also for those it has not spoken to yet.
             known = frozenset(before.peers) if before is not None else frozenset()
             self.conducting.found([peer for peer in roster.peers if peer not in known])

@@ -120,6 +120,8 @@ class Moving:
         roster, me = old.member.roster, old.member.peer
         if roster is None or me not in roster:
             return "it is in no roster"
+        if not old.island.parts.may_learn:
+            return "what outer rounds came to cannot be learnt beside them"
         alone = roster.without(me).missing_stages(self._config.model.stages)
         if alone:
             return f"nobody else hosts stage {alone[0]}, so no step goes without it"
@@ -147,7 +149,7 @@ class Moving:
             record = self._beside(move)
             move.new = new = await self._seat.build(move.stages, record)
             new.island.conducting.is_quiet = True
-            learning = new.island.recovering.learning.start(
+            learning = new.island.recovering.learn(
                 lambda stage: self._siblings(move, stage),
                 lambda: self._arrived(move),
                 is_hasty=False,
@@ -206,7 +208,8 @@ class Moving:
         assert new is not None
         move.is_done = True
         new.member.term, new.member.conductor = old.member.term, old.member.conductor
-        new.island.recovering.roster = old.island.recovering.roster
+        if old.island.recovering.roster is not None:
+            new.island.recovering.see(old.island.recovering.roster)
         new.island.parts.checkpoint = old.island.parts.checkpoint
         for kept in old.snapshots:
             new.snapshots.put(kept.state, kept.at.step, kept.at.base)

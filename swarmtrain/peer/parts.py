@@ -65,6 +65,11 @@ class Parts:
         )
 
     @property
+    def may_learn(self) -> bool:
+        """Whether siblings can teach all that a stage's state comes to: not what outer rounds came to."""
+        return self.outer is None
+
+    @property
     def own(self) -> Member:
         """This peer as a roster would name it."""
         return Member(self.me, self.member.stages, self.address, self.region)

@@ -1,7 +1,7 @@
 """A peer's part in recoveries: what it tells that it keeps, what it loads, when it stops waiting (design.md 9)."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from swarmtrain.core.errors import StateError
 from swarmtrain.core.events import Noted, Restored, Waiting
@@ -44,6 +44,15 @@ class Recovering:
         self._lost_seconds: float | None = None
         self._waits_for = ""
         self._failed_resyncs = 0
+        # Whether this peer has learnt, or tried to, since it was in a roster; once is enough.
+        self._has_learnt = False
+        self.ask_in: Callable[[Sequence[PeerId]], None] = lambda edges: None
+
+    def see(self, roster: Roster) -> None:
+        """A newer roster was heard of."""
+        self.roster = roster
+        if self._parts.me in roster:
+            self._has_learnt = False
 
     async def close(self) -> None:
         await self._tasks.cancel_all()
@@ -124,9 +133,33 @@ class Recovering:
 
     # ---- a peer that missed something ---------------------------------------------------------------------------
 
+    def learn(
+        self, siblings: Siblings, ask_in: Callable[[], bool], is_hasty: bool = True
+    ) -> "asyncio.Task[None]":
+        """Learn this peer's stages outside of any roster: `Learning.start`."""
+        self._has_learnt = True
+        return self.learning.start(siblings, ask_in, is_hasty)
+
+    def _learn_again(self, roster: Roster) -> None:
+        """The island went on without this peer, which stood still or was cut off: it comes back as newcomers come."""
+        if self._has_learnt or not self._parts.may_learn:
+            return
+
+        def ask_in() -> bool:
+            self.ask_in(roster.edges)
+            return True
+
+        self._parts.record(Noted("learns what it missed", "the island decided without it"))
+        self.learn(roster.replicas, ask_in, is_hasty=False)
+        ask_in()  # it may have asked for the next roster before it knew that it is behind
+
     def resync(self, effect: Resync) -> None:
-        if self.roster is None or self._parts.me not in self.roster:
-            return  # state is worth fetching once a roster has a place for it
+        if self.roster is None:
+            return
+        if self._parts.me not in self.roster:
+            # State is worth fetching as members do once a roster has a place for it.
+            self._learn_again(self.roster)
+            return
         if self.learning.brings(effect.step):
             return
         self.learning.stop()

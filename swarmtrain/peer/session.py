@@ -323,9 +323,8 @@ class Session:
             self._locking = None
             return
         await self._lock(assignment.stages)
-        # What an outer round came to is not among what siblings teach: with rounds, state is fetched inside a step.
-        if self.runtime is not None and self.runtime.island.rounds is None:
-            self.runtime.island.recovering.learning.start(self._siblings, self._ask_in)
+        if self.runtime is not None and self.runtime.island.parts.may_learn:
+            self.runtime.island.recovering.learn(self._siblings, self._ask_in)
         await self._ask_until_in()
 
     async def _ask_until_in(self) -> None:

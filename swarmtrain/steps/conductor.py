@@ -419,7 +419,9 @@ class StepConductor:
 
     def _enlist(self, message: Join) -> list[Effect]:
         """In from the next step on; a peer that learns asks again once it has that step's parameters."""
-        if not message.learns:
+        if message.learns:
+            self._membership.joining.pop(message.member.peer, None)
+        else:
             self._membership.joining[message.member.peer] = message.member
         return []
 

@@ -49,6 +49,14 @@ def test_who_learns_stops_no_seal_and_enters_no_roster_unasked(base: bytes) -> N
     assert opening is not None and NEW.peer not in opening.roster
 
 
+def test_who_finds_that_it_has_to_learn_first_takes_its_wish_back() -> None:
+    """A woken peer asks for the next roster before it knows that it is behind."""
+    conductor = started()
+    conductor.handle(NEW.peer, Join(NEW, 0, b"other parameters"))
+    conductor.handle(NEW.peer, Join(NEW, 0, b"other parameters", learns=True))
+    assert NEW.peer not in conductor._membership.joining
+
+
 def test_who_learns_but_is_behind_is_not_let_in_while_the_step_runs() -> None:
     conductor = started()
     assert conductor.handle(NEW.peer, Join(NEW, 0, b"other parameters", learns=True)) == []
