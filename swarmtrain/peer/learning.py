@@ -14,6 +14,7 @@ import torch
 
 from swarmtrain.compute.lane import Kind, Task
 from swarmtrain.compute.replica import ReducedSum
+from swarmtrain.core.closing import RoundWorkKind
 from swarmtrain.core.errors import LinkError, StateError, WireError
 from swarmtrain.core.events import Learned, Noted
 from swarmtrain.core.messages import Commit
@@ -242,12 +243,20 @@ class Learning:
                 # Asked while it is behind: a step that it is at, and that is sealed, must not be sealed again for it.
                 self.asks_to_wait = False
                 self._ask_in()
+            self._check_follows(commit)
             sums = await self._sums(course, commit, 0.0 if is_last else rest)
             self.asks_to_wait = True
             course.sum_bytes += sum(entry.total.nbytes for entry in sums.values())
             self._parts.reducer.learned(commit, sums)
             facts = tuple(entry.facts for entry in sums.values())
             self._perform(member.learned(commit, facts))
+
+    def _check_follows(self, commit: Commit) -> None:
+        """What a round came to is no sum: whoever learns begins anew with the state behind it."""
+        stages = self._parts.member.stages
+        for work in commit.closing.rounds:
+            if work.stage in stages and work.kind != RoundWorkKind.SEND:
+                raise WireError("an outer round was merged meanwhile", f"step {commit.step}")
 
     async def _next_commit(self, course: Course) -> tuple[Commit | None, bool]:
         """The decision of this peer's step once there is one, and whether the swarm is at the step behind it."""

@@ -121,7 +121,7 @@ class Moving:
         if roster is None or me not in roster:
             return "it is in no roster"
         if not old.island.parts.may_learn:
-            return "what outer rounds came to cannot be learnt beside them"
+            return "who visited what is planned, which outer rounds weigh and siblings do not teach"
         alone = roster.without(me).missing_stages(self._config.model.stages)
         if alone:
             return f"nobody else hosts stage {alone[0]}, so no step goes without it"

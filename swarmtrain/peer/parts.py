@@ -66,8 +66,9 @@ class Parts:
 
     @property
     def may_learn(self) -> bool:
-        """Whether siblings can teach all that a stage's state comes to: not what outer rounds came to."""
-        return self.outer is None
+        """Whether siblings can teach all that a stage's state comes to. With rounds that is also the tokens it saw, and
+        decisions do not tell who visited what where a planner says so."""
+        return self.outer is None or self.config.paths.visits != "planned"
 
     @property
     def own(self) -> Member:

@@ -14,6 +14,7 @@ from swarmtrain.core.errors import StateError
 from swarmtrain.core.events import Noted, RoundChosen, RoundMerged, RoundSent
 from swarmtrain.core.messages import Commit, RoundNews
 from swarmtrain.core.rounds import Choice, RoundMessage
+from swarmtrain.core.sequences import sequence_of, stage_sequences
 from swarmtrain.core.tasks import Tasks
 from swarmtrain.core.types import EDGE_STAGE, PeerId, Roster
 from swarmtrain.outer.director import Place
@@ -348,14 +349,16 @@ class OuterRounds:
         return False
 
     def tokens(self, commit: Commit) -> dict[int, int]:
-        """Committed tokens of a decided step, by stage hosted here."""
-        opening = self._parts.member.ledger.open
-        assert opening is not None, "what is applied was open here"
-        void, each = set(unpack_keys(commit.void)), self._parts.config.train.tokens_per_microbatch
+        """Committed tokens of a decided step, by stage hosted here. Who learns it never saw it open."""
+        config, opening = self._parts.config, self._parts.member.ledger.open
+        void, each = set(unpack_keys(commit.void)), config.train.tokens_per_microbatch
         counted = dict.fromkeys(self.states.stages, 0)
-        for key in range(opening.microbatches):
+        sequences = (
+            opening.sequences if opening is not None else stage_sequences(config, commit.step)
+        )
+        for key in range(config.train.microbatches):
             if key not in void:
-                for stage in (EDGE_STAGE, *opening.sequence(key)):
+                for stage in (EDGE_STAGE, *sequence_of(sequences, key)):
                     if stage in counted:
                         counted[stage] += each
         return counted

@@ -418,6 +418,7 @@ class Session:
         """The stages that this peer moved to are those it serves from now on."""
         old, self.runtime = self.runtime, runtime
         self.service.runtime, stages = runtime, runtime.member.stages
+        self._meet_islands()
         self.placing.assignment = Assignment(stages, "Moved here: the conductor asked for it.")
         self._record(Placed(self.options.me, stages, self.placing.assignment.reason))
         if old is not None:

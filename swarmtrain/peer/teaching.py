@@ -121,7 +121,7 @@ class Teaching:
         others = [
             kept.state_bytes for stage, kept in self.lessons.items() if stage != replica.stage
         ]
-        most_bytes = LESSON_STATES * (_state_bytes(replica) + sum(others))
+        most_bytes = LESSON_STATES * (self._state_bytes(replica) + sum(others))
         return most_bytes <= self._parts.spare_bytes()
 
     def _lesson(self, learner: PeerId, replica: Replica) -> Lesson:
@@ -133,7 +133,7 @@ class Teaching:
             learner=learner,
             at=StageAt(replica.stage, member.step, member.base),
             copying=parts.lane.submit(task, lambda: copy_of(live)),
-            state_bytes=_state_bytes(replica),
+            state_bytes=self._state_bytes(replica),
             sum_bytes=replica.total.nbytes,
             heard_seconds=now_seconds(),
             next_step=member.step,
@@ -185,7 +185,7 @@ class Teaching:
             total, task = sums[stage].total, Task(Kind.STATE, stage, name="teach")
             copying = self._parts.lane.submit(task, lambda total=total: total.clone())  # type: ignore[misc]
             lesson.sums[commit.step] = commit, copying
-            lesson.next_step, lesson.next_base = commit.step + 1, next_base(commit)
+            lesson.next_step, lesson.next_base = commit.next_step, next_base(commit)
             if lesson.bytes > LESSON_STATES * lesson.state_bytes:
                 # The newcomer is too slow for these steps: it begins anew, and takes more of the line.
                 del self.lessons[stage]
@@ -201,7 +201,8 @@ class Teaching:
                 if now_seconds() >= lesson.heard_seconds + silence_seconds:
                     del self.lessons[stage]
 
-
-def _state_bytes(replica: Replica) -> int:
-    """Parameters and both moments."""
-    return 3 * FLOAT_BYTES * replica.elements
+    def _state_bytes(self, replica: Replica) -> int:
+        """Parameters and both moments, and what outer rounds keep."""
+        outer = self._parts.outer
+        rounds_bytes = outer.packed(replica.stage).nbytes if outer is not None else 0
+        return 3 * FLOAT_BYTES * replica.elements + rounds_bytes

@@ -55,7 +55,7 @@ VICTIMS = {"move.teaching": ("two-a", "two-b", "two-c")}
 """Donors of the new stage; at every other point the mover itself."""
 
 
-@pytest.mark.parametrize("kind", ["kill", "freeze"])
+@pytest.mark.parametrize("kind", ["kill", pytest.param("freeze", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("point", sorted(MOVE_POINTS))
 def test_whoever_stops_at_a_point_of_a_move_costs_no_bit(point: str, kind: str) -> None:
     victims = VICTIMS.get(point, ("one-c",))[:2]

@@ -15,6 +15,7 @@ from swarmtrain.core.events import (
     Learned,
     Noted,
     Recovered,
+    RoundMerged,
     StateApplied,
     StepCommitted,
 )
@@ -246,6 +247,37 @@ def test_a_sum_that_is_not_the_decided_one_is_not_applied(monkeypatch: pytest.Mo
     assert forged == [1]
     assert any(event.what == "learning failed" for event in of(run, Noted))  # type: ignore[attr-defined]
     assert learners(run), "it began anew"
+
+
+ROUNDS = ("model.stages=2", "train.microbatches=24", "train.accumulation=exact")
+
+
+@pytest.mark.parametrize(
+    "inner_steps",
+    [
+        pytest.param(6, marks=pytest.mark.slow, id="a round begins meanwhile"),
+        pytest.param(4, id="one is merged"),
+    ],
+)
+def test_who_joins_a_run_with_outer_rounds_learns_what_they_keep_as_well(inner_steps: int) -> None:
+    """Outer parameters, momentum, residuals and round: it sends and merges what its siblings send and merge."""
+    stages: list[Stage] = []
+
+    async def script(stage: Stage) -> None:
+        stages.append(stage)
+        await joining(newcomer(0, 1))(stage)
+
+    config = large_config(*ROUNDS, f"outer.inner_steps={inner_steps}", steps=11)
+    run = run_with(config, large_scenario(stages=2), script)
+    expect_learnt(run, stages[0], "new-0")
+    assert longest_share(run) <= 1.2, step_seconds(run)
+    peer = stages[0].names["new-0"]
+    merged = [(who, event) for _, who, event in run.events if isinstance(event, RoundMerged)]
+    mine = {(e.stage, e.round): e.outer for who, e in merged if who == peer}
+    theirs = {(e.stage, e.round): e.outer for who, e in merged if who != peer}
+    assert mine and mine == {key: theirs[key] for key in mine}
+    begun_anew = [e for e in of(run, Noted) if e.what == "learning failed"]  # type: ignore[attr-defined]
+    assert bool(begun_anew) is (inner_steps == 4)
 
 
 # ---- what is left when it cannot learn ------------------------------------------------------------------------------
