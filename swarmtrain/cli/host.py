@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from swarmtrain.core.events import Event, Record
     from swarmtrain.core.faultpoints import PointFault
     from swarmtrain.monitor.serving import HttpServer
+    from swarmtrain.monitor.sinks import Sink
     from swarmtrain.peer.figures import PeerFigures
     from swarmtrain.peer.joining import JoinedPeer, JoinOptions
     from swarmtrain.peer.state_folder import StateFolder
@@ -286,6 +287,7 @@ class CoordinatorOptions:
     dashboard: str
     resume: bool
     directory_port: int
+    sinks: "tuple[tuple[str, Sink], ...]"
 
 
 def run_coordinator(config: "RunConfig", folder: Path, options: CoordinatorOptions) -> None:
@@ -306,6 +308,8 @@ async def _coordinate(config: "RunConfig", folder: Path, options: CoordinatorOpt
         try:
             if options.resume:
                 coordinator.resume()
+            for name, sink in options.sinks:
+                coordinator.add_sink(name, sink)
             await coordinator.start(options.listen, options.announce)
             host = options.listen.rpartition(":")[0].replace("localhost", "127.0.0.1")
             announce_host = options.announce.rpartition(":")[0]

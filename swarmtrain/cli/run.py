@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from swarmtrain.cli import terms
-from swarmtrain.cli.settings import Device, Out, Overrides, Resume, RunFile, Steps
+from swarmtrain.cli.settings import Device, Out, Overrides, Resume, RunFile, Sinks, Steps
 
 if TYPE_CHECKING:
     from swarmtrain.peer.joining import Staged
@@ -92,6 +92,7 @@ def up(
     dashboard: DashboardAddress = "auto",
     no_dashboard: NoDashboard = False,
     device: Device = "auto",
+    sink: Sinks = None,
 ) -> None:
     """Train on this machine: a coordinator and N peer processes, ending with a summary and a sample.
 
@@ -99,14 +100,17 @@ def up(
 
     Ctrl+C stops after what is committed and keeps a checkpoint; Ctrl+C twice leaves at once.
     """
-    from swarmtrain.cli.settings import read_config, run_folder
+    from swarmtrain.cli.settings import open_sinks, read_config, run_folder
     from swarmtrain.cli.up import UpOptions, parse_kill, run_up
 
     config = read_config(files, overrides, steps, [f"swarm.min_peers={peers}"])
     stages, victim = tuple(stage or ()), parse_kill(kill, peers * islands)
     folder, goes_on = run_folder(out, config, resume)
     page = "" if no_dashboard else dashboard
-    options = UpOptions(peers, islands, stages, victim, prompt, verify, goes_on, page, device)
+    sinks = open_sinks(sink, config, folder)
+    options = UpOptions(
+        peers, islands, stages, victim, prompt, verify, goes_on, page, device, sinks
+    )
     run_up(config, folder, options)
 
 
@@ -128,20 +132,20 @@ def coordinator(
         int,
         typer.Option(min=0, max=65535, help="Port of the directory of peers; 0 is any free one"),
     ] = 0,
+    sink: Sinks = None,
 ) -> None:
     """Start a run that others join: bootstrap, dashboard, journal, final checkpoint.
 
     Example: swarmtrain coordinator RUN.toml --listen 127.0.0.1:8765
     """
     from swarmtrain.cli.host import CoordinatorOptions, run_coordinator
-    from swarmtrain.cli.settings import read_config, run_folder
+    from swarmtrain.cli.settings import open_sinks, read_config, run_folder
 
     config = read_config(files, overrides, steps)
     folder, goes_on = run_folder(out, config, resume)
-    page = "" if no_dashboard else dashboard
-    run_coordinator(
-        config, folder, CoordinatorOptions(listen, announce, page, goes_on, directory_port)
-    )
+    page, sinks = "" if no_dashboard else dashboard, open_sinks(sink, config, folder)
+    options = CoordinatorOptions(listen, announce, page, goes_on, directory_port, sinks)
+    run_coordinator(config, folder, options)
 
 
 def peer(

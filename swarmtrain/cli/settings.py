@@ -10,6 +10,7 @@ from swarmtrain.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from swarmtrain.core.config import RunConfig
+    from swarmtrain.monitor.sinks import Sink
 
 RunFile = Annotated[
     list[Path] | None,
@@ -37,6 +38,14 @@ ResumeChoice = Literal["auto", "never"]
 Resume = Annotated[
     ResumeChoice,
     typer.Option("--resume", help="auto: go on from the newest whole checkpoint in --out, if any"),
+]
+
+Sinks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--sink",
+        help="Show the curves there too: tensorboard:FOLDER, wandb:PROJECT or trackio:PROJECT; repeatable",
+    ),
 ]
 
 
@@ -76,6 +85,29 @@ def new_run_folder(out: Path | None, config: "RunConfig") -> Path:
             "choose another --out, go on with it by --resume auto, or remove that folder",
         )
     return _write_config(folder, config)
+
+
+def open_sinks(
+    texts: Sequence[str] | None, config: "RunConfig", folder: Path
+) -> "tuple[tuple[str, Sink], ...]":
+    """The sinks that `--sink` names, with their names, for the run in `folder`. Raises ConfigError.
+
+    Nothing leaves this machine unless the environment says WANDB_MODE=online.
+    """
+    import json
+    import os
+    import time
+
+    from swarmtrain.monitor.sinks import SinkRun, open_sink, parse_sink
+
+    if not texts:
+        return ()
+    for text in texts:
+        parse_sink(text)
+    is_offline = os.environ.get("WANDB_MODE", "offline") != "online"
+    values = json.loads(config.to_json())
+    run = SinkRun(config.run.name, config.hash, values, folder, is_offline, time.time)
+    return tuple((text, open_sink(text, run)) for text in texts)
 
 
 def _write_config(folder: Path, config: "RunConfig") -> Path:

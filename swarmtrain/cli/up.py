@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from swarmtrain.coordinator.state import RunState
     from swarmtrain.core.config import RunConfig
     from swarmtrain.experiments.local import Kill
+    from swarmtrain.monitor.sinks import Sink
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class UpOptions:
     resume: bool
     dashboard: str
     device: str
+    sinks: "tuple[tuple[str, Sink], ...]"
 
 
 def parse_kill(text: str | None, peers: int) -> "Kill | None":
@@ -126,7 +128,7 @@ async def _train(config: "RunConfig", folder: Path, options: UpOptions) -> tuple
         swarm.resume, swarm.islands = options.resume, options.islands
         swarm.dashboard = options.dashboard
         swarm.shown_at = lambda url: progress.note(f"dashboard  {url}")
-        swarm.device = options.device
+        swarm.device, swarm.sinks = options.device, options.sinks
 
         def drain() -> None:
             nonlocal interrupted

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swarmtrain.coordinator.checkpoints import Checkpoints, newest_kept
+from swarmtrain.coordinator.feed import Feed
 from swarmtrain.coordinator.folder import RunFolder
 from swarmtrain.coordinator.picture import Look, Run, whole
 from swarmtrain.coordinator.state import BAD_ENTRY, RunState, apply, reopened
@@ -32,6 +33,7 @@ from swarmtrain.core.tasks import Tasks
 from swarmtrain.core.types import PeerId
 from swarmtrain.core.version import VERSION
 from swarmtrain.monitor.journal import journal_line, read_journal
+from swarmtrain.monitor.sinks import Sink
 from swarmtrain.swarm import checkups
 from swarmtrain.swarm.directory import Directory
 from swarmtrain.swarm.identity import Identity
@@ -90,6 +92,7 @@ class Coordinator:
         self._known_kinds = kinds()
         self.event_counts: Counter[str] = Counter()
         self._dashboard: Dashboard | None = None
+        self._feeds: list[Feed] = []
         self.checkpoints = Checkpoints(config, folder.path / "checkpoint")
 
     def resume(self) -> None:
@@ -149,9 +152,16 @@ class Coordinator:
         self._dashboard = dashboard
         return url
 
+    def add_sink(self, name: str, sink: Sink) -> None:
+        """Tell `sink` of every step from here on, and of what leaves a mark on the curves."""
+        marks = self.state.history.marks
+        self._feeds.append(Feed(name, sink, self.record, marks[-1].number if marks else 0))
+
     async def close(self) -> None:
         if self._dashboard is not None:
             await self._dashboard.close()
+        for feed in self._feeds:
+            await feed.close()
         await self._tasks.cancel_all()
         await self._transport.close()
         if self._directory.done():
@@ -394,7 +404,11 @@ class Coordinator:
             self.folder.metrics.write(
                 event["step"], float(event["loss"]), event["tokens"], event["seconds"]
             )
+            for feed in self._feeds:
+                feed.committed(event, self.state)
             self._checkpoint_if_due()
+        for feed in self._feeds:
+            feed.marks(self.state)
         self._changed(self.state, entry)
         if self._dashboard is not None:
             self._dashboard.changed()

@@ -1,7 +1,7 @@
 """World two: a coordinator and N peer processes on this machine, over loopback. `swarmtrain up` runs this."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from swarmtrain.core.events import Noted
 from swarmtrain.core.sizes import MEMORY_SHARE
 from swarmtrain.data.stream import load_corpus
 from swarmtrain.experiments.children import Child, start_child, stop_all, wait_all
+from swarmtrain.monitor.sinks import Sink
 from swarmtrain.swarm.dht import DhtDirectory, DhtOptions
 from swarmtrain.swarm.identity import Identity
 from swarmtrain.transport.grpc_transport import GrpcTransport
@@ -45,6 +46,7 @@ class LocalSwarm:
 
     `more` gives further arguments for peer number `index`, from 0. `resume` goes on from the newest checkpoint in
     the folder. `dashboard` is the address of its page (host:port, auto, or empty for none), which `shown_at` is told.
+    `sinks` are told of its figures, by their names.
     `drain()` ends the run early; `run()` always leaves nothing behind.
     """
 
@@ -60,6 +62,7 @@ class LocalSwarm:
     dashboard: str = ""
     shown_at: Callable[[str], None] = lambda url: None
     device: str = "auto"
+    sinks: Sequence[tuple[str, Sink]] = ()
     coordinator: Coordinator = field(init=False)
     children: list[Child] = field(default_factory=list)
     _share_bytes: int = 0
@@ -78,6 +81,8 @@ class LocalSwarm:
         try:
             if self.resume:
                 self.coordinator.resume()
+            for name, sink in self.sinks:
+                self.coordinator.add_sink(name, sink)
             await self.coordinator.start("127.0.0.1:0", "")
             where = f"{self.coordinator.address}, for swarmtrain status, export and peer --join"
             self.coordinator.record(Noted("coordinator", where))

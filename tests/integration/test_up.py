@@ -64,11 +64,25 @@ def trained(yardstick: ReferenceRun, tmp_path_factory: pytest.TempPathFactory):
     place = Workplace(tmp_path_factory.mktemp("trained"))
     try:
         run_file, out = place.write("run.toml", SMALL_RUN), place.folder / "out"
-        command = place.start("up", run_file, "--peers", 2, "--out", out)
+        board = f"tensorboard:{place.folder / 'board'}"
+        command = place.start("up", run_file, "--peers", 2, "--out", out, "--sink", board)
         assert command.wait(200) == 0, command.output
         yield place, command
     finally:
         place.close()
+
+
+def test_a_sink_has_the_figures_of_every_step(trained):
+    from tensorboard.backend.event_processing import plugin_event_accumulator
+    from tensorboard.util.tensor_util import make_ndarray
+
+    place, _ = trained
+    board = plugin_event_accumulator.EventAccumulator(str(place.folder / "board"))
+    board.Reload()
+    shown = board.Tensors("loss_nats_per_token")
+    losses = [line["loss"] for line in lines_of(place.folder / "out" / "metrics.jsonl")]
+    assert [event.step for event in shown] == [*range(STEPS)]
+    assert [float(make_ndarray(event.tensor_proto)) for event in shown] == pytest.approx(losses)
 
 
 def test_the_merged_configuration_is_kept(trained, yardstick: ReferenceRun):
