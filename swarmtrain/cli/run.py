@@ -93,6 +93,13 @@ def up(
     no_dashboard: NoDashboard = False,
     device: Device = "auto",
     sink: Sinks = None,
+    machine: Annotated[
+        list[str] | None,
+        typer.Option(help="Make peers like these of peers/machines, in turn (t4); repeatable"),
+    ] = None,
+    network: Annotated[
+        str | None, typer.Option(help="Make lines like those of peers/networks (home, lan)")
+    ] = None,
 ) -> None:
     """Train on this machine: a coordinator and N peer processes, ending with a summary and a sample.
 
@@ -102,14 +109,16 @@ def up(
     """
     from swarmtrain.cli.settings import open_sinks, read_config, run_folder
     from swarmtrain.cli.up import UpOptions, parse_kill, run_up
+    from swarmtrain.experiments.emulated import emulated
 
     config = read_config(files, overrides, steps, [f"swarm.min_peers={peers}"])
+    machines = emulated(machine or (), network, peers * islands, Path.cwd())
     stages, victim = tuple(stage or ()), parse_kill(kill, peers * islands)
     folder, goes_on = run_folder(out, config, resume)
     page = "" if no_dashboard else dashboard
     sinks = open_sinks(sink, config, folder)
     options = UpOptions(
-        peers, islands, stages, victim, prompt, verify, goes_on, page, device, sinks
+        peers, islands, stages, victim, prompt, verify, goes_on, page, device, sinks, machines
     )
     run_up(config, folder, options)
 

@@ -59,6 +59,10 @@ class Story:
                 "started",
                 "resumed",
                 "checkpoint failed",
+                "machine",
+                "a sink is too slow",
+                "a sink broke",
+                "a sink did not close",
             ):
                 note(f"{event['what']}: {event['detail']}")
             case "noted" if event["what"] == "killed on purpose":

@@ -14,6 +14,7 @@ from swarmtrain.core.errors import ConfigError
 if TYPE_CHECKING:
     from swarmtrain.coordinator.state import RunState
     from swarmtrain.core.config import RunConfig
+    from swarmtrain.experiments.emulated import Emulated
     from swarmtrain.experiments.local import Kill
     from swarmtrain.monitor.sinks import Sink
 
@@ -32,6 +33,7 @@ class UpOptions:
     dashboard: str
     device: str
     sinks: "tuple[tuple[str, Sink], ...]"
+    machines: "tuple[Emulated, ...]"
 
 
 def parse_kill(text: str | None, peers: int) -> "Kill | None":
@@ -129,6 +131,7 @@ async def _train(config: "RunConfig", folder: Path, options: UpOptions) -> tuple
         swarm.dashboard = options.dashboard
         swarm.shown_at = lambda url: progress.note(f"dashboard  {url}")
         swarm.device, swarm.sinks = options.device, options.sinks
+        swarm.machines = options.machines
 
         def drain() -> None:
             nonlocal interrupted

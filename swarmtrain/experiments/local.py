@@ -17,6 +17,7 @@ from swarmtrain.core.events import Noted
 from swarmtrain.core.sizes import MEMORY_SHARE
 from swarmtrain.data.stream import load_corpus
 from swarmtrain.experiments.children import Child, start_child, stop_all, wait_all
+from swarmtrain.experiments.emulated import Emulated
 from swarmtrain.monitor.sinks import Sink
 from swarmtrain.swarm.dht import DhtDirectory, DhtOptions
 from swarmtrain.swarm.identity import Identity
@@ -46,7 +47,7 @@ class LocalSwarm:
 
     `more` gives further arguments for peer number `index`, from 0. `resume` goes on from the newest checkpoint in
     the folder. `dashboard` is the address of its page (host:port, auto, or empty for none), which `shown_at` is told.
-    `sinks` are told of its figures, by their names.
+    `sinks` are told of its figures, by their names; `machines`, if any, say what each peer is made like.
     `drain()` ends the run early; `run()` always leaves nothing behind.
     """
 
@@ -63,6 +64,7 @@ class LocalSwarm:
     shown_at: Callable[[str], None] = lambda url: None
     device: str = "auto"
     sinks: Sequence[tuple[str, Sink]] = ()
+    machines: Sequence[Emulated] = ()
     coordinator: Coordinator = field(init=False)
     children: list[Child] = field(default_factory=list)
     _share_bytes: int = 0
@@ -108,6 +110,8 @@ class LocalSwarm:
     async def _start_peers(self) -> None:
         count = self.peers * self.islands
         self._share_bytes = int(MEMORY_SHARE * psutil.virtual_memory().available / count)
+        for index, machine in enumerate(self.machines):
+            self.coordinator.record(Noted("machine", f"peer-{index + 1} is like {machine.says}"))
         for index in range(count):
             await self.start_peer(index)
 
@@ -121,7 +125,12 @@ class LocalSwarm:
         arguments += ["--device", self.device]
         # Not a volunteer's: at full priority, and its counts stay with the run.
         arguments += ["--nice", "0", "--state", str(self.folder / "state" / name)]
-        arguments += ["--max-memory", f"{self._share_bytes}B"]
+        memory_bytes = self._share_bytes
+        if self.machines:
+            machine = self.machines[index]
+            arguments += machine.arguments
+            memory_bytes = min(memory_bytes, machine.memory_bytes or memory_bytes)
+        arguments += ["--max-memory", f"{memory_bytes}B"]
         island, place = divmod(index, self.peers)
         if island:
             arguments += ["--island", str(island)]

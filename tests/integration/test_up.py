@@ -7,7 +7,7 @@ import pytest
 
 from swarmtrain.core.config import load_config
 from tests.integration.conftest import ReferenceRun
-from tests.integration.processes import SMALL_RUN, Workplace, events_in, lines_of, read_json
+from tests.integration.processes import ROOT, SMALL_RUN, Workplace, events_in, lines_of, read_json
 
 SUMMARY_KEYS = {
     "steps", "tokens", "seconds", "loss_first", "loss_last", "eval_loss", "tokens_per_second",
@@ -146,3 +146,24 @@ def test_a_missing_or_short_corpus_ends_up_with_a_clear_error(
     assert done.process.returncode == 1, done.output
     assert what in done.output and "do:" in done.output and "Traceback" not in done.output
     workplace.expect_nothing_left(5)
+
+
+@pytest.mark.slow
+def test_peers_are_made_like_the_machines_and_lines_that_are_named(workplace: Workplace):
+    for kind, name in (("machines", "laptop"), ("networks", "home")):
+        profile = (ROOT / "peers" / kind / f"{name}.toml").read_text()
+        (workplace.folder / "peers" / kind).mkdir(parents=True)
+        workplace.write(f"peers/{kind}/{name}.toml", profile)
+    run_file, out = workplace.write("run.toml", SMALL_RUN), workplace.folder / "out"
+    command = workplace.start(
+        "up", run_file, "--peers", 2, "--steps", 6, "--out", out, "--stage", "0", "--stage", "1:2",
+        "--machine", "laptop", "--network", "home",
+    )  # fmt: skip
+    assert command.wait(200) == 0, command.output
+    machines = [event for event in events_in(out, "noted") if event["what"] == "machine"]
+    assert len(machines) == 2 and all("upload 20Mbit/s" in event["detail"] for event in machines)
+    joined = events_in(out, "peer_joined")
+    assert {event["region"] for event in joined} == {"home"}
+    # Every step crosses the line some ten times; on this machine's own lines it takes about 40 ms.
+    seconds = [line["seconds"] for line in lines_of(out / "metrics.jsonl")]
+    assert len(seconds) == 6 and min(seconds) > 8 * 0.015, seconds
