@@ -104,6 +104,8 @@ class LocalSwarm:
                 self.coordinator.record(Noted("peers did not leave by themselves", names))
             return self.coordinator.state
         finally:
+            # Whoever still waits to hand over its state need not.
+            self.coordinator.finish("the run is over")
             await stop_all(self.children)
             await self.coordinator.close()
 

@@ -68,6 +68,8 @@ class Session:
         self.runtime: Runtime | None = None
         self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self.released = asyncio.Event()
+        self.holds_final_state = False
+        """The run ended while this peer was in it: the final checkpoint may need what it hosts."""
         self.island = options.island
         self.placing = self._new_placing()
         self._balancing = Balancing(config, options.me, self.vocab_size)
@@ -412,7 +414,7 @@ class Session:
             island=self.island or 0,
             place=self.options.place,
         )
-        return await build_runtime(setting, stages, self._end, self._failed)
+        return await build_runtime(setting, stages, self._run_ended, self._failed)
 
     def _take_over(self, runtime: Runtime) -> None:
         """The stages that this peer moved to are those it serves from now on."""
@@ -489,6 +491,11 @@ class Session:
         """The coordinator has what it needs of this peer."""
         self.leave(reason)
         self.released.set()
+
+    def _run_ended(self, finished: bool, reason: str) -> None:
+        """The step protocol ended at this peer; who left between two steps has others that host what it did."""
+        self.holds_final_state = reason != LEFT and not self.outcome.done()
+        self._end(finished, reason)
 
     def _end(self, finished: bool, reason: str) -> None:
         if self.outcome.done():

@@ -101,11 +101,12 @@ class Volunteer:
         return self._is_finishing or self._is_released
 
     def finish(self, reason: str) -> None:
-        """Leave between two steps and end, as when the volunteer asks for it from another terminal."""
+        """Leave between two steps and end, as when the volunteer asks for it from another terminal.
+
+        Where the run ends first, its final checkpoint may need what this peer hosts: it waits for that, bounded.
+        """
         self._is_finishing, self._reason = True, reason
         self._changed.set()
-        if self._session is not None:
-            self._session.released.set()
 
     def leave(self, reason: str) -> None:
         """Leave at once and end."""
@@ -171,8 +172,7 @@ class Volunteer:
             verdict = await self._until_unwilling(running)
             if verdict.action == "serve":
                 outcome = await running
-                has_reporter = joined.reporter is not None
-                await self._linger(session, LINGER_SECONDS if has_reporter else LONE_LINGER_SECONDS)
+                await self._linger(joined)
                 self._is_released = session.released.is_set()
                 return verdict, outcome
             if verdict.action == "pause":
@@ -195,9 +195,13 @@ class Volunteer:
                 return Verdict("serve") if running.done() else verdict
             await self._tick(running)
 
-    async def _linger(self, session: Session, seconds: float) -> None:
+    async def _linger(self, joined: JoinedPeer) -> None:
         """Until the coordinator has what it needs; what that moves counts as well."""
-        lingering = asyncio.ensure_future(session.linger(seconds))
+        reporter = joined.reporter
+        # A coordinator that is out of reach may be started again; who wants to go does not wait for that.
+        is_asked = reporter is not None and (reporter.link is not None or not self._is_finishing)
+        seconds = LINGER_SECONDS if is_asked else LONE_LINGER_SECONDS
+        lingering = asyncio.ensure_future(joined.session.linger(seconds))
         try:
             while not lingering.done():
                 self._judge("handing over the model")
@@ -211,7 +215,6 @@ class Volunteer:
     ) -> None:
         """Out of the run: between two steps, unless the day is spent, or nobody may take over in time."""
         session, reason = joined.session, self._reason or verdict.reason
-        session.released.set()
         patience_seconds = max(LEAST_PATIENCE_SECONDS, PATIENCE_STEPS * self._steps.longest_seconds)
         deadline_seconds = self._loop.time() + patience_seconds
         session.drain(reason)
@@ -222,6 +225,8 @@ class Volunteer:
             if is_late or self._judge("leaving").is_urgent:
                 session.leave(reason)
             await self._tick(running)
+        if session.holds_final_state:
+            await self._linger(joined)
 
     # ---- small things -------------------------------------------------------------------------------------------
 

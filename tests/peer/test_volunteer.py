@@ -16,8 +16,16 @@ from swarmtrain.experiments.virtual import Scenario, Stage, VirtualPeer, Virtual
 from swarmtrain.peer.joining import JoinedPeer
 from swarmtrain.peer.session import Outcome, Session
 from swarmtrain.peer.state_folder import StateFolder, ask_for, read_status
-from swarmtrain.peer.volunteer import LEAST_PATIENCE_SECONDS, Steps, Told, Volunteer
+from swarmtrain.peer.volunteer import (
+    LEAST_PATIENCE_SECONDS,
+    LONE_LINGER_SECONDS,
+    Steps,
+    Told,
+    Volunteer,
+)
 from swarmtrain.plan.terms import DAY_SECONDS, Hours, LocalTime, Machine, Request, Terms
+from swarmtrain.recovery.dealing import pace_of
+from swarmtrain.recovery.transfer import fetch_stage
 from swarmtrain.transport.caps import Caps, UploadCap
 from tests.experiments.runs import corpus, known_reference, small_config
 from tests.transport.test_caps import TOLERANCE, WINDOW_SECONDS
@@ -306,6 +314,40 @@ def test_who_holds_a_stage_alone_is_let_go_in_bounded_time(tmp_path: Path, is_sp
     run, _ = run_with(tmp_path, script, terms, place, scenario=slow)
     noted = [event.what for event in of_kind(run, Noted)]
     assert ("left within a step" in noted) != is_spent
+
+
+@pytest.mark.parametrize("when", ["in the run", "after its end"])
+def test_who_was_asked_to_finish_still_hands_over_what_it_alone_holds(
+    tmp_path: Path, when: str
+) -> None:
+    """The run ends before anybody could take over: without this stage there is no final checkpoint."""
+
+    async def script(guest: Guest) -> None:
+        await guest.until_in()
+        for name in ("one-a", "one-b"):
+            guest.stage.drain(name, "asked to")
+            await guest.stage.sessions[name].outcome
+        session = guest.sessions[-1]
+        if when == "in the run":
+            guest.volunteer.finish("interrupted")
+        assert (await session.outcome).finished
+        if when == "after its end":
+            guest.volunteer.finish("interrupted")
+        # As the coordinator would ask it, once all have reported the end.
+        await asyncio.sleep(0.5 * LONE_LINGER_SECONDS)
+        assert not guest.serving.done()
+        edge = guest.stage.sessions["edge-a"]
+        state = await fetch_stage(
+            [await edge.links.to(session.options.me)], 1, CONFIG.run.steps, pace_of(CONFIG.links)
+        )
+        assert state.step == CONFIG.run.steps
+        begin_seconds = asyncio.get_running_loop().time()
+        await guest.serving
+        assert asyncio.get_running_loop().time() - begin_seconds <= LONE_LINGER_SECONDS
+        assert guest.volunteer.has_left
+
+    run, _ = run_with(tmp_path, script)
+    expect_same_curve(run)
 
 
 def test_a_step_is_timed_and_weighed_from_one_step_to_the_next() -> None:
