@@ -16,7 +16,10 @@ import yaml
 from typer.main import get_command
 
 from swarmtrain.cli.app import app
+from swarmtrain.cli.terms import Said, parse_caps, parse_terms
+from swarmtrain.core.units import parse_bytes
 from swarmtrain.monitor.figures import health_route
+from swarmtrain.peer.volunteer import LINGER_SECONDS as PEER_LINGER_SECONDS
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -35,6 +38,18 @@ LINE = re.compile(rf"\bswarmtrain ({'|'.join(COMMANDS)})\b(.*)")
 
 def read(name: str) -> str:
     return (DEPLOY / name).read_text(encoding="utf-8")
+
+
+def environment() -> dict[str, str]:
+    """What the unit's EnvironmentFile says."""
+    lines = (line for line in read("systemd/peer.env").splitlines() if not line.startswith("#"))
+    return dict(line.split("=", 1) for line in lines if line)
+
+
+def unit() -> configparser.ConfigParser:
+    found = configparser.ConfigParser(strict=False, interpolation=None)
+    found.read_string(read("systemd/swarmtrain-peer.service"))
+    return found
 
 
 def documents(name: str) -> list[Any]:
@@ -61,7 +76,9 @@ def command_lines(name: str) -> list[list[str]]:
             elif isinstance(value, list) and value[1:] and value[0] in tuple(COMMANDS):
                 found.append([str(word) for word in value])
     else:
-        texts += [line for line in read(name).splitlines() if not line.startswith("#")]
+        lines = [line for line in read(name).splitlines() if not line.startswith("#")]
+        terms = environment()["SWARMTRAIN_TERMS"]
+        texts += [line.replace("$SWARMTRAIN_TERMS", terms) for line in lines]
     return found + [words for text in texts if (words := shell_words(text))]
 
 
@@ -188,14 +205,33 @@ def test_skypilot_opens_the_port_that_peers_listen_on() -> None:
     assert COMMANDS["peer"].params[0].envvar in task["envs"]
 
 
-def test_the_unit_reads_what_the_comment_writes() -> None:
-    unit = configparser.ConfigParser(strict=False, interpolation=None)
-    unit.read_string(read("systemd/swarmtrain-peer.service"))
-    assert (
-        unit["Service"]["EnvironmentFile"]
-        in read("systemd/swarmtrain-peer.service").split("[Unit]")[0]
-    )
-    assert unit["Service"]["SuccessExitStatus"] == "130"
+def test_the_unit_reads_the_file_that_its_comment_installs() -> None:
+    comment, service = read("systemd/swarmtrain-peer.service").split("[Unit]")[0], unit()["Service"]
+    assert f"deploy/systemd/peer.env {service['EnvironmentFile']}" in comment
+    assert service["SuccessExitStatus"] == "130"
+    # One word each, unlike ${...}: the terms are several options.
+    assert service["ExecStart"].split()[-1] == "$SWARMTRAIN_TERMS"
+    assert set(environment()) == {COMMANDS["peer"].params[0].envvar, "SWARMTRAIN_TERMS"}
+
+
+def test_the_unit_takes_no_more_than_the_terms_allow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWARMTRAIN_JOIN", environment()["SWARMTRAIN_JOIN"])
+    values = parsed(main_command("systemd/swarmtrain-peer.service", "peer"))
+    said = Said(
+        (values["upload_limit"], values["download_limit"]),
+        values["daily_transfer"], values["disk"],
+        (values["only_when_idle"], values["idle_after"]),
+        values["hours"], values["not_on_battery"], values["nice"], None,
+    )  # fmt: skip
+    terms, caps = parse_terms(said), parse_caps(said)
+    assert caps.upload is not None and caps.download is not None and terms.not_on_battery
+    day_bytes, disk_bytes = terms.daily_transfer_bytes, terms.disk_bytes
+    assert day_bytes is not None and disk_bytes is not None
+    # At its upload cap alone a day would be spent sooner: the daily cap is the one that binds.
+    assert day_bytes < 86_400 * caps.upload.bytes_per_second
+    memory_bytes = parse_bytes(values["max_memory"])
+    assert memory_bytes < int(unit()["Service"]["MemoryMax"].removesuffix("G")) << 30
+    assert int(unit()["Service"]["TimeoutStopSec"].removesuffix("s")) > PEER_LINGER_SECONDS
 
 
 def test_graceful_ends_are_longer_than_a_coordinator_waits() -> None:
