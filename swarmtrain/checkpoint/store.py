@@ -71,7 +71,7 @@ def save(
     state is not well formed.
     """
     run = config_from_json(config_json).hash
-    target = folder / f"step-{step:08d}"
+    target = step_folder(folder, step)
     partial = folder / f"{_PARTIAL}{target.name}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -111,6 +111,16 @@ def load(folder: Path) -> Checkpoint:
             logger.warning("checkpoint %s is passed over: %s", candidate, error)
             skipped.append(str(error))
     raise _none_whole(folder, skipped)
+
+
+def known_steps(folder: Path) -> list[int]:
+    """The steps of which there is something named like a checkpoint in `folder`, whole or not."""
+    return [int(match[1]) for path in _candidates(folder) if (match := _named(path)) is not None]
+
+
+def step_folder(folder: Path, step: int) -> Path:
+    """Where the checkpoint of `step` lies in `folder`."""
+    return folder / f"step-{step:08d}"
 
 
 def load_stage(folder: Path, stage: int) -> StageState:
@@ -178,6 +188,10 @@ def _none_whole(folder: Path, skipped: Sequence[str]) -> StateError:
     )
 
 
+def _named(path: Path) -> "re.Match[str] | None":
+    return _STEP_FOLDER.fullmatch(path.name)
+
+
 def _candidates(folder: Path) -> list[Path]:
     """All that is named like a checkpoint, newest first; a replaced one after its successor."""
     if not folder.is_dir():
@@ -185,7 +199,7 @@ def _candidates(folder: Path) -> list[Path]:
     ranked = [
         (int(match[1]), match[2] is None, path)
         for path in folder.iterdir()
-        if (match := _STEP_FOLDER.fullmatch(path.name))
+        if (match := _named(path)) is not None
     ]
     return [path for _, _, path in sorted(ranked, reverse=True)]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from swarmtrain.checkpoint.initial import InitialModel
 from swarmtrain.checkpoint.stage_file import StageState
-from swarmtrain.checkpoint.store import load, load_stage
+from swarmtrain.checkpoint.store import load, load_stage, step_folder
 from swarmtrain.coordinator.collect import collect
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.errors import StateError, WireError
@@ -49,13 +49,15 @@ class Checkpoints:
     def has_any(self) -> bool:
         return any(self.folder.glob("step-*"))
 
-    def resume(self) -> tuple[str, ...]:
+    def resume(self, step: int | None = None) -> tuple[str, ...]:
         """Start from the newest whole checkpoint in the folder; says which damaged ones were passed over.
+
+        With `step`, from that one and no other.
 
         Raises:
             StateError: there is none, or it is another run's.
         """
-        found = load(self.folder)
+        found = load(self.folder if step is None else step_folder(self.folder, step))
         if found.manifest.run != self._config.hash:
             raise StateError(
                 f"the checkpoint {found.folder} is of another run",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from swarmtrain.coordinator.checkpoints import Checkpoints, newest_kept
 from swarmtrain.coordinator.feed import Feed
 from swarmtrain.coordinator.folder import RunFolder
+from swarmtrain.coordinator.island_checkpoints import IslandCheckpoints
 from swarmtrain.coordinator.picture import Look, Run, whole
 from swarmtrain.coordinator.state import BAD_ENTRY, RunState, apply, reopened
 from swarmtrain.core.config import RunConfig
@@ -43,6 +44,7 @@ from swarmtrain.transport.requests import (
     Description,
     EventBatch,
     FinishRequest,
+    IslandStart,
     StateRequest,
 )
 
@@ -82,6 +84,7 @@ class Coordinator:
         self._links: dict[Link, None] = {}
         self._tasks = Tasks()
         self._start: CheckpointAt | None = None
+        self._starts: dict[int, CheckpointAt] = {}
         self._exporting = asyncio.Lock()
         self._checkups = checkups.Checkups(
             transport, self.hello, lambda: self._directory.result().now()
@@ -93,7 +96,12 @@ class Coordinator:
         self.event_counts: Counter[str] = Counter()
         self._dashboard: Dashboard | None = None
         self._feeds: list[Feed] = []
-        self.checkpoints = Checkpoints(config, folder.path / "checkpoint")
+        self._islands = IslandCheckpoints(config, folder.path / "checkpoint")
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """Those of the island that is shown."""
+        return self._islands.shown
 
     def resume(self) -> None:
         """Start the run from the newest whole checkpoint in its folder, if there is any yet. Raises StateError.
@@ -106,11 +114,10 @@ class Coordinator:
         if not self.checkpoints.has_any:
             self.record(Noted("resumed", "from the beginning: no checkpoint was saved yet"))
             return
-        for damage in self.checkpoints.resume():
-            self.record(Noted("a damaged checkpoint was passed over", damage))
-        newest = self.checkpoints.newest
-        assert newest is not None
-        self._start = newest
+        self._starts, notes = self._islands.resume()
+        for note in notes:
+            self.record(note)
+        newest = self._starts[0]
         past = self.folder.metrics.before(newest.step)
         self.state = replace(
             self.state,
@@ -126,7 +133,7 @@ class Coordinator:
 
         Raises LinkError; ModelError when the run continues a model that cannot be read.
         """
-        if self._start is None and self.config.model.initial:
+        if not self._starts and self.config.model.initial:
             self._start = await self.checkpoints.begin()
             self.record(Noted("started", f"from the model in {self.config.model.initial}"))
         listening = await self._transport.listen(listen, self)
@@ -180,26 +187,47 @@ class Coordinator:
         """Collect the state after the last committed step. Raises StateError."""
         if self.state.step == 0:
             raise StateError("there is no checkpoint to save", "no step was committed", "")
-        return await self._save(self.state.step)
+        if not self.state.finished:
+            # The other islands' are needed only where the run is to go on.
+            for island, step in self.state.islands.items():
+                if island != self.state.shown_island:
+                    await self._save_beside(island, step)
+        return await self._save(self.state.shown_island, self.state.step)
 
-    async def _save(self, step: int) -> Path:
+    async def _save(self, island: int, step: int) -> Path:
         start = asyncio.get_running_loop().time()
+        checkpoints, here = self._checkpoints_of(island), self._links_of(island)
         donors: dict[int, list[Link]] = {}
-        for link in self._links:
-            view = self.state.peers.get(link.remote.peer)
-            is_shown = view is not None and view.island == self.state.shown_island
-            for stage in view.stages if view is not None and is_shown else ():
+        for link in here:
+            for stage in self.state.peers[link.remote.peer].stages:
                 donors.setdefault(stage, []).append(link)
-        path = await self.checkpoints.save(step, dict(donors))
+        path = await checkpoints.save(step, dict(donors))
         seconds = asyncio.get_running_loop().time() - start
-        self.record(CheckpointSaved(step, path.name, seconds))
-        self._tell_all("checkpoint", encode(self.checkpoints.newest))
+        name = path.relative_to(self.checkpoints.folder).as_posix()
+        self.record(CheckpointSaved(step, name, seconds))
+        for link in self._links_of(island):
+            link.tell("checkpoint", encode(checkpoints.newest))
         return path
 
-    async def _save_beside(self, step: int) -> None:
+    def _checkpoints_of(self, island: int) -> Checkpoints:
+        return self._islands.of(island, self.state.shown_island)
+
+    def _island_of(self, link: Link) -> int:
+        """Where the peer behind `link` says that it is by now; who asks from outside is shown what is shown."""
+        view = self.state.peers.get(link.remote.peer)
+        if view is not None:
+            return view.island
+        return link.remote.island if link.remote.role == "peer" else self.state.shown_island
+
+    def _links_of(self, island: int) -> list[Link]:
+        known = self.state.peers
+        links = [link for link in self._links if link.remote.peer in known]
+        return [link for link in links if known[link.remote.peer].island == island]
+
+    async def _save_beside(self, island: int, step: int) -> None:
         """A checkpoint that fails is an alarm, not the end of training (design.md section 9)."""
         try:
-            await self._save(step)
+            await self._save(island, step)
         except (StateError, LinkError, WireError) as error:
             self.record(Noted("checkpoint failed", str(error)))
 
@@ -264,8 +292,9 @@ class Coordinator:
     def opened(self, link: Link) -> None:
         if link.remote.role == "peer":
             self._links[link] = None
-            if self.checkpoints.newest is not None:
-                link.tell("checkpoint", encode(self.checkpoints.newest))
+            newest = self._checkpoints_of(self._island_of(link)).newest
+            if newest is not None:
+                link.tell("checkpoint", encode(newest))
 
     def closed(self, link: Link, reason: str) -> None:
         self._links.pop(link, None)
@@ -315,9 +344,11 @@ class Coordinator:
                 # In the body, which may be as large as a thousand peers need.
                 return Message(b"", json.dumps(self.status()).encode())
             case "state":
-                return await self.checkpoints.state(StateRequest.decode(request.meta))
+                checkpoints = self._checkpoints_of(self._island_of(link))
+                return await checkpoints.state(StateRequest.decode(request.meta))
             case "layout":
-                return await self.checkpoints.layout(StateRequest.decode(request.meta))
+                checkpoints = self._checkpoints_of(self._island_of(link))
+                return await checkpoints.layout(StateRequest.decode(request.meta))
             case "checkpoint":
                 return Message(encode(await self._newest_state()))
             case _:
@@ -334,13 +365,18 @@ class Coordinator:
             addresses=(self.address,),
             coordinator=self.address,
             corpus=self.corpus_digest,
-            start=self._start_of_newcomers(),
+            start=self._start if self._start is not None and not self.state.step else None,
+            starts=self._starts_of_newcomers(),
         )
 
-    def _start_of_newcomers(self) -> CheckpointAt | None:
+    def _starts_of_newcomers(self) -> tuple[IslandStart, ...]:
         """Once a step is committed, siblings have what a newcomer needs, and the checkpoint may be gone from disk."""
-        has_begun = self._start is None or self.state.step > self._start.step
-        return None if has_begun else self._start
+        steps = self.state.islands
+        return tuple(
+            IslandStart(island, at)
+            for island, at in self._starts.items()
+            if steps.get(island, 0) <= at.step
+        )
 
     async def _newest_state(self) -> CheckpointAt:
         """A checkpoint of the newest state that peers keep, saved now if it was not; training goes on meanwhile.
@@ -364,7 +400,7 @@ class Coordinator:
                     )
                 self._exported_seconds = loop.time()
                 try:
-                    await self._save(step)
+                    await self._save(self.state.shown_island, step)
                 except (StateError, LinkError, WireError):
                     # Quick steps: the state is older than what peers keep by the time they are asked.
                     if attempt + 1 == EXPORT_ATTEMPTS:
@@ -386,7 +422,7 @@ class Coordinator:
     def _take_line(self, line: str) -> None:
         """Keep a journal entry and fold it into the state; a line that is none costs its sender (I5)."""
         entry = _read_entry(line)
-        before = self.state.step
+        before, islands_before = self.state.step, self.state.islands
         try:
             self.state = apply(self.state, entry)
         except BAD_ENTRY as error:
@@ -406,7 +442,9 @@ class Coordinator:
             )
             for feed in self._feeds:
                 feed.committed(event, self.state)
-            self._checkpoint_if_due()
+        for island, step in self.state.islands.items():
+            if step != islands_before.get(island):
+                self._checkpoint_if_due(island, step)
         for feed in self._feeds:
             feed.marks(self.state)
         self._changed(self.state, entry)
@@ -417,10 +455,10 @@ class Coordinator:
         if self.state.stopped:
             self.stopped.set()
 
-    def _checkpoint_if_due(self) -> None:
-        every, step = self.config.recovery.checkpoint_steps, self.state.step
+    def _checkpoint_if_due(self, island: int, step: int) -> None:
+        every = self.config.recovery.checkpoint_steps
         if every and step % every == 0 and step < self.config.run.steps:
-            self._tasks.spawn(self._save_beside(step), f"checkpoint {step}")
+            self._tasks.spawn(self._save_beside(island, step), f"checkpoint {step}")
 
     def _tell_all(self, method: str, meta: bytes) -> None:
         for link in list(self._links):

@@ -132,6 +132,20 @@ class FragmentMember:
         contribution = RoundContribution(self.member, self.tag, tokens, payload.values)
         return contribution, payload
 
+    def send_again(self, tokens: int) -> tuple[RoundContribution, Payload] | None:
+        """The contribution under way once more, where nobody has what this member sent: it weighs `tokens`.
+
+        None where there is none, or it cannot be had to the bit: what was in it goes with the next one then.
+        """
+        if self._sent is None:
+            return None
+        payload = self.sender.again(self._sent)
+        if payload is None:
+            self.sender.lost(self._sent, self.state.parameters)
+            self._sent = None
+            return None
+        return RoundContribution(self.member, self.tag, tokens, payload.values), payload
+
     def merge(self, merged: Merged, local: Tensor, clock: int) -> None:
         """Take a round's result: the outer state and `local`, float32 [elements], change in place.
 

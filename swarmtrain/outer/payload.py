@@ -126,6 +126,12 @@ class Sender:
             raise
         return payload
 
+    def again(self, values: Tensor) -> Payload | None:
+        """The payload that others decoded to `values`; None where encoding these anew gives others."""
+        payload = through(values, self.codec, self._zstd_level)
+        is_same = torch.equal(payload.values.view(torch.int32), values.view(torch.int32))
+        return payload if is_same else None
+
     def lost(self, values: Tensor, base: Tensor) -> None:
         """The round went without the payload of `values`, made against `base`: send it again. Once for a payload."""
         is_values = self.form is Form.VALUES

@@ -65,6 +65,7 @@ class StageRounds:
             for fragment in fragments
         ]
         self._tokens_sent = [0] * len(fragments)
+        self._tokens_under_way = [0] * len(fragments)
 
     def stepped(self, tokens: int) -> None:
         """An inner step was applied in which the stage saw `tokens`."""
@@ -78,8 +79,13 @@ class StageRounds:
         member = self.members[number]
         tokens = self.tokens - self._tokens_sent[number]
         self._tokens_sent[number] = self.tokens
+        self._tokens_under_way[number] = tokens
         local = local_of(parameters, member.fragment)
         return member.send(local, tokens, self.inner_steps, learning_rate)
+
+    def send_again(self, number: int) -> tuple[RoundContribution, Payload] | None:
+        """The contribution of a fragment that was under way: see `FragmentMember.send_again`."""
+        return self.members[number].send_again(self._tokens_under_way[number])
 
     def merge(self, number: int, merged: Merged, parameters: Tensor) -> None:
         """Take a round's result, in place. Raises StateError for another round than the next."""
@@ -115,6 +121,7 @@ class StageRounds:
             "inner_steps": self.inner_steps,
             "tokens": self.tokens,
             "tokens_sent": self._tokens_sent,
+            "tokens_under_way": self._tokens_under_way,
             "members": members,
             "voters": voters,
         }
@@ -137,11 +144,13 @@ class StageRounds:
                 int(described[name]) for name in ("island", "inner_steps", "tokens")
             )
             tokens_sent = [int(count) for count in described["tokens_sent"]]
+            under_way = [int(count) for count in described["tokens_under_way"]]
             voters = [[(int(i), int(v)) for i, v in entry] for entry in described["voters"]]
         except (KeyError, TypeError, ValueError) as error:
             raise _not_whole(f"its description makes no sense ({error})") from None
         flat_lengths = [length for entry in lengths for length in entry]
-        if {len(members), len(tokens_sent), len(voters)} != {len(self.members)}:
+        counts = {len(members), len(tokens_sent), len(under_way), len(voters)}
+        if counts != {len(self.members)}:
             raise _not_whole(f"it has {len(members)} fragments instead of {len(self.members)}")
         if min(flat_lengths, default=0) < 0 or sum(flat_lengths) != words.size:
             raise _not_whole("its arrays are not as long as it says")
@@ -156,6 +165,7 @@ class StageRounds:
             start += len(own)
         self.members = restored
         self.inner_steps, self.tokens, self._tokens_sent = inner_steps, tokens, tokens_sent
+        self._tokens_under_way = under_way
         return voters
 
 

@@ -248,6 +248,7 @@ async def open_peer(
         kernel_class=kernel_class(config.limits.threads, place),
         coordinator=description.coordinator,
         start=description.start,
+        starts=description.starts,
         region=options.region,
         island=options.island,
         place=place,

@@ -8,6 +8,7 @@ from swarmtrain.core.messages import CheckpointAt
 from swarmtrain.core.types import PeerId
 from swarmtrain.swarm.directory import Directory
 from swarmtrain.transport.link import Transport
+from swarmtrain.transport.requests import IslandStart
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +24,9 @@ class World:
 class PeerOptions:
     """A volunteer's choices. `stages` None means auto; `memory_bytes` is what the peer may use.
 
-    `start` is the checkpoint that the run starts from; `region` is where the machine stands, empty where nobody said;
-    `island` is the swarm that it helps to hold a whole model, None to find one by measured links (peer.forming).
+    `start` is the checkpoint that the run starts from, `starts` those of islands that have their own; `region` is where
+    the machine stands, empty where nobody said; `island` is the swarm that it helps to hold a whole model, None to find
+    one by measured links (peer.forming).
     """
 
     me: PeerId
@@ -36,9 +38,14 @@ class PeerOptions:
     kernel_class: str
     coordinator: str = ""
     start: CheckpointAt | None = None
+    starts: tuple[IslandStart, ...] = ()
     region: str = ""
     island: int | None = 0
     place: Place = HERE
+
+    def start_of(self, island: int) -> CheckpointAt | None:
+        """Where `island` starts from; None: from the run's initial parameters."""
+        return next((entry.at for entry in self.starts if entry.island == island), self.start)
 
 
 @dataclass(frozen=True, slots=True)

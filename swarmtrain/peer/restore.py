@@ -194,6 +194,10 @@ async def load_checkpoint(parts: Parts, start: CheckpointAt) -> None:
         )
     states = {stage: transfer.state for stage, transfer in found.items()}
     await load(parts, stages, states, is_start=start.step == 0)
+    outer = parts.outer
+    if outer is not None:
+        task = Task(Kind.STATE, stages[0], name="go on")
+        await parts.lane.submit(task, lambda: outer.go_on(start.step))
     for transfer in found.values():
         _recovered(parts, transfer, CHECKPOINT, start_seconds)
 

@@ -89,7 +89,8 @@ class OuterRounds:
         if version <= self._version or self._parts.me not in opening.roster:
             return
         self._version, self._roster = version, opening.roster
-        is_first = opening.roster.version == FIRST_ROSTER_VERSION and opening.step == 0
+        begins = opening.step == self.states.first_step
+        is_first = begins and opening.roster.version == FIRST_ROSTER_VERSION
         for place in [known for known in self._groups if known[0] not in self.states.stages]:
             self._drop(place)
         for place in self.states.places:
@@ -103,6 +104,9 @@ class OuterRounds:
                 self._groups[place] = RoundGroup(place, seat, self._waits, is_first, sizes)
                 self._meet(place, self._others)
                 self._advance(place)
+                if place in self.states.under_way:
+                    self.states.under_way.discard(place)
+                    self._sent(place)
         self.tell()
 
     def meet(self, peer: PeerId, stages: tuple[int, ...]) -> None:

@@ -306,8 +306,14 @@ class Session:
 
     def _has_begun(self, member: StepMember) -> bool:
         """Whether a step was ever open here: until then a roster may still give this peer other stages."""
-        first = self.options.start.step if self.options.start is not None else 0
-        return member.step > first or member.ledger.open is not None
+        start = self._start
+        return (
+            member.step > (start.step if start is not None else 0) or member.ledger.open is not None
+        )
+
+    @property
+    def _start(self) -> CheckpointAt | None:
+        return self.options.start_of(self.island or 0)
 
     async def _stand(self, roster: Roster) -> None:
         mine = roster.member(self.options.me)
@@ -385,7 +391,7 @@ class Session:
             reason = "Takes what the conductor saw fit when it looked into the directory."
             self.placing.assignment = Assignment(stages, reason)
         self._record(Placed(self.options.me, stages, self.placing.assignment.reason))
-        self.runtime = await self._build(self.options.start, stages, self._record)
+        self.runtime = await self._build(self._start, stages, self._record)
         self.service.runtime = self.runtime
         self._moving.serve(self.runtime)
         queued, self._queued = self._queued, []
@@ -545,4 +551,5 @@ class Session:
             coordinator=self.options.coordinator,
             corpus=self.corpus.digest,
             start=None if has_begun else self.options.start,
+            starts=() if has_begun else self.options.starts,
         )

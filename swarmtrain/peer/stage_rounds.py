@@ -110,6 +110,10 @@ class OuterStates:
         self.arrived: dict[tuple[Place, Digest], GroupState] = {}
         self.made: dict[Place, Made | None] = {}
         self._packed: dict[int, Flat] = {}
+        self.first_step = 0
+        """Before it nobody who is in the run has voted: where it began, or goes on from a checkpoint."""
+        self.under_way: set[Place] = set()
+        """Places whose contribution, in `made`, is offered once more, as it went with the processes that held it."""
 
     # ---- stages come and go -------------------------------------------------------------------------------------
 
@@ -137,6 +141,18 @@ class OuterStates:
                 self.members[stage, number] = tuple(GroupMember(*entry) for entry in members)
             self.stranded.discard(stage)
         self._packed.pop(stage, None)
+
+    def go_on(self, step: int) -> None:
+        """On the lane: the whole run goes on from a checkpoint of `step`. What its processes had voted, and what they
+        had made for rounds under way, went with them."""
+        self.first_step = step
+        for place, members in self.members.items():
+            self.members[place] = tuple(GroupMember(member.island, 0) for member in members)
+            if self.member(place).is_sent:
+                made = self.stages[place[0]].send_again(place[1])
+                self.made[place] = None if made is None else _made(*made)
+                self.under_way.add(place)
+        self._packed.clear()
 
     def forget(self, stages: Sequence[int]) -> None:
         for stage in stages:

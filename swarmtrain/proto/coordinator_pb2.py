@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from swarmtrain.proto import step_pb2 as swarmtrain_dot_proto_dot_step__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"swarmtrain/proto/coordinator.proto\x12\rswarmtrain.v1\x1a\x1bswarmtrain/proto/step.proto\"\x9a\x01\n\x05Hello\x12\x10\n\x08protocol\x18\x01 \x01(\x03\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0b\n\x03run\x18\x03 \x01(\x0c\x12\x0c\n\x04peer\x18\x04 \x01(\t\x12\x0e\n\x06\x63orpus\x18\x05 \x01(\t\x12\x14\n\x0ckernel_class\x18\x06 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x07 \x01(\t\x12\x0c\n\x04role\x18\x08 \x01(\t\x12\x0e\n\x06island\x18\t \x01(\x03\"\n\n\x08\x44\x65scribe\"\xb7\x01\n\x0b\x44\x65scription\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x13\n\x0b\x63onfig_json\x18\x02 \x01(\t\x12\x0b\n\x03run\x18\x03 \x01(\x0c\x12\x11\n\tdirectory\x18\x04 \x03(\t\x12\x11\n\taddresses\x18\x05 \x03(\t\x12\x13\n\x0b\x63oordinator\x18\x06 \x01(\t\x12\x0e\n\x06\x63orpus\x18\x07 \x01(\t\x12*\n\x05start\x18\x08 \x01(\x0b\x32\x1b.swarmtrain.v1.CheckpointAt\":\n\nEventBatch\x12\x0c\n\x04peer\x18\x01 \x01(\t\x12\r\n\x05lines\x18\x02 \x03(\t\x12\x0f\n\x07\x64ropped\x18\x03 \x01(\x03\"\x1c\n\x0cReachRequest\x12\x0c\n\x04port\x18\x01 \x01(\x03\".\n\nReachReply\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0f\n\x07problem\x18\x02 \x01(\t\"!\n\nClockReply\x12\x13\n\x0bnow_seconds\x18\x01 \x01(\x01\"\x1f\n\rFinishRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\",\n\x0cLeaveRequest\x12\x0c\n\x04peer\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"swarmtrain/proto/coordinator.proto\x12\rswarmtrain.v1\x1a\x1bswarmtrain/proto/step.proto\"\x9a\x01\n\x05Hello\x12\x10\n\x08protocol\x18\x01 \x01(\x03\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0b\n\x03run\x18\x03 \x01(\x0c\x12\x0c\n\x04peer\x18\x04 \x01(\t\x12\x0e\n\x06\x63orpus\x18\x05 \x01(\t\x12\x14\n\x0ckernel_class\x18\x06 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x07 \x01(\t\x12\x0c\n\x04role\x18\x08 \x01(\t\x12\x0e\n\x06island\x18\t \x01(\x03\"\n\n\x08\x44\x65scribe\"\xe3\x01\n\x0b\x44\x65scription\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x13\n\x0b\x63onfig_json\x18\x02 \x01(\t\x12\x0b\n\x03run\x18\x03 \x01(\x0c\x12\x11\n\tdirectory\x18\x04 \x03(\t\x12\x11\n\taddresses\x18\x05 \x03(\t\x12\x13\n\x0b\x63oordinator\x18\x06 \x01(\t\x12\x0e\n\x06\x63orpus\x18\x07 \x01(\t\x12*\n\x05start\x18\x08 \x01(\x0b\x32\x1b.swarmtrain.v1.CheckpointAt\x12*\n\x06starts\x18\t \x03(\x0b\x32\x1a.swarmtrain.v1.IslandStart\"F\n\x0bIslandStart\x12\x0e\n\x06island\x18\x01 \x01(\x03\x12\'\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1b.swarmtrain.v1.CheckpointAt\":\n\nEventBatch\x12\x0c\n\x04peer\x18\x01 \x01(\t\x12\r\n\x05lines\x18\x02 \x03(\t\x12\x0f\n\x07\x64ropped\x18\x03 \x01(\x03\"\x1c\n\x0cReachRequest\x12\x0c\n\x04port\x18\x01 \x01(\x03\".\n\nReachReply\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0f\n\x07problem\x18\x02 \x01(\t\"!\n\nClockReply\x12\x13\n\x0bnow_seconds\x18\x01 \x01(\x01\"\x1f\n\rFinishRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\",\n\x0cLeaveRequest\x12\x0c\n\x04peer\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,17 +37,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DESCRIBE']._serialized_start=239
   _globals['_DESCRIBE']._serialized_end=249
   _globals['_DESCRIPTION']._serialized_start=252
-  _globals['_DESCRIPTION']._serialized_end=435
-  _globals['_EVENTBATCH']._serialized_start=437
-  _globals['_EVENTBATCH']._serialized_end=495
-  _globals['_REACHREQUEST']._serialized_start=497
-  _globals['_REACHREQUEST']._serialized_end=525
-  _globals['_REACHREPLY']._serialized_start=527
-  _globals['_REACHREPLY']._serialized_end=573
-  _globals['_CLOCKREPLY']._serialized_start=575
-  _globals['_CLOCKREPLY']._serialized_end=608
-  _globals['_FINISHREQUEST']._serialized_start=610
-  _globals['_FINISHREQUEST']._serialized_end=641
-  _globals['_LEAVEREQUEST']._serialized_start=643
-  _globals['_LEAVEREQUEST']._serialized_end=687
+  _globals['_DESCRIPTION']._serialized_end=479
+  _globals['_ISLANDSTART']._serialized_start=481
+  _globals['_ISLANDSTART']._serialized_end=551
+  _globals['_EVENTBATCH']._serialized_start=553
+  _globals['_EVENTBATCH']._serialized_end=611
+  _globals['_REACHREQUEST']._serialized_start=613
+  _globals['_REACHREQUEST']._serialized_end=641
+  _globals['_REACHREPLY']._serialized_start=643
+  _globals['_REACHREPLY']._serialized_end=689
+  _globals['_CLOCKREPLY']._serialized_start=691
+  _globals['_CLOCKREPLY']._serialized_end=724
+  _globals['_FINISHREQUEST']._serialized_start=726
+  _globals['_FINISHREQUEST']._serialized_end=757
+  _globals['_LEAVEREQUEST']._serialized_start=759
+  _globals['_LEAVEREQUEST']._serialized_end=803
 # @@protoc_insertion_point(module_scope)

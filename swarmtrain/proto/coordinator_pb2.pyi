@@ -34,7 +34,7 @@ class Describe(_message.Message):
     def __init__(self) -> None: ...
 
 class Description(_message.Message):
-    __slots__ = ("version", "config_json", "run", "directory", "addresses", "coordinator", "corpus", "start")
+    __slots__ = ("version", "config_json", "run", "directory", "addresses", "coordinator", "corpus", "start", "starts")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CONFIG_JSON_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
@@ -43,6 +43,7 @@ class Description(_message.Message):
     COORDINATOR_FIELD_NUMBER: _ClassVar[int]
     CORPUS_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
+    STARTS_FIELD_NUMBER: _ClassVar[int]
     version: str
     config_json: str
     run: bytes
@@ -51,7 +52,16 @@ class Description(_message.Message):
     coordinator: str
     corpus: str
     start: _step_pb2.CheckpointAt
-    def __init__(self, version: _Optional[str] = ..., config_json: _Optional[str] = ..., run: _Optional[bytes] = ..., directory: _Optional[_Iterable[str]] = ..., addresses: _Optional[_Iterable[str]] = ..., coordinator: _Optional[str] = ..., corpus: _Optional[str] = ..., start: _Optional[_Union[_step_pb2.CheckpointAt, _Mapping]] = ...) -> None: ...
+    starts: _containers.RepeatedCompositeFieldContainer[IslandStart]
+    def __init__(self, version: _Optional[str] = ..., config_json: _Optional[str] = ..., run: _Optional[bytes] = ..., directory: _Optional[_Iterable[str]] = ..., addresses: _Optional[_Iterable[str]] = ..., coordinator: _Optional[str] = ..., corpus: _Optional[str] = ..., start: _Optional[_Union[_step_pb2.CheckpointAt, _Mapping]] = ..., starts: _Optional[_Iterable[_Union[IslandStart, _Mapping]]] = ...) -> None: ...
+
+class IslandStart(_message.Message):
+    __slots__ = ("island", "at")
+    ISLAND_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    island: int
+    at: _step_pb2.CheckpointAt
+    def __init__(self, island: _Optional[int] = ..., at: _Optional[_Union[_step_pb2.CheckpointAt, _Mapping]] = ...) -> None: ...
 
 class EventBatch(_message.Message):
     __slots__ = ("peer", "lines", "dropped")

@@ -243,10 +243,18 @@ class Describe(Encoded):
 
 
 @dataclass(frozen=True, slots=True)
+class IslandStart(Encoded):
+    """The checkpoint that an island of a resumed run starts from: its own."""
+
+    island: int
+    at: CheckpointAt
+
+
+@dataclass(frozen=True, slots=True)
 class Description(Encoded):
     """The run as a joining machine needs it; `directory` are DHT multiaddresses, `corpus` its digest.
 
-    `start` is the checkpoint that a resumed run starts from.
+    `start` is the checkpoint that all islands start from, `starts` those of islands that have their own.
     """
 
     version: str
@@ -257,6 +265,7 @@ class Description(Encoded):
     coordinator: str
     corpus: str
     start: CheckpointAt | None = None
+    starts: tuple[IslandStart, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

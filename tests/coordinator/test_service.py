@@ -27,7 +27,7 @@ from swarmtrain.swarm.identity import Identity
 from swarmtrain.transport.link import PROTOCOL, Hello, Link, LinkLimits, Message
 from swarmtrain.transport.memory import MemoryNetwork, MemoryTransport
 from swarmtrain.transport.messages import decode
-from swarmtrain.transport.requests import Description, EventBatch
+from swarmtrain.transport.requests import Description, EventBatch, IslandStart
 from tests.checkpoint.llamas import MODEL, tensors_of, write_llama
 from tests.experiments.runs import corpus, small_config
 from tests.transport.worlds import Watcher
@@ -243,7 +243,7 @@ def test_strangers_who_ask_for_weights_trouble_peers_once_a_minute(
     async def act(scene: Scene) -> None:
         coordinator = scene.coordinator
 
-        async def save(step: int) -> None:
+        async def save(island: int, step: int) -> None:
             saved.append(step)
             coordinator.checkpoints.newest = CheckpointAt(step, bytes(32))
 
@@ -310,7 +310,7 @@ def test_newcomers_hear_of_the_start_until_a_step_is_committed(tmp_path: Path):
     loop = Reference(CONFIG, corpus(), corpus().tokenizer.vocab_size)
     loop.advance()
     loop.save(tmp_path / "checkpoint")
-    starts: list[CheckpointAt | None] = []
+    starts: list[tuple[IslandStart, ...]] = []
 
     async def act(scene: Scene) -> None:
         scene.coordinator.resume()
@@ -318,12 +318,12 @@ def test_newcomers_hear_of_the_start_until_a_step_is_committed(tmp_path: Path):
         link = await scene.link(Guest("query", role="query", run=b"", version=""))
         for _ in range(2):
             reply = await link.call("describe", Message(b""), silence_seconds=SILENCE_SECONDS)
-            starts.append(Description.decode(reply.meta).start)
+            starts.append(Description.decode(reply.meta).starts)
             committed = StepCommitted(1, 5.0, 384, 0.5, 1e-3, 1.0, (), "sha")
             await scene.tell(Guest("anna"), line("anna", committed))
 
     play(tmp_path, act)
-    assert starts == [CheckpointAt(1, bytes(32)), None]
+    assert starts == [(IslandStart(0, CheckpointAt(1, bytes(32))),), ()]
 
 
 def test_a_run_folder_is_written_by_one_process(tmp_path: Path):

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from swarmtrain.core.config import load_config
+from tests.experiments.island_worlds import plain_islands
 from tests.integration.processes import SMALL_RUN, Workplace, events_in, lines_of, read_json, until
 
 STEPS = 120
@@ -66,3 +68,26 @@ def test_a_run_that_was_killed_whole_resumes_bit_for_bit(
 def reference_sha256(workplace: Workplace, run_file: Path) -> str:
     workplace.run("reference", run_file, "--out", workplace.folder / "reference")
     return str(read_json(workplace.folder / "reference" / "summary.json")["parameters_sha256"])
+
+
+ROUNDS = ("--islands", 2, "--set", "outer.inner_steps=10", "--set", "outer.grace_seconds=60")
+
+
+@pytest.mark.slow
+def test_islands_that_were_killed_whole_resume_bit_for_bit(workplace: Workplace) -> None:
+    """Each from its own checkpoint of one step, on other peers; rounds go on as if nothing had happened."""
+    run_file, out = workplace.write("run.toml", RUN), workplace.folder / "out"
+    # Longer steps than processes need to start one after the other: both islands are in the first round.
+    slow = ("--set", "train.sequence_length=128", "--set", "train.microbatches=12")
+    command = (*arguments(run_file, out, ("0", "1:2")), *ROUNDS, *slow)
+    kill_in_the_middle(workplace, out, 33, *command)
+    assert list((out / "checkpoint" / "island-0001").iterdir())
+    command = (*arguments(run_file, out, ("0:1", "2", "0")), *ROUNDS, *slow)
+    workplace.run(*command, "--resume", "auto", seconds=250)
+
+    told = [event["what"] for event in events_in(out, "noted")]
+    assert "resumed" in told and "islands begin anew" not in told
+    assert {tuple(event["islands"]) for event in events_in(out, "round_chosen")} == {(0, 1)}
+    expected = plain_islands(load_config([out / "config.toml"]), 2)
+    summary = read_json(out / "summary.json")
+    assert summary["parameters_sha256"] == expected.active[0].parameters_sha256()

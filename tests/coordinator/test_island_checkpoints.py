@@ -1,0 +1,83 @@
+"""Where the islands of a run go on: from the newest step of which each has a whole checkpoint of its own."""
+
+from pathlib import Path
+
+import pytest
+
+from swarmtrain.checkpoint.store import save
+from swarmtrain.coordinator.island_checkpoints import IslandCheckpoints
+from swarmtrain.core.errors import StateError
+from swarmtrain.core.messages import CheckpointAt
+from tests.checkpoint.states import stage_state
+from tests.experiments.runs import small_config
+
+CONFIG = small_config(steps=100)
+
+
+def base_of(island: int, step: int) -> bytes:
+    return bytes([island + 1, step]) * 16
+
+
+def write(folder: Path, island: int, *steps: int) -> None:
+    target = folder / f"island-{island:04d}" if island else folder
+    for step in steps:
+        save(
+            target,
+            step=step,
+            base=base_of(island, step),
+            config_json=CONFIG.to_json(),
+            states=[stage_state(stage, step) for stage in range(3)],
+            keep=10,
+        )
+
+
+def starts(folder: Path) -> tuple[dict[int, CheckpointAt], list[str]]:
+    found, notes = IslandCheckpoints(CONFIG, folder).resume()
+    return found, [note.what for note in notes]
+
+
+def at(island: int, step: int) -> CheckpointAt:
+    return CheckpointAt(step, base_of(island, step))
+
+
+def test_one_island_goes_on_from_its_newest(tmp_path: Path) -> None:
+    write(tmp_path, 0, 10, 20)
+    assert starts(tmp_path) == ({0: at(0, 20)}, [])
+
+
+def test_islands_go_on_from_the_newest_step_that_all_have_each_from_its_own(tmp_path: Path) -> None:
+    write(tmp_path, 0, 10, 20, 30)
+    write(tmp_path, 1, 10, 20)
+    write(tmp_path, 3, 20)
+    assert starts(tmp_path) == ({0: at(0, 20), 1: at(1, 20), 3: at(3, 20)}, [])
+
+
+def test_a_damaged_one_is_passed_over_in_all_of_them(tmp_path: Path) -> None:
+    write(tmp_path, 0, 10, 20)
+    write(tmp_path, 1, 10, 20)
+    (tmp_path / "island-0001" / "step-00000020" / "stage-001.safetensors").write_bytes(b"x")
+    found, notes = starts(tmp_path)
+    assert found == {0: at(0, 10), 1: at(1, 10)}
+    assert notes == ["a damaged checkpoint was passed over"]
+
+
+def test_islands_without_a_common_step_begin_anew_and_it_is_told(tmp_path: Path) -> None:
+    write(tmp_path, 0, 10, 30)
+    write(tmp_path, 1, 20)
+    found, notes = starts(tmp_path)
+    assert found == {0: at(0, 30)} and notes == ["islands begin anew"]
+
+
+def test_without_any_there_is_nothing_to_go_on_from(tmp_path: Path) -> None:
+    write(tmp_path, 1, 10)
+    with pytest.raises(StateError, match="no whole checkpoint"):
+        starts(tmp_path)
+
+
+def test_what_is_served_is_the_islands_own(tmp_path: Path) -> None:
+    write(tmp_path, 0, 10)
+    write(tmp_path, 1, 10)
+    islands = IslandCheckpoints(CONFIG, tmp_path)
+    islands.resume()
+    assert islands.of(0, 0).newest == at(0, 10) and islands.of(1, 0).newest == at(1, 10)
+    assert islands.of(0, 0) is islands.shown and islands.of(2, 0).newest is None
