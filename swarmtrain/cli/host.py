@@ -274,8 +274,8 @@ def _print_event(event: "Event") -> None:
             typer.echo(f"island {island} is given up: {reason}")
         case events.TermStarted(term=term, reason=reason):
             typer.echo(f"conducting in term {term}: {reason}")
-        case events.PeerRefused() | events.Lost() | events.BadMessage() | events.RunStopped():
-            typer.echo(f"{event.kind}: {event}")
+        case events.PeerRefused() | events.Lost() | events.BadMessage():
+            typer.echo(f"{event.kind.replace('_', ' ')}: peer {event.peer}: {event.reason}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -182,6 +182,7 @@ def peer_row(view: PeerView) -> Json:
         "stages": list(view.stages),
         "reason": view.reason,
         "island": view.island,
+        "island_reason": view.island_reason,
         "region": view.region,
         "machine": view.machine,
         "address": view.address,

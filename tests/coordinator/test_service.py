@@ -10,10 +10,17 @@ from typing import Any
 import pytest
 
 from swarmtrain.checkpoint.initial import InitialModel
+from swarmtrain.cli.status import _links, _table
 from swarmtrain.coordinator.service import Coordinator, RunFolder
 from swarmtrain.core.clock import run_virtual
 from swarmtrain.core.errors import ConfigError, LinkError, ModelError, Refused, StateError
-from swarmtrain.core.events import PeerJoined, StepCommitted, TermStarted
+from swarmtrain.core.events import (
+    IslandChosen,
+    LinksMeasured,
+    PeerJoined,
+    StepCommitted,
+    TermStarted,
+)
 from swarmtrain.core.live import Vitals
 from swarmtrain.core.messages import CheckpointAt
 from swarmtrain.core.types import PeerId
@@ -201,6 +208,21 @@ def test_a_query_may_ask_and_not_tell(tmp_path: Path):
         link.tell("events", EventBatch(PeerId("query"), tuple(HEALTHY), 0).encode())
         await asyncio.sleep(1.0)
         assert guest.closed_reasons and scene.coordinator.state.step == 0
+
+    play(tmp_path, act)
+
+
+def test_status_says_as_text_who_is_there_and_why_in_which_island(tmp_path: Path):
+    async def act(scene: Scene) -> None:
+        measured = LinksMeasured("anna", (("bert", 0.02, 1e6, 3),))
+        await scene.tell(Guest("anna"), *HEALTHY, line("anna", measured))
+        chosen = IslandChosen("bert", 1, "3 peers near each other")
+        bert = [line("bert", PeerJoined("bert", "bert", "b:1", (2,), 1)), line("bert", chosen)]
+        await scene.tell(Guest("bert"), *bert)
+        state = json.loads(json.dumps(scene.coordinator.status()))
+        text = _table(state)
+        assert "step 1 of" in text and "island 1: 3 peers near each other" in text
+        assert "20.0 / 8" in _links(state["peers"])
 
     play(tmp_path, act)
 

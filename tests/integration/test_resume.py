@@ -74,6 +74,7 @@ ROUNDS = ("--islands", 2, "--set", "outer.inner_steps=10", "--set", "outer.grace
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_islands_that_were_killed_whole_resume_bit_for_bit(workplace: Workplace) -> None:
     """Each from its own checkpoint of one step, on other peers; rounds go on as if nothing had happened."""
     run_file, out = workplace.write("run.toml", RUN), workplace.folder / "out"
