@@ -1,7 +1,6 @@
 """A peer's life: join, measure, choose stages, serve, leave. The only place that joins discovery and the island."""
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -9,7 +8,7 @@ import torch
 
 from swarmtrain.compute.bench import capacity_stages, measure
 from swarmtrain.core.config import RunConfig
-from swarmtrain.core.errors import DirectoryError, LinkError
+from swarmtrain.core.errors import DirectoryError
 from swarmtrain.core.events import (
     IslandChosen,
     IslandDissolved,
@@ -30,6 +29,7 @@ from swarmtrain.core.types import EDGE_STAGE, PeerId, Roster
 from swarmtrain.core.version import VERSION
 from swarmtrain.data.stream import Corpus, microbatch
 from swarmtrain.peer.balancing import Balancing
+from swarmtrain.peer.confirming import Confirming
 from swarmtrain.peer.forming import PATIENT_LIVES, Forming
 from swarmtrain.peer.links import Links
 from swarmtrain.peer.moving import Moving, Seat
@@ -79,7 +79,6 @@ class Session:
         self.coordinator: Callable[[], Link | None] = lambda: None
         self._locking: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
-        self._dialled_seconds: dict[PeerId, float] = {}
         self._tasks = Tasks(self._failed)
         seat = Seat(partial(self._build, None), self._take_over, self._ask_in)
         self._moving = Moving(config, self.vocab_size, seat, record, self._failed)
@@ -98,6 +97,7 @@ class Session:
         self.service.links = self.links
         self.service.checkups = Checkups(world.transport, self._hello, world.directory.now)
         self.links.unreachable = self._unreachable
+        self._confirming = Confirming(self.links.to, config.links.heartbeat_seconds)
 
     # ---- the life -----------------------------------------------------------------------------------------------
 
@@ -452,31 +452,16 @@ class Session:
             self._tasks.spawn(self._confirm_lost(peer, reason), f"confirm {peer}")
 
     async def _confirm_lost(self, peer: PeerId, reason: str) -> None:
-        """A broken link is dialled once more before the protocol hears of a loss.
-
-        The system accepts a connection for a frozen process: a heartbeat without a greeting is enough. A peer
-        that shuts down still greets and hangs up at once: it is dialled once a heartbeat, not again and again.
-        """
-        heartbeat_seconds, now = self.config.links.heartbeat_seconds, self._loop.time()
-        due_seconds = max(now, self._dialled_seconds.get(peer, -math.inf) + heartbeat_seconds)
-        self._dialled_seconds[peer] = due_seconds
-        await asyncio.sleep(due_seconds - now)
-        try:
-            async with asyncio.timeout(heartbeat_seconds):
-                await self.links.to(peer)
-        except (LinkError, TimeoutError):
-            runtime = self.runtime
-            if runtime is None or self.outcome.done():
-                return
-            member = runtime.member
-            is_open = self._has_begun(member)
-            candidate = runtime.island.conducting.candidate
-            if self._is_founding and not is_open and candidate is not None:
-                await self._start_without(peer)
-                return
-            if runtime.member.roster is not None and peer in runtime.member.roster:
-                self._record(Lost(peer, reason))
-            runtime.island.lost(peer)
+        is_lost, runtime = await self._confirming.is_lost(peer), self.runtime
+        if not is_lost or runtime is None or self.outcome.done():
+            return
+        member, candidate = runtime.member, runtime.island.conducting.candidate
+        if self._is_founding and not self._has_begun(member) and candidate is not None:
+            await self._start_without(peer)
+            return
+        if member.roster is not None and peer in member.roster:
+            self._record(Lost(peer, reason))
+        runtime.island.lost(peer)
 
     async def _start_without(self, peer: PeerId) -> None:
         """The directory named a peer that cannot be reached: choose again without it until it says more."""

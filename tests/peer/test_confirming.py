@@ -3,14 +3,12 @@
 import asyncio
 from collections.abc import Callable
 from itertools import pairwise
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from swarmtrain.core.clock import run_virtual
 from swarmtrain.core.types import PeerId
-from swarmtrain.peer.session import Session
+from swarmtrain.peer.confirming import Confirming
 from tests.experiments.runs import small_config
 
 PEER = PeerId("p")
@@ -23,7 +21,7 @@ def confirmed(
     dialled: Callable[[], None] = lambda: None,
 ) -> tuple[int, int]:
     """(dials, losses) when a link breaks after each of these pauses and every dial succeeds in `dial_seconds`."""
-    dials, losses = [], []
+    dials, losses = [], list[bool]()
 
     async def dial(peer: PeerId) -> None:
         dials.append(peer)
@@ -31,25 +29,13 @@ def confirmed(
         await asyncio.sleep(dial_seconds)
 
     async def main() -> None:
-        member = SimpleNamespace(roster=None, step=1, ledger=SimpleNamespace(open=None))
-        island = SimpleNamespace(lost=losses.append, conducting=SimpleNamespace(candidate=None))
-        session: Any = SimpleNamespace(
-            config=small_config(),
-            links=SimpleNamespace(to=dial),
-            runtime=SimpleNamespace(member=member, island=island),
-            outcome=asyncio.get_running_loop().create_future(),
-            _is_founding=False,
-            _has_begun=lambda member: True,
-            _record=lambda event: None,
-            _loop=asyncio.get_running_loop(),
-            _dialled_seconds={},
-        )
+        confirming = Confirming(dial, HEARTBEAT_SECONDS)  # type: ignore[arg-type]
         for pause_seconds in pauses_seconds:
             await asyncio.sleep(pause_seconds)
-            await Session._confirm_lost(session, PEER, "the other side hung up")
+            losses.append(await confirming.is_lost(PEER))
 
     run_virtual(main())
-    return len(dials), len(losses)
+    return len(dials), sum(losses)
 
 
 def test_a_link_that_broke_once_is_dialled_again():
