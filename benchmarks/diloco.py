@@ -1,6 +1,7 @@
 """What outer rounds do to learning: synchronous training, 1 to 8 islands, rounds of 10 to 100 steps, every codec.
 
-    python -m benchmarks.diloco [--quick] [--groups A,B] [--steps N] [--shard I/N] [--cpu-seconds S] [--out DIR]
+    python -m benchmarks.diloco [--quick] [--groups A,B] [--only REGEX] [--steps N] [--shard I/N] [--cpu-seconds S]
+                               [--out DIR]
     python -m benchmarks.diloco --list
 
 All rows of a seed start from the same synchronously warmed-up model and see the same samples in every step: the
@@ -13,6 +14,7 @@ may go to several processes as --shard 0/4 to 3/4.
 import argparse
 import json
 import math
+import re
 import sys
 import tempfile
 import time
@@ -228,10 +230,17 @@ def benchmark(
               f"{found['bytes_up']:.4f} bytes a parameter", flush=True)  # fmt: skip
 
 
+def _line(row: Row) -> str:
+    return f"{row.group}: {row.what}, seed {row.seed}"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Learning with outer rounds.")
     parser.add_argument("--quick", action="store_true", help="tiny and untrained: a smoke test")
     parser.add_argument("--groups", help="only these groups of rows, with commas")
+    parser.add_argument(
+        "--only", default="", help="only rows in whose line of --list this is found"
+    )
     parser.add_argument("--steps", type=int, default=Setting().steps, help="after the warm-up")
     parser.add_argument("--shard", default="0/1", help="I/N: every N-th row from the I-th on")
     parser.add_argument("--list", action="store_true", help="say what would be trained")
@@ -246,10 +255,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if chosen.groups:
         wanted = [group.strip() for group in chosen.groups.split(",")]
         rows = [row for row in rows if row.group in wanted]
+    rows = [row for row in rows if re.search(chosen.only, _line(row))]
     index, shards = (int(part) for part in chosen.shard.split("/"))
     rows = rows[index::shards]
     if chosen.list:
-        print("\n".join(f"{row.group}: {row.what}, seed {row.seed}" for row in rows))
+        print("\n".join(map(_line, rows)))
         return
     name = "diloco" if shards == 1 else f"diloco-{index}-of-{shards}"
     out = chosen.out or (
