@@ -1,11 +1,12 @@
 """The chair of an outer round: when a peer stands, what it proposes, and when that is decided.
 
 The peers of the member islands stand in turn, the lowest first, each `patience` after the one before. A chair asks for
-promises, proposes what was accepted by the highest ballot or else all offers, and has it collected. When one of these
-takes too long, or a higher ballot is heard of, it steps back behind all others.
+promises, proposes what was accepted by the highest ballot or else all offers, and has it collected: by the members, who
+accept it, and by newcomers who are to vote in the round behind it, who only hold it. A quorum of both is needed. When
+one of these takes too long, or a higher ballot is heard of, it steps back behind all others.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from swarmtrain.core.events import Noted
@@ -153,14 +154,29 @@ class Chair:
             self._step_back()
             return []
         alike = {p: a for p, a in attempt.collected.items() if a.result == message.result}
-        is_decided = self._is_quorum(voted(self._roll, self._members, alike))
-        if not message.result or not is_decided:
+        is_accepted = self._is_quorum(voted(self._roll, self._members, alike))
+        if not message.result or not is_accepted or not self._is_held(attempt.choice, alike):
             return []
         choice = replace(attempt.choice, result=message.result)
         listed = self._roll.lists[self._island]
         speaker = self._island, listed.version, listed.peers
         decided = RoundDecided(*self._head, *speaker, choice, tuple(sorted(alike)))
         return [SendRound(peer, decided) for peer in sorted({*self._roll.peers, self._peer})]
+
+    def _is_held(self, choice: Choice, alike: Mapping[PeerId, Collected]) -> bool:
+        """Whether the result outlives what the round that starts from it does, where newcomers vote there.
+
+        In the first round the first island alone votes: its loss would take the result with it, out of reach of all
+        who learned that it was chosen.
+        """
+        following = [member.island for member in choice.members]
+        if {member.island for member in self._members}.issuperset(following):
+            return True
+        held = voted(self._roll, choice.members, alike)
+        # Half of them with the first island is no more than the first island may be: another has it while any lives.
+        others = [island for island in following if island not in held]
+        is_most = 2 * len(held) > len(following)
+        return is_most or (is_quorum(held, following) and not any(map(self._roll.is_alive, others)))
 
     # ---- time -------------------------------------------------------------------------------------------------
 
@@ -216,10 +232,12 @@ class Chair:
 
     def _question(self, attempt: Attempt) -> list[Effect]:
         """What the attempt waits to hear, to those voters who have not answered."""
-        asked = self._roll.live_peers(member.island for member in self._members)
+        islands = {member.island for member in self._members}
         message: RoundAsk | Collect = RoundAsk(*self._head, attempt.ballot)
         if attempt.choice is not None:
+            islands |= {member.island for member in attempt.choice.members}
             message = Collect(*self._head, attempt.ballot, attempt.choice, attempt.holders)
+        asked = self._roll.live_peers(islands)
         return [SendRound(peer, message) for peer in asked if attempt.lacks(peer, self._roll)]
 
     # ---- what it proposes -------------------------------------------------------------------------------------

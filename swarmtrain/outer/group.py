@@ -5,7 +5,8 @@ Paxos per (place, round, base), with islands as acceptors, each made of all repl
     offer      every peer tells all that its island's contribution is ready, or greets while it is not
     ask        the chair, the first live peer of the lowest member island, asks for promises; PROMISE, NACK
     collect    it proposes what was accepted, or else all offers; each peer merges or fetches, then accepts
-    decided    a quorum accepted one result of one ballot; everybody learns, and tells whoever still asks
+    decided    a quorum accepted one result of one ballot, and a quorum of the round that follows holds it; everybody
+               learns, and tells whoever still asks
 
 Who does not know its island's votes asks for them before it votes: siblings, or everybody (`outer.recovery`).
 
@@ -79,6 +80,7 @@ class RoundGroup:
         self._chair = Chair(seat, waits, self._roll, sizes)
         self._recovery = Recovery(waits, self._roll, self.votes, seat.version)
         self._own: tuple[int, Digest, float] = NOTHING
+        self._holding: tuple[Ballot, Choice, Digest] | None = None
         self._decided: RoundDecided | None = None
         self._early: dict[int, tuple[PeerId, RoundOffer]] = {}
         self._strange: set[PeerId] = set()
@@ -112,7 +114,7 @@ class RoundGroup:
         self.round, self.base, self.members, self.choice = round, base, tuple(members), None
         if self.behind is not None and self.behind.round <= round:
             self.behind = None
-        self._own, self._strange = NOTHING, set()
+        self._own, self._holding, self._strange = NOTHING, None, set()
         self._roll.forget_dead({self.island, *(member.island for member in members)})
         self.votes.enter(self.members)
         self._chair.enter(self._head, self.members, now_seconds)
@@ -147,6 +149,8 @@ class RoundGroup:
         if self.choice is not None or gather.round != self.round:
             return []
         ballot = gather.ballot
+        if not self.votes.is_member:
+            return self._here(self._held(ballot, result, missing), now_seconds)
         if not self.votes.may_vote:
             self.votes.fetched(ballot, result)
             if not self.votes.may_vote:
@@ -293,12 +297,31 @@ class RoundGroup:
         """Gather, to accept when that is done; a repeat is answered again, or gathers again what failed."""
         ballot, votes = message.ballot, self.votes
         self._chair.hear(ballot, True, now_seconds)
+        if not votes.is_member:
+            return self._hold(message)
         if not votes.may_vote or not votes.promise(ballot):
             return [self._nack(ballot)] if votes.may_vote else []
         if votes.accepted is not None and votes.accepted.ballot == ballot:
             return [self._answer(ballot, votes.accepted.choice.result, ())]
         is_new = votes.gather(ballot, message.choice)
         return [Gather(self.round, ballot, message.choice, message.holders)] if is_new else []
+
+    def _hold(self, message: Collect) -> list[Effect]:
+        """Gather what this peer has no vote on, but starts the next round from."""
+        ballot, choice = message.ballot, message.choice
+        if self._holding is not None and self._holding[:2] == (ballot, choice):
+            result = self._holding[2]
+            return [self._answer(ballot, result, ())] if result else []
+        self._holding = ballot, choice, b""
+        return [Gather(self.round, ballot, choice, message.holders)]
+
+    def _held(self, ballot: Ballot, result: Digest, missing: Sequence[int]) -> list[Effect]:
+        if self._holding is None or self._holding[0] != ballot:
+            return []
+        choice = self._holding[1]
+        is_fitting = bool(result) and choice.result in (b"", result)
+        self._holding = (ballot, choice, result) if is_fitting else None
+        return [self._answer(ballot, result if is_fitting else b"", tuple(missing))]
 
     # ---- votes of others --------------------------------------------------------------------------------------
 

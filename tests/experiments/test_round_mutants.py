@@ -15,18 +15,19 @@ import pytest
 import torch
 
 from swarmtrain.core.config import RunConfig, load_config
-from swarmtrain.core.events import RoundChosen, StepCommitted
+from swarmtrain.core.events import PeerJoined, RoundChosen, RoundMerged, StepCommitted
 from swarmtrain.experiments.faults import ROUND_POINTS, Chances, Fault
 from swarmtrain.experiments.island import IslandPlan
 from swarmtrain.experiments.islands import Islands, IslandsSetting
 from swarmtrain.experiments.machines import MachineLoop
 from swarmtrain.experiments.scenario import ScenarioFile, read_scenario
 from swarmtrain.experiments.sweep import GOOD, Verdict, judge, run_seed
-from swarmtrain.experiments.virtual import Stage, VirtualRun, play
+from swarmtrain.experiments.virtual import Stage, VirtualPeer, VirtualRun, play
 from swarmtrain.peer.stage_rounds import settings_of
 from swarmtrain.swarm.identity import Identity
 from tests.experiments import round_mutants as mutants
 from tests.experiments.runs import corpus
+from tests.outer import group_mutants
 
 Mutant = Callable[[pytest.MonkeyPatch], None]
 
@@ -105,9 +106,11 @@ def played(
     faults: tuple[Fault, ...] = (),
     act: Callable[[Stage], None] | None = None,
     seconds: float = 0.0,
+    peers: tuple[VirtualPeer, ...] | None = None,
 ) -> tuple[VirtualRun, Verdict]:
     """The scenario with these faults alone; `act` does something to the world after so many seconds."""
     scenario = replace(rounds().scenario, faults=faults, chances=Chances(), stall_seconds=30.0)
+    scenario = replace(scenario, peers=peers or scenario.peers)
 
     def script(stage: Stage) -> "asyncio.Future[None] | None":
         async def later() -> None:
@@ -144,6 +147,48 @@ def test_a_machine_may_die_at_any_point_of_a_round(point: str) -> None:
     run, verdict = played(config_of(0), (Fault("kill", (victim,), at_point=point, nth=nth),))
     assert len(run.injected) == 1, point
     assert verdict.outcome in GOOD, verdict
+
+
+FIRST_POINTS = [
+    *(("round.sent", 1), ("round.offering", 1), ("round.asking", 1), ("round.collecting", 1)),
+    *(("round.fetching", 1), ("round.serving", 1), ("round.result", 1), ("round.deciding", 1)),
+    *(("round.deciding", 2), ("round.deciding", 5), ("round.chosen", 1), ("round.merged", 1)),
+]
+"""What a machine passes that is an island by itself: some of a round it only says to itself."""
+
+
+def without_the_first(point: str, nth: int) -> tuple[set[tuple[str, int]], set[tuple[str, int]]]:
+    """Three islands of a machine each, the first of which dies at a point of its first round, in which it alone votes.
+
+    Of the others: who learned what that round chose of which stage, and who came to have its result.
+    """
+    peers = tuple(VirtualPeer(name, (0, 1), island=n) for n, name in enumerate("abc"))
+    run, _ = played(config_of(0), (Fault("kill", ("a",), at_point=point, nth=nth),), peers=peers)
+    assert len(run.injected) == 1, point
+    assert run.outcomes["b"].finished and run.outcomes["c"].finished and not run.errors
+    found: dict[type, set[tuple[str, int]]] = {RoundChosen: set(), RoundMerged: set()}
+    first = next(peer for _, peer, e in run.events if isinstance(e, PeerJoined) and e.name == "a")
+    for _, peer, event in run.events:
+        is_first_round = getattr(event, "round", None) == isinstance(event, RoundMerged)
+        if isinstance(event, RoundChosen | RoundMerged) and is_first_round and peer != first:
+            found[type(event)].add((peer, event.stage))
+    return found[RoundChosen], found[RoundMerged]
+
+
+@pytest.mark.parametrize(("point", "nth"), FIRST_POINTS)
+def test_what_the_first_round_chose_is_had_without_the_island_that_chose_it(
+    point: str, nth: int
+) -> None:
+    chosen, merged = without_the_first(point, nth)
+    assert chosen <= merged
+
+
+def test_newcomers_hold_what_the_first_round_chose(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The island that chose it dies when it is asked for what it was made of."""
+    assert without_the_first("round.deciding", 5)[1]
+    group_mutants.only_voters_hold_results(monkeypatch)
+    chosen, merged = without_the_first("round.serving", 1)
+    assert chosen - merged
 
 
 def sorted_by_id(island: int) -> list[str]:

@@ -38,10 +38,13 @@ class FaultyWorld(World):
         faults: int,
         is_stormy: bool,
         is_forgetful: bool = False,
+        is_young: bool = False,
     ) -> None:
-        """`is_forgetful`: one to three islands, which lose whole stages often."""
+        """`is_forgetful`: one to three islands, which lose whole stages often. `is_young`: a run begins, and the first
+        island is lost when somebody learns what its first round chose."""
         counts = {"counts": (1, 2, 2, 2, 3)} if is_forgetful else {}
-        super().__init__(seed, machine, is_stormy, **counts)
+        super().__init__(seed, machine, is_stormy, **counts, is_young=is_young)
+        self.is_young = is_young
         self.kinds: list[Callable[[], None]] = [
             self.kill_one, self.kill_one, self.arm, self.arm, self.arm, self.split, self.split, self.split,
             self.join, self.join, self.restart, self.restart, self.kill_island, self.revive, self.revive,
@@ -106,7 +109,16 @@ class FaultyWorld(World):
         ):
             self.figures["results lost"] = 1
             return False
-        return is_quorum(knowing, members) or are_here
+        # What is accepted binds, also to who is to vote next.
+        accepted = [a.machine.votes.accepted for a in self.listed() if a.state == front]
+        bound = [{m.island for m in a.choice.members} for a in accepted if a is not None]
+        may_go_on = all(self.can_decide(next_members, set(members)) for next_members in bound)
+        return may_go_on and (is_quorum(knowing, members) or are_here)
+
+    def can_decide(self, following: set[int], members: set[int]) -> bool:
+        """Whether newcomers that have to hold a result before it is decided live."""
+        here = {a.machine.island for a in self.listed()}
+        return following <= members or is_quorum(here, following)
 
     def knows(self, actor: Actor, members: dict[int, int]) -> bool:
         votes, is_at_front = actor.machine.votes, actor.machine.round == self.front().round
@@ -209,6 +221,10 @@ class FaultyWorld(World):
 
     def judge(self, actor: Actor, choice: Choice) -> None:
         super().judge(actor, choice)
+        if self.is_young and actor.machine.round == 0 and actor.machine.island:
+            self.is_young = False
+            for first in [a for a in self.alive() if a.machine.island == 0]:
+                self.kill(first)
         if self.is_doomed and not self.healed:
             island, self.is_doomed = actor.machine.island, False
             self.at(self.now + self.random.uniform(0.0, 0.5), partial(self.forget, island))
@@ -288,6 +304,7 @@ def run(
     machine: type[RoundGroup] = RoundGroup,
     is_forgetful: bool = False,
     world: type[FaultyWorld] = FaultyWorld,
+    is_young: bool = False,
 ) -> Verdict:
     """One run, wholly determined by its arguments. Raises Violation."""
-    return world(seed, machine, faults, is_stormy, is_forgetful).run()
+    return world(seed, machine, faults, is_stormy, is_forgetful, is_young).run()

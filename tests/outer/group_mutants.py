@@ -96,6 +96,12 @@ def others_are_not_heard(patch: Patch) -> None:
     patch.setattr(Recovery, "_others_told", lambda self: True)
 
 
+def only_voters_hold_results(patch: Patch) -> None:
+    """A round is decided when its voters have its result; newcomers fetch it then."""
+    patch.setattr(Chair, "_is_held", lambda self, choice, alike: True)
+    patch.setattr(RoundGroup, "_hold", lambda self, message: [])
+
+
 def sections_are_not_checked(patch: Patch) -> None:
     """What peers serve of a mean is taken as it comes."""
     patch.setattr(Table, "fits", lambda self, number, section: True)

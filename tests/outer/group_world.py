@@ -88,10 +88,12 @@ class World:
         machine: type[RoundGroup],
         is_stormy: bool = False,
         counts: Sequence[int] = (2, 2, 3, 3, 3, 4, 5, 6),
+        is_young: bool = False,
     ) -> None:
         """`is_stormy`: three lone peers that all chair, over links that hardly work in one direction or the other.
 
-        `counts`: how many islands there are, one of them.
+        `counts`: how many islands there are, one of them. `is_young`: only the first votes
+        at first, as when runs begin.
         """
         self.random, self.machine = random.Random(seed), machine
         self.waits, self.tick_seconds = (HASTY, 0.5) if seed % 2 or is_stormy else (CALM, 1.5)
@@ -104,6 +106,7 @@ class World:
         self.given_anew: set[tuple[int, Digest]] = set()
         self.offered: set[tuple[int, Digest, int, int, Digest]] = set()
         self.accepted: dict[tuple[int, Digest, Digest], set[int]] = {}
+        self.held: dict[Digest, set[int]] = {}
         self.figures: Counter[str] = Counter()
         self.loss, self.slow, self.healed = self.random.choice((0.0, 0.02, 0.1)), 0.02, False
         if is_stormy:
@@ -115,7 +118,8 @@ class World:
         for island, roster in self.rosters.items():
             count = 1 if is_stormy else self.random.randint(1, most)
             roster.peers = [PeerId(f"{island}{letter}") for letter in "abc"[:count]]
-        start = State(0, START, tuple(GroupMember(island, 1) for island in islands))
+        voters = (GroupMember(0, 0),) if is_young else tuple(GroupMember(i, 1) for i in islands)
+        start = State(0, START, voters)
         for island, roster in self.rosters.items():
             roster.snapshot = start
             for peer in roster.peers:
@@ -269,6 +273,7 @@ class World:
         machine = actor.machine
         if result:
             actor.results.add(result)
+            self.held.setdefault(result, set()).add(machine.island)
         before = machine.votes.accepted
         effects = machine.collected(effect, result, missing, self.now)
         after = machine.votes.accepted
@@ -334,6 +339,10 @@ class World:
         members = [member.island for member in actor.machine.members]
         if not is_quorum(self.accepted.get((number, base, choice.result), ()), members):
             raise Violation(f"round {number} was decided without a quorum")
+        following = {member.island for member in choice.members}
+        held = self.held.get(choice.result, ())
+        if following - set(members) and not is_quorum(held, following):
+            raise Violation(f"round {number}: those who go on from its result do not hold it")
         if not any(choice.result in a.results for a in self.actors.values() if a.alive):
             self.figures["decided, and nobody left with the result"] += 1
 

@@ -12,12 +12,16 @@ from tests.outer.group_world import Violation
 
 
 def check(
-    seeds: range, faults: int = 7, is_stormy: bool = False, is_forgetful: bool = False
+    seeds: range,
+    faults: int = 7,
+    is_stormy: bool = False,
+    is_forgetful: bool = False,
+    is_young: bool = False,
 ) -> Counter[str]:
     """No two choices of a round in any run, and none that stops although it could go on (`FaultyWorld.is_intact`)."""
     seen: Counter[str] = Counter()
     for seed in seeds:
-        verdict = run(seed, faults, is_stormy, is_forgetful=is_forgetful)
+        verdict = run(seed, faults, is_stormy, is_forgetful=is_forgetful, is_young=is_young)
         assert verdict.has_progressed or not verdict.is_intact, seed
         seen["rounds"] += verdict.front
         seen["intact"] += verdict.is_intact
@@ -51,12 +55,21 @@ def test_stages_lost_whole_split_no_round_and_stall_nothing() -> None:
     assert seen["given anew"] > 250 and seen["fallen choices"] > 20
 
 
+def test_the_first_result_outlives_the_island_that_chose_it() -> None:
+    """It alone votes in the first round, and dies whole when another island learns what came of it."""
+    seen = check(range(50), faults=0, is_young=True)
+    assert seen["killed"] > 50 and seen["rounds"] > 125 and seen["intact"] > 25
+    assert not seen["results lost"]
+    assert check(range(40), is_young=True)["rounds"] > 80
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("first", range(0, 10000, 2500))
 def test_twenty_thousand_runs(first: int) -> None:
     check(range(first, first + 2000))
     check(range(first, first + 2000), is_forgetful=True)
+    check(range(first, first + 2000), is_young=True)
     check(range(first + 2000, first + 2500), faults=6, is_stormy=True)
 
 
@@ -69,6 +82,7 @@ class Hunt:
     faults: int = 7
     is_stormy: bool = False
     is_forgetful: bool = False
+    is_young: bool = False
 
 
 # Each range begins where the mutant showed last, so that looking for it is short while nothing changes.
@@ -81,12 +95,19 @@ HUNTS = [
     Hunt(mutants.any_base_will_do, range(60)),
     Hunt(mutants.everybody_is_sure, range(150, 400)),
     Hunt(mutants.others_are_not_heard, range(20, 400), is_forgetful=True),
+    Hunt(mutants.only_voters_hold_results, range(60), 0, is_young=True),
 ]
 
 
 def goes_wrong(seed: int, wanted: Hunt) -> bool:
     try:
-        verdict = run(seed, wanted.faults, wanted.is_stormy, is_forgetful=wanted.is_forgetful)
+        verdict = run(
+            seed,
+            wanted.faults,
+            wanted.is_stormy,
+            is_forgetful=wanted.is_forgetful,
+            is_young=wanted.is_young,
+        )
     except Violation:
         return True
     return verdict.is_intact and not verdict.has_progressed
