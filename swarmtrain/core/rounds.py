@@ -50,6 +50,14 @@ class Counted:
 
 
 @dataclass(frozen=True, slots=True)
+class LastCounted:
+    """The last round that counted a contribution of `island`. All it had done by then is in the outer state, once."""
+
+    island: int
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
 class GroupMember:
     """An island that votes in a round, under replica lists of this `version` or later."""
 

@@ -105,11 +105,11 @@ class Island(Reference):
         sent = member.send(self.local(member.fragment), tokens, self.inner_steps, rate)
         return None if sent is None else (sent[0], sent[1].payload_bytes)
 
-    def catch_up(self, place: Place, sibling: "Island", was_counted: bool) -> None:
-        """Come back to a fragment with the outer state of `sibling`; `was_counted` is whether what it last sent was."""
-        member = self.members[place]
-        state = sibling.members[place].state.copy()
-        member.catch_up(state, self.local(member.fragment), self.inner_steps, was_counted)
+    def catch_up(self, place: Place, sibling: "Island") -> None:
+        """Come back to a fragment with the outer state of `sibling`."""
+        member, other = self.members[place], sibling.members[place]
+        local = self.local(member.fragment)
+        member.catch_up(other.state.copy(), other.counted, local, self.inner_steps)
         self._tokens_sent[place] = self.tokens[place[0]]
 
     def _shifted(self, step: int) -> Sequences:

@@ -216,13 +216,7 @@ class Islands:
         # Its plan says that it is away until just now, so the first one present is another.
         sibling = next(other for other in self._present() if other is not island)
         for place in island.members:
-            number = island.members[place].state.round
-            was_counted = any(
-                island.name in record.members
-                for record in self.records
-                if (record.due.stage, record.due.fragment, record.due.round) == (*place, number)
-            )
-            island.catch_up(place, sibling, was_counted)
+            island.catch_up(place, sibling)
 
     def _present(self) -> list[Island]:
         """The islands that can be reached at this step, in order. Raises ConfigError when there is none."""

@@ -12,7 +12,9 @@ is written as a correction by what the group changed: alone, with plain averages
 they would be without rounds, to the bit. The merge factor is Streaming DiLoCo's (arXiv 2501.18512, section 2.3).
 
 A member that missed a round takes its result like all others; what it had sent stays in its residual and goes with the
-next payload (diloco.md section 6). Nothing here waits, sends or reads a clock.
+next payload (diloco.md section 6). Which round counted a member last is kept beside the outer state, so that one that
+comes back from a snapshot knows what of its progress is in there already: none is lost, and none counts twice. Nothing
+here waits, sends or reads a clock.
 """
 
 from collections.abc import Mapping, Sequence
@@ -101,6 +103,8 @@ class FragmentMember:
         self._sent_from: Tensor | None = None
         self._last_rate = 0.0
         self._base = state.digest()
+        self.counted: dict[str, int] = {}
+        """The last round that counted each member: as much the group's as `state`."""
 
     @property
     def tag(self) -> RoundTag:
@@ -160,31 +164,50 @@ class FragmentMember:
         if self._sent is not None and self.member not in merged.members:
             self.sender.lost(self._sent, self.state.parameters)
         sent_from = self._sent_from
+        if self.counts_earlier_life(merged):
+            # Its progress since then is of the same samples.
+            self.sender.residual.clear()
+            self._clock = clock
         if sent_from is None:
             # It joined while the round was under way: it started from the outer parameters themselves.
             sent_from = self.state.parameters.clone()
+        self.counted.update(dict.fromkeys(merged.members, merged.tag.round))
         outer_step(self.state, merged, self._settings.optimizer)
         self._base = self.state.digest()
         self._sent, self._sent_from = None, None
         follow(local, sent_from, self.state.parameters, clock > self._clock, self._settings)
 
+    def counts_earlier_life(self, merged: Merged) -> bool:
+        """Whether `merged` has what this member sent before it went back to an earlier state."""
+        return self._sent_from is None and self.member in merged.members
+
     def catch_up(
-        self, state: OuterState, local: Tensor, clock: int, was_counted: bool = False
-    ) -> None:
+        self, state: OuterState, counted: Mapping[str, int], local: Tensor, clock: int
+    ) -> str:
         """Come back to the group, which is at `state` by now: owns it, and sets `local` to its parameters in place.
 
-        All that this member did on its own since its last result goes with its next payload; what it had sent as
-        well, unless it `was_counted`. Measuring `local` against the new outer parameters instead would take
-        back what the others did meanwhile, and refusing what was made against the old ones is what tags are for.
+        All that this member did on its own and the group's `counted` does not have goes with its next payload: its
+        progress since its last one, and that as well. Who went back to an earlier state may have done again what was
+        sent in an earlier life; a round that counted it later than this one knows of has all of it. Measuring `local`
+        against the new outer parameters instead would take back what the others did meanwhile, and refusing what was
+        made against the old ones is what tags are for. Returns in words what goes again.
         """
+        number, last = self.state.round, counted.get(self.member, -1)
         since = self.state.parameters if self._sent_from is None else self._sent_from
-        if is_finite(local):
+        goes_again = []
+        if last >= number + self.is_sent:
+            self.sender.residual.clear()
+        elif is_finite(local):
             self.sender.residual.restore(since - local)
-        if self._sent is not None and not was_counted:
+            goes_again.append("its progress since")
+        if self._sent is not None and last < number:
             self.sender.lost(self._sent, self.state.parameters)
+            goes_again.append(f"what it sent to round {number}")
         self.state, self._base, self._clock = state, state.digest(), clock
-        self._sent, self._sent_from = None, None
+        self._sent, self._sent_from, self.counted = None, None, dict(counted)
         local.copy_(state.parameters)
+        known = f"round {last} counted it last" if last >= 0 else "no round counted it"
+        return f"{known}; {' and '.join(goes_again) or 'nothing'} goes with its next contribution"
 
     # ---- for other replicas of this island, snapshots and checkpoints -----------------------------------------------
 
@@ -201,6 +224,7 @@ class FragmentMember:
             "last_rate": self._last_rate,
             "is_sent": self._sent_from is not None,
             "has_payload": self._sent is not None,
+            "counted": self.counted,
         }
         own = [self.state.parameters, self.state.momentum, *self.sender.residual.flats]
         return counters, own + [flat for flat in (self._sent_from, self._sent) if flat is not None]
@@ -224,6 +248,7 @@ class FragmentMember:
         for mine, saved in zip(member.sender.residual.flats, flats[2:4], strict=True):
             mine.copy_(saved)
         member._last_rate = float(counters.get("last_rate", 0.0))
+        member.counted = {str(name): int(at) for name, at in counters.get("counted", {}).items()}
         rest = list(flats[4:])
         member._sent_from = rest.pop(0) if counters.get("is_sent") else None
         member._sent = rest.pop(0) if counters.get("has_payload") else None

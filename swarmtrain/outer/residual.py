@@ -46,8 +46,7 @@ class Residual:
         """
         _check_finite(delta, "leave this stage out of the round")
         taken = delta + (self._left_out * self.kept_share + self._lost) * rate_ratio
-        self._left_out.zero_()
-        self._lost.zero_()
+        self.clear()
         return taken
 
     def sent(self, taken: Tensor, decoded: Tensor) -> None:
@@ -66,6 +65,11 @@ class Residual:
         Once for a payload. What it had left out stays in the residual as well, where feedback is on.
         """
         self._lost += decoded
+
+    def clear(self) -> None:
+        """All of it has been counted: nothing is to be sent later."""
+        self._left_out.zero_()
+        self._lost.zero_()
 
 
 def _check_finite(values: Tensor, remedy: str) -> None:

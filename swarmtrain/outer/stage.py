@@ -5,7 +5,7 @@ fetches it, a snapshot keeps it. Nothing here waits, sends or reads a clock.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,11 @@ _HEAD_BYTES = 8
 def member_name(island: int) -> str:
     """An island's id in its groups: ascends with its number."""
     return f"island-{island:04d}"
+
+
+def island_named(name: str) -> int:
+    """The island of which `name` is the `member_name`."""
+    return int(name.removeprefix("island-"))
 
 
 def fragments_of(
@@ -90,19 +95,22 @@ class StageRounds:
     def merge(self, number: int, merged: Merged, parameters: Tensor) -> None:
         """Take a round's result, in place. Raises StateError for another round than the next."""
         member = self.members[number]
+        if member.counts_earlier_life(merged):
+            self._tokens_sent[number] = self.tokens
         member.merge(merged, local_of(parameters, member.fragment), self.inner_steps)
 
-    def catch_up(self, number: int, state: OuterState, parameters: Tensor) -> None:
-        """Go over to the group's `state`, which this owns then. What was sent and not heard of since is taken for
-        counted: twice would be worse than not at all."""
+    def catch_up(
+        self, number: int, state: OuterState, counted: Mapping[str, int], parameters: Tensor
+    ) -> str:
+        """Go over to the group's `state`, which this owns then: see `FragmentMember.catch_up`."""
         member = self.members[number]
         local = local_of(parameters, member.fragment)
         is_untrained = member.state.steps == 0 and state.steps > 0 and self.inner_steps <= 1
         if is_untrained:
             # What a newcomer learnt from untrained parameters is worth nothing to trained ones.
             local.copy_(member.state.parameters)
-        member.catch_up(state, local, self.inner_steps, was_counted=True)
         self._tokens_sent[number] = self.tokens
+        return member.catch_up(state, counted, local, self.inner_steps)
 
     # ---- one array for transfers, snapshots and checkpoints -----------------------------------------------------
 

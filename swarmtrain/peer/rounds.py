@@ -68,6 +68,7 @@ class OuterRounds:
         self._gathering: dict[Place, asyncio.Task[None]] = {}
         self._fetching: dict[Place, asyncio.Task[None]] = {}
         self._behind_since: dict[Place, float] = {}
+        self._unoffered_since: dict[Place, float] = {}
         self._ahead: dict[Place, GroupState] = {}
         self._served: dict[Place, GroupState] = {}
         self._arrived = asyncio.Condition()
@@ -182,8 +183,9 @@ class OuterRounds:
         """A copy of the outer state here, for good."""
 
         def copy() -> GroupState:
-            state = self.states.member(place).state.copy()
-            return GroupState(state, self.states.members[place], state.digest())
+            member = self.states.member(place)
+            state, counted = member.state.copy(), dict(member.counted)
+            return GroupState(state, self.states.members[place], state.digest(), counted)
 
         return await self._parts.lane.submit(Task(Kind.STATE, place[0], name="outer state"), copy)
 
@@ -205,6 +207,7 @@ class OuterRounds:
             for place, group in list(self._groups.items()):
                 self._act(place, group.tick(now_seconds()))
                 self._look_ahead(place, group)
+                self._own_up(place, group)
             self.tell()
 
     # ---- payloads and results -----------------------------------------------------------------------------------
@@ -267,6 +270,23 @@ class OuterRounds:
         async with self._arrived:
             self._arrived.notify_all()
         self.tell()
+
+    def _own_up(self, place: Place, group: RoundGroup) -> None:
+        """Say so where this island's contribution is lost, as after it was restored: no round waits for it then, and
+        what was in it goes with the next one."""
+        member = self.states.member(place)
+        is_open = group.round == member.state.round and group.choice is None
+        if not (member.is_sent and is_open) or self.island in group.offered:
+            self._unoffered_since.pop(place, None)
+            return
+        since = self._unoffered_since.setdefault(place, now_seconds())
+        if now_seconds() > since + self._waits.patience:
+            where = f"stage {place[0]}, fragment {place[1]}, round {group.round}"
+            why = (
+                f"{where}: nobody here has it since this island was restored; it goes with the next"
+            )
+            self._parts.record(Noted("a contribution is lost", why))
+            self._act(place, group.offer(0, NOTHING_TO_WEIGH, now_seconds(), self._uplink()))
 
     # ---- missed rounds ------------------------------------------------------------------------------------------
 
@@ -376,6 +396,9 @@ class OuterRounds:
                 self._sent(place)
             else:
                 self._parts.record(self._merged_event(place, work, commit.next_step))
+                if caught_up := self.states.caught_up.pop(place, ""):
+                    where = f"stage {place[0]}, fragment {place[1]}, round {work.round}"
+                    self._parts.record(Noted("caught up with the group", f"{where}: {caught_up}"))
                 if place in self._groups:
                     self._advance(place)
         self.states.forget_done(works)

@@ -15,7 +15,7 @@ from swarmtrain.core.closing import RoundWork, RoundWorkKind
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.errors import WireError
 from swarmtrain.core.messages import Commit
-from swarmtrain.core.rounds import Choice, GroupMember
+from swarmtrain.core.rounds import Choice, GroupMember, LastCounted
 from swarmtrain.core.schedule import learning_rate
 from swarmtrain.core.types import Digest
 from swarmtrain.outer.director import Place
@@ -35,7 +35,7 @@ from swarmtrain.outer.payload import (
     values_of,
 )
 from swarmtrain.outer.slices import Sizes
-from swarmtrain.outer.stage import Flat, StageRounds, fragments_of, member_name
+from swarmtrain.outer.stage import Flat, StageRounds, fragments_of, island_named, member_name
 from swarmtrain.peer.payloads import PIECE_BYTES, RoundKey
 from swarmtrain.transport.link import Link, Message
 from swarmtrain.transport.requests import OuterStateReply, OuterStateRequest, Status
@@ -61,6 +61,8 @@ class GroupState:
     state: OuterState
     members: tuple[GroupMember, ...]
     digest: Digest
+    counted: Mapping[str, int]
+    """The last round that counted each of the group's members ever."""
 
 
 class SpoiltContribution(WireError):
@@ -109,6 +111,8 @@ class OuterStates:
         self.results: dict[tuple[Place, Digest], Result] = {}
         self.arrived: dict[tuple[Place, Digest], GroupState] = {}
         self.made: dict[Place, Made | None] = {}
+        self.caught_up: dict[Place, str] = {}
+        """What goes again where the group was ahead, in words."""
         self._packed: dict[int, Flat] = {}
         self.first_step = 0
         """Before it nobody who is in the run has voted: where it began, or goes on from a checkpoint."""
@@ -208,11 +212,15 @@ class OuterStates:
                 self.made[place] = None if made is None else _made(*made)
             case RoundWorkKind.MERGE:
                 result = self.results[place, work.digest]
+                if rounds.members[work.fragment].counts_earlier_life(result.merged):
+                    self.caught_up[place] = "what it sent before it was restored is counted"
                 rounds.merge(work.fragment, result.merged, parameters)
                 self.members[place] = result.choice.members
             case RoundWorkKind.CATCH_UP:
                 found = self.arrived[place, work.digest]
-                rounds.catch_up(work.fragment, found.state.copy(), parameters)
+                self.caught_up[place] = rounds.catch_up(
+                    work.fragment, found.state.copy(), found.counted, parameters
+                )
                 self.members[place] = found.members
                 self.stranded.discard(work.stage)
 
@@ -313,7 +321,7 @@ def _made(contribution: RoundContribution, payload: Payload) -> Made:
 def state_answer(held: GroupState | None, request: OuterStateRequest) -> Message:
     """A piece of the outer state: parameters, then momentum. A piece of no length asks what there is."""
     if held is None or held.state.round < request.round:
-        return Message(OuterStateReply(Status.FENCED, 0, 0, b"", (), 0, b"").encode())
+        return Message(OuterStateReply(Status.FENCED, 0, 0, b"", (), 0, b"", ()).encode())
     parameters, momentum = held.state.parameters.numpy(), held.state.momentum.numpy()
     start, whole = request.offset_bytes, parameters
     if start >= parameters.nbytes:
@@ -327,6 +335,9 @@ def state_answer(held: GroupState | None, request: OuterStateRequest) -> Message
         members=held.members,
         total_bytes=parameters.nbytes + momentum.nbytes,
         digest=hashlib.sha256(body).digest()[:_DIGEST_BYTES],
+        counted=tuple(
+            LastCounted(island_named(name), at) for name, at in sorted(held.counted.items())
+        ),
     )
     return Message(reply.encode(), body)
 
@@ -369,4 +380,5 @@ async def fetch_state(
     flats = {"outer_parameters": words[:elements], "outer_momentum": words[elements:]}
     counters = {"outer_round": claim.round, "outer_steps": claim.steps}
     state = OuterState.restored(flats, counters, elements, optimizer, claim.base)
-    return GroupState(state, claim.members, claim.base)
+    counted = {member_name(entry.island): entry.round for entry in claim.counted}
+    return GroupState(state, claim.members, claim.base, counted)

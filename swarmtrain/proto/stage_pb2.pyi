@@ -203,8 +203,16 @@ class OuterStateRequest(_message.Message):
     length_bytes: int
     def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., offset_bytes: _Optional[int] = ..., length_bytes: _Optional[int] = ...) -> None: ...
 
+class LastCounted(_message.Message):
+    __slots__ = ("island", "round")
+    ISLAND_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    island: int
+    round: int
+    def __init__(self, island: _Optional[int] = ..., round: _Optional[int] = ...) -> None: ...
+
 class OuterStateReply(_message.Message):
-    __slots__ = ("status", "round", "steps", "base", "members", "total_bytes", "digest")
+    __slots__ = ("status", "round", "steps", "base", "members", "total_bytes", "digest", "counted")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
@@ -212,6 +220,7 @@ class OuterStateReply(_message.Message):
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
     TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
+    COUNTED_FIELD_NUMBER: _ClassVar[int]
     status: Status
     round: int
     steps: int
@@ -219,7 +228,8 @@ class OuterStateReply(_message.Message):
     members: _containers.RepeatedCompositeFieldContainer[_round_pb2.GroupMember]
     total_bytes: int
     digest: bytes
-    def __init__(self, status: _Optional[_Union[Status, str]] = ..., round: _Optional[int] = ..., steps: _Optional[int] = ..., base: _Optional[bytes] = ..., members: _Optional[_Iterable[_Union[_round_pb2.GroupMember, _Mapping]]] = ..., total_bytes: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
+    counted: _containers.RepeatedCompositeFieldContainer[LastCounted]
+    def __init__(self, status: _Optional[_Union[Status, str]] = ..., round: _Optional[int] = ..., steps: _Optional[int] = ..., base: _Optional[bytes] = ..., members: _Optional[_Iterable[_Union[_round_pb2.GroupMember, _Mapping]]] = ..., total_bytes: _Optional[int] = ..., digest: _Optional[bytes] = ..., counted: _Optional[_Iterable[_Union[LastCounted, _Mapping]]] = ...) -> None: ...
 
 class LearnRequest(_message.Message):
     __slots__ = ("verb", "stage", "step")

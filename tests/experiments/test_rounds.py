@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from swarmtrain.core.events import (
+    Noted,
     PeerJoined,
     RoundChosen,
     RoundMerged,
@@ -16,6 +17,7 @@ from swarmtrain.core.events import (
 )
 from swarmtrain.experiments.virtual import Stage, VirtualPeer, VirtualRun
 from swarmtrain.outer.stage import StageRounds
+from swarmtrain.peer.rounds import OuterRounds
 from tests.experiments.island_worlds import (
     choices,
     config_of,
@@ -247,3 +249,34 @@ def test_a_stage_that_an_island_lost_comes_back_and_catches_up() -> None:
     assert any(e.kind == "restored" for _, _, e in run.events)
     last = {islands for key, found in choices(run).items() for islands, _ in found if key[2] == 7}
     assert last == {(0, 1)}
+
+
+def counted_without_what_was_lost() -> tuple[VirtualRun, dict[int, tuple[int, ...]]]:
+    """A stage of the first island dies whole when it has sent, and comes back from a snapshot of then: whose
+    contributions count in each of its rounds."""
+    peers = islands_of(2, replicas=2, slowness=2.0)
+    config = config_of("outer.delay_steps=4", "recovery.snapshot_steps=1", steps=20)
+    newcomer = VirtualPeer("newcomer", (1,), island=0)
+
+    def kill(stage: Stage) -> None:
+        for peer in of_island(peers, 0):
+            if peer.stages == (1,):
+                stage.nemesis.kill(peer.name)
+        stage.add(newcomer)
+
+    run = run_islands(config, peers, acting(6.0, kill), (newcomer,))
+    assert finishes(run, 11) and is_agreed(run)
+    found = {k[2]: islands for k, one in choices(run).items() if k[0] == 1 for islands, _ in one}
+    return run, found
+
+
+def test_what_died_with_all_who_held_it_goes_with_the_next_contribution(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run, counted = counted_without_what_was_lost()
+    said = {e.what for _, _, e in run.events if isinstance(e, Noted)}
+    assert "a contribution is lost" in said
+    assert counted[0] == (1,) and counted[1] == (0, 1)
+    monkeypatch.setattr(OuterRounds, "_own_up", lambda self, place, group: None)
+    _, counted = counted_without_what_was_lost()
+    assert 0 not in counted, "who alone votes said nothing"

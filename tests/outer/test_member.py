@@ -256,7 +256,8 @@ def test_catching_up_takes_nothing_back_from_the_others(was_counted: bool) -> No
     stale.send(local, 1, 1, RATE)
     local += 0.25  # a step later the link breaks
     one_round([fresh], [torch.full((4,), 10.0)], [1])
-    stale.catch_up(fresh.state.copy(), local, 2, was_counted)
+    counted = {"a": 0, "b": 0} if was_counted else {"a": 0}
+    stale.catch_up(fresh.state.copy(), counted, local, 2)
     assert torch.equal(local, torch.full((4,), 10.0))
     own = 0.25 if was_counted else 0.75
     assert torch.equal(stale.sender.residual.value, torch.full((4,), -own))
