@@ -55,7 +55,8 @@ class PlaceNews:
     """How a replica stands with one fragment of its stage: the round that comes next, or is under way.
 
     `choice` is the digest of what the group decided for it, empty until then; `offered` how many other islands are
-    ready. A group that is ahead of this island is at `ahead_round`, with an outer state of digest `ahead_state`.
+    ready. A group that is ahead of this island is at `ahead_round`, with an outer state of digest `ahead_state`. The
+    island's last contribution was made `begun_seconds` ago, or else the stage has been here for so long.
     """
 
     stage: int
@@ -66,3 +67,4 @@ class PlaceNews:
     offered: int
     ahead_round: int
     ahead_state: Digest
+    begun_seconds: float = 0.0

@@ -16,6 +16,13 @@ class OuterSection(Section):
         le=10**6,
         description="Steps from one round of a fragment to its next; 0 has no rounds",
     )
+    every_seconds: float = Field(
+        0.0,
+        ge=0,
+        le=10**7,
+        description="Seconds from one round of a fragment to its next, if inner_steps are not done sooner: "
+        "slow islands make fewer; 0 goes by steps alone",
+    )
     delay_steps: int = Field(
         1,
         ge=1,

@@ -371,6 +371,12 @@ class RunConfig(Section):
 
     def _rounds_fit(self) -> None:
         outer = self.outer
+        if outer.every_seconds and not outer.inner_steps:
+            raise ConfigError(
+                f"outer.every_seconds = {outer.every_seconds:g} without outer.inner_steps",
+                "outer.inner_steps = 0 means that there are no outer rounds",
+                "say how many steps a round has at most, as in outer.inner_steps = 100",
+            )
         if outer.inner_steps and outer.delay_steps > outer.inner_steps:
             raise ConfigError(
                 f"outer.delay_steps = {outer.delay_steps} is more than outer.inner_steps = {outer.inner_steps}",

@@ -5,10 +5,13 @@ step that is about to be decided. What is in a decision is done by all replicas 
 over a result that one of its replicas has and another has not. Pure: time comes in as an argument.
 
 Rounds follow the run's step (`rounds.Rhythm`). An island that is slower than its group sends when the others are ready
-and it would not be within the grace window: it then stands where the group does, which may skip steps. It never waits
+and it would not be within the grace window: it then stands where the group does, which may skip steps. Rounds by time
+work alike: whatever steps were made when `every_seconds` have passed since the last contribution, the step committed
+next is a round's last. Every replica saw when that was, so that a new conductor knows it as well. An island never waits
 for a result longer than `patience_seconds`; what comes later is merged later.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -31,18 +34,30 @@ class Rounds:
 
 @dataclass
 class Director:
-    """`grace_seconds` is how long the group waits for its slowest, `patience_seconds` this island for a result."""
+    """`grace_seconds` is how long the group waits for its slowest, `patience_seconds` this island for a result.
+
+    `every_seconds` are from a contribution to the next one at most.
+    """
 
     rhythm: Rhythm
     grace_seconds: float
     patience_seconds: float
+    every_seconds: float = math.inf
     _news: dict[PeerId, RoundNews] = field(default_factory=dict)
     _waiting: tuple[int, float] = (-1, 0.0)
     _given_up: dict[Place, int] = field(default_factory=dict)
+    _begun: dict[Place, tuple[int, float]] = field(default_factory=dict)
+    """By place the round that is to be sent next, and since when: as who was there longest says."""
 
-    def heard(self, sender: PeerId, news: RoundNews) -> None:
+    def heard(self, sender: PeerId, news: RoundNews, now_seconds: float) -> None:
         """Take a replica's news; older ones do not count any more."""
         self._news[sender] = news
+        for entry in news.places:
+            place, since = (entry.stage, entry.fragment), now_seconds - entry.begun_seconds
+            number, known = self._begun.get(place, (-1, math.inf))
+            if entry.round >= number:
+                earliest = min(since, known) if entry.round == number else since
+                self._begun[place] = entry.round, earliest
 
     def closing(
         self, step: int, peers: Iterable[PeerId], now_seconds: float, step_seconds: float
@@ -56,7 +71,9 @@ class Director:
         while reached != next_step:
             # What one place skips to may make something due at another.
             reached = next_step
-            standing = [self._standing(news, reached, step_seconds) for news in known.values()]
+            standing = [
+                self._standing(news, reached, now_seconds, step_seconds) for news in known.values()
+            ]
             next_step = min(max([reached, *(s.next_step for s in standing)]), self.rhythm.steps)
         places = (self.rhythm.stages + 1) * self.rhythm.fragments
         awaited = {
@@ -93,7 +110,9 @@ class Director:
             self._waiting = (step, now_seconds)
         return now_seconds < self._waiting[1] + self.patience_seconds
 
-    def _standing(self, news: PlaceNews, next_step: int, step_seconds: float) -> "_Standing":
+    def _standing(
+        self, news: PlaceNews, next_step: int, now_seconds: float, step_seconds: float
+    ) -> "_Standing":
         """What one place needs if the step after this one is `next_step`, or a later one."""
         rhythm, stage, fragment, number = self.rhythm, news.stage, news.fragment, news.round
         works: list[RoundWork] = []
@@ -116,9 +135,14 @@ class Director:
             return _Standing(next_step, waits, ())
         if 0 <= number < rhythm.rounds(stage, fragment):
             due_step = rhythm.send_step(stage, fragment, number)
-            late_seconds = (due_step - next_step) * step_seconds
-            is_late = news.offered > 0 and not works and late_seconds > self.grace_seconds
-            if next_step >= due_step or is_late:
+            _, begun_seconds = self._begun.get((stage, fragment), (-1, now_seconds))
+            left_seconds = min(
+                (due_step - next_step) * step_seconds,
+                begun_seconds + self.every_seconds - now_seconds,
+            )
+            is_late = news.offered > 0 and left_seconds > self.grace_seconds
+            is_time = left_seconds <= 0 or is_late
+            if next_step >= due_step or (is_time and not works):
                 works.append(_work(news, number, RoundWorkKind.SEND, b""))
                 next_step = max(next_step, due_step)
         return _Standing(next_step, False, tuple(works))

@@ -4,6 +4,7 @@ Any edge peer can conduct. When the conductor is lost, the lowest edge still rea
 two peers see this differently.
 """
 
+import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -109,7 +110,7 @@ class Conducting:
                 self.candidate = None
         if isinstance(message, RoundNews):
             if self._director is not None:
-                self._director.heard(sender, message)
+                self._director.heard(sender, message, now_seconds())
             return self.conductor.close() if self.conductor is not None else []
         if isinstance(message, Promise) and self.candidate is not None:
             self.candidate.promised(sender, message)
@@ -280,7 +281,9 @@ def director_of(config: RunConfig) -> Director:
         outer.delay_steps,
         outer.staggered,
     )
-    return Director(rhythm, outer.grace_seconds / 2, outer.grace_seconds)
+    return Director(
+        rhythm, outer.grace_seconds / 2, outer.grace_seconds, outer.every_seconds or math.inf
+    )
 
 
 def plan_of(

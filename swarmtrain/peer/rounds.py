@@ -69,6 +69,7 @@ class OuterRounds:
         self._fetching: dict[Place, asyncio.Task[None]] = {}
         self._behind_since: dict[Place, float] = {}
         self._unoffered_since: dict[Place, float] = {}
+        self._begun_at: dict[Place, float] = {}
         self._ahead: dict[Place, GroupState] = {}
         self._served: dict[Place, GroupState] = {}
         self._arrived = asyncio.Condition()
@@ -95,6 +96,7 @@ class OuterRounds:
         for place in [known for known in self._groups if known[0] not in self.states.stages]:
             self._drop(place)
         for place in self.states.places:
+            self._begun_at.setdefault(place, now_seconds())
             siblings = opening.roster.replicas(place[0])
             group = self._groups.get(place)
             if group is not None:
@@ -393,6 +395,7 @@ class OuterRounds:
         for work in works:
             place = (work.stage, work.fragment)
             if work.kind == RoundWorkKind.SEND:
+                self._begun_at[place] = now_seconds()
                 self._sent(place)
             else:
                 self._parts.record(self._merged_event(place, work, commit.next_step))
@@ -449,6 +452,7 @@ class OuterRounds:
             offered=len(others) if is_current else 0,
             ahead_round=ahead.state.round if ahead is not None else 0,
             ahead_state=ahead.digest if ahead is not None else b"",
+            begun_seconds=now_seconds() - self._begun_at.get(place, now_seconds()),
         )
 
     def _has(self, place: Place, choice: Choice) -> bool:

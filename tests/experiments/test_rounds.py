@@ -1,6 +1,7 @@
 """Outer rounds between islands of real peers in virtual time: the plain loop's bits, and what faults may do to them."""
 
 import asyncio
+import itertools
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -280,3 +281,37 @@ def test_what_died_with_all_who_held_it_goes_with_the_next_contribution(
     monkeypatch.setattr(OuterRounds, "_own_up", lambda self, place, group: None)
     _, counted = counted_without_what_was_lost()
     assert 0 not in counted, "who alone votes said nothing"
+
+
+@pytest.mark.parametrize("is_conductor_lost", [False, True])
+def test_rounds_by_time_come_in_time_and_slow_islands_make_fewer_steps(
+    is_conductor_lost: bool,
+) -> None:
+    """The last island takes five times as long for a step. A new conductor keeps to the deadline of the one before."""
+    peers = islands_of(2, replicas=2, slowness=5.0)
+    overrides = ("outer.every_seconds=9", "outer.delay_steps=2", "outer.grace_seconds=8")
+    config = config_of("outer.inner_steps=20", *overrides, steps=80)
+    killed: list[str] = []
+
+    def kill(stage: Stage) -> None:
+        edges = {stage.names[p.name]: p.name for p in of_island(peers, 0) if p.stages == (0,)}
+        committing = [p for _, p, e in stage.run.events if isinstance(e, StepCommitted)]
+        killed.append(next(edges[peer] for peer in reversed(committing) if peer in edges))
+        stage.nemesis.kill(killed[0])
+
+    script = acting(13.0, kill) if is_conductor_lost else None
+    run = run_islands(config, peers, script)
+    assert finishes(run, 12 - len(killed)) and is_agreed(run)
+    island_of = {p: e.island for _, p, e in run.events if isinstance(e, PeerJoined)}
+    for island in (0, 1):
+        first_at: dict[int, float] = {}
+        for at, peer, event in run.events:
+            if isinstance(event, RoundSent) and not event.stage and island_of[peer] == island:
+                first_at.setdefault(event.round, at)
+        sent = sorted(first_at.values())
+        gaps = [later - before for before, later in itertools.pairwise(sent)]
+        assert len(sent) >= 4 and max(gaps) < 9 + 6.5, gaps
+    counted = [islands for k, one in choices(run).items() if k[0] == 0 for islands, _ in one]
+    assert counted.count((0, 1)) >= len(counted) - 1
+    made = Counter(island_of[p] for _, p, e in run.events if isinstance(e, StepCommitted))
+    assert 2 * made[1] < made[0] < 80

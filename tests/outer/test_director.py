@@ -15,7 +15,7 @@ def told(
     step: int, round: int = 0, sent: bool = False, choice: bytes = b"", **more: object
 ) -> Director:
     director = Director(RHYTHM, grace_seconds=4.0, patience_seconds=8.0)
-    director.heard(A, news(step, round, sent, choice, **more))
+    director.heard(A, news(step, round, sent, choice, **more), 0.0)
     return director
 
 
@@ -45,9 +45,9 @@ def test_a_result_is_waited_for_once_and_for_so_long_only() -> None:
     assert director.closing(12, [A], 0.0, 1.0) is None
     assert director.closing(12, [A], 7.9, 1.0) is None
     assert kinds(director.closing(12, [A], 8.0, 1.0)) == []
-    director.heard(A, news(13, 0, True, b""))
+    director.heard(A, news(13, 0, True, b""), 9.0)
     assert kinds(director.closing(13, [A], 9.0, 1.0)) == []
-    director.heard(A, news(14, 0, True, b"x"))
+    director.heard(A, news(14, 0, True, b"x"), 10.0)
     assert kinds(director.closing(14, [A], 10.0, 1.0)) == [MERGE]
 
 
@@ -81,7 +81,7 @@ def test_what_one_fragment_skips_to_is_due_for_the_others() -> None:
         PlaceNews(0, 0, 0, False, b"", 0, 5, b"s"),
         PlaceNews(0, 1, 0, False, b"", 0, 0, b""),
     )
-    director.heard(A, RoundNews(2, b"", places))
+    director.heard(A, RoundNews(2, b"", places), 0.0)
     assert kinds(director.closing(2, [A], 0.0, 1.0)) == [CATCH_UP, SEND]
 
 
@@ -93,3 +93,46 @@ def test_a_result_that_is_here_is_merged_also_where_the_group_went_on_behind_it(
     further = {"ahead_round": 2, "ahead_state": b"s"}
     closed = told(12, sent=True, choice=b"x", **further).closing(12, [A], 0.0, 1.0)
     assert kinds(closed)[:1] == [CATCH_UP]
+
+
+# ---- rounds by time -------------------------------------------------------------------------------------------------
+
+B = PeerId("b")
+
+
+def timed() -> Director:
+    return Director(RHYTHM, 4.0, 8.0, every_seconds=30.0)
+
+
+def test_the_step_behind_the_deadline_is_the_last_of_its_round_however_many_there_were() -> None:
+    director = timed()
+    director.heard(A, news(3, 2, False, b"", begun_seconds=20.0), 100.0)
+    assert kinds(director.closing(3, [A], 109.9, 5.0)) == []
+    closed = director.closing(3, [A], 110.0, 5.0)
+    assert kinds(closed) == [SEND] and closed is not None and closed.next_step == 30
+
+
+def test_who_is_fast_sends_after_the_most_steps_a_round_has() -> None:
+    director = timed()
+    director.heard(A, news(9, 0, False, b"", begun_seconds=1.0), 100.0)
+    assert kinds(director.closing(9, [A], 100.0, 0.1)) == [SEND]
+
+
+def test_a_deadline_goes_by_whoever_saw_the_last_contribution_made() -> None:
+    """One replica has just come; the conductor as well, which knows by what the others say."""
+    director = timed()
+    director.heard(A, news(3, 2, False, b"", begun_seconds=0.5), 100.0)
+    director.heard(B, news(3, 2, False, b"", begun_seconds=29.0), 100.0)
+    director.heard(A, news(3, 2, False, b"", begun_seconds=0.5), 100.0)
+    assert kinds(director.closing(3, [A, B], 101.0, 5.0)) == [SEND]
+    # The next round has a time of its own.
+    director.heard(B, news(30, 3, False, b"", begun_seconds=2.0), 103.0)
+    assert kinds(director.closing(30, [A, B], 130.9, 5.0)) == []
+    assert kinds(director.closing(30, [A, B], 131.0, 5.0)) == [SEND]
+
+
+def test_others_that_are_ready_are_not_kept_waiting_for_a_deadline_beyond_the_grace() -> None:
+    director = timed()
+    director.heard(A, news(3, 2, False, b"", offered=1, begun_seconds=20.0), 100.0)
+    assert kinds(director.closing(3, [A], 100.0, 5.0)) == [SEND]
+    assert kinds(director.closing(3, [A], 106.5, 5.0)) == []
