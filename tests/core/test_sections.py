@@ -59,7 +59,11 @@ def test_hash_covers_every_other_setting() -> None:
         ):
             continue
         value = by_name.get(name) or changed[type(entry.default)](entry.default)
-        needs = {"model.kv_heads": {"heads": 8}, "model.initial_sha256": {"initial": "folder"}}
+        needs = {
+            "model.kv_heads": {"heads": 8},
+            "model.initial_sha256": {"initial": "folder"},
+            "outer.every_seconds": {"inner_steps": 5},
+        }
         beside = needs.get(name, {})
         config = RunConfig.model_validate({section: {key: value, **beside}})
         assert config.hash not in seen, name
@@ -84,7 +88,7 @@ def test_hash_does_not_depend_on_how_values_were_given() -> None:
 
 def test_hash_is_pinned() -> None:
     # Peers of one version must agree across machines; a change here refuses every older peer and checkpoint.
-    assert RunConfig().hash == "5d55e738ef6f871aec64aad627edd59cd3fc47a1d8b5a974f0c46488ff07146e"
+    assert RunConfig().hash == "8efd3661c8608c66ff592d8db9b6c5cf3c46ea8a622e2d83cd1fb484887d330c"
 
 
 def test_configuration_is_frozen() -> None:
