@@ -193,12 +193,7 @@ async def open_peer(
     """Join the run at `options.join`: directory open, links ready, nothing served yet. Raises SwarmError."""
     description, offered = await describe(options.join)
     config = accept_config(offered, options.config)
-    if options.config is not None:
-        trust_family(config.model)
-        trust_wiring(options.config.planner.wiring)
-    check_stages(options.stages, config)
-    check_name(options.name)
-    check_region(options.region)
+    _trust_and_check(options, config)
     torch.set_num_threads(config.limits.threads)
     seen_here = seen_devices()
     place, why = choose_place(options.device, config.train.accumulation, seen_here)
@@ -258,6 +253,16 @@ async def open_peer(
     if reporter is not None:
         _start_reporting(session, reporter, show)
     return JoinedPeer(session, reporter, journal, trace, options.out, record)
+
+
+def _trust_and_check(options: JoinOptions, config: RunConfig) -> None:
+    """Import what the volunteer's own configuration names, and refuse options that this run cannot be joined with."""
+    if options.config is not None:
+        trust_family(config.model)
+        trust_wiring(options.config.planner.wiring)
+    check_stages(options.stages, config)
+    check_name(options.name)
+    check_region(options.region)
 
 
 def _reporter(identity: Identity, description: Description, config: RunConfig) -> Reporter | None:
