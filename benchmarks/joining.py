@@ -1,27 +1,28 @@
 """What a run pays for newcomers and movers with a large state, before and after they learn it outside of steps.
 
-    python -m benchmarks.joining [--steps 12] [--only NAME] [--set section.key=value ...]
+    python -m benchmarks.joining [--steps 12] [--stages 16] [--only NAME] [--set section.key=value ...]
 
 Virtual time, the real peer code: deploy/scenarios/joining.toml, in the middle of whose run one machine and five at once
 start. "In the roster" they join as members that hold nothing and fetch their state while a step is open; "before it"
 they learn (peer.learning). "A mover" is one of three machines of a stage that the conductor asks to host another
-instead: it fetches that while a step is open, or learns it beside its work (peer.moving). Prints the usual seconds of a
-step, those of the longest from the start of the newcomers to the first step with all of them, seconds from their start
-until they are in a step with state, and bytes as charged.
+instead: it fetches that while a step is open, or learns it beside its work (peer.moving). "A woken one" stood still
+for 300 s. Prints the usual seconds of a step, those of the longest from the start of the newcomers to the first step
+with all of them, seconds from their start until they are in a step with state, and bytes as charged.
 """
 
 import argparse
 import asyncio
 import itertools
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from swarmtrain.core.config import RunConfig, load_config
-from swarmtrain.core.events import Event, Learned, MembershipChanged, Recovered, StepCommitted
+from swarmtrain.core.events import FaultEnded, Learned, MembershipChanged, Recovered, StepCommitted
 from swarmtrain.data.stream import Corpus, load_corpus
+from swarmtrain.experiments.faults import Fault
 from swarmtrain.experiments.machines import MachineLoop
 from swarmtrain.experiments.scenario import read_scenario
 from swarmtrain.experiments.virtual import Scenario, Stage, VirtualPeer, VirtualRun, play
@@ -33,7 +34,11 @@ JOIN_STEP = 3
 """The step in the middle of which newcomers start."""
 INTO_SECONDS = 10.0
 CASES = {"one": (1,), "five, each another stage": (1, 4, 7, 10, 13), "five, the same": (1,) * 5}
-MOVER = "a mover"
+MOVER, WOKEN = "a mover", "a woken one"
+ASLEEP = Fault("freeze", ("t4-0",), at_seconds=120.0, duration_seconds=300.0)
+"""Until it is out of the roster and some steps were decided without it."""
+ROOM_BYTES = 40 << 30
+"""Of a machine that holds two stages for a while; what fits is counted as if the dearest, the edge, were among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +62,12 @@ def simulated(
 
     def script(stage: Stage) -> "asyncio.Task[None]":
         async def act() -> None:
-            while not of_step(stage.run, JOIN_STEP - 1):  # noqa: ASYNC110 (virtual time)
+            while not has_begun(stage.run, case):  # noqa: ASYNC110 (virtual time)
                 await asyncio.sleep(0.1)
-            await asyncio.sleep(INTO_SECONDS)
+            await asyncio.sleep(0.0 if case == WOKEN else INTO_SECONDS)
             begun.append(asyncio.get_running_loop().time())
+            if case == WOKEN:
+                ids.append(stage.names["t4-0"])
             if case == MOVER:
                 ids.append(stage.names["t4-0"])
                 ask_to_move(stage, stage.sessions["t4-0"])
@@ -87,11 +94,34 @@ def ask_to_move(stage: Stage, mover: Session) -> None:
             session.runtime.island.move(mover.options.me, stages, "the benchmark says so")
 
 
-def of_step(run: VirtualRun, step: int) -> list[Event]:
-    return [e for _, _, e in run.events if isinstance(e, StepCommitted) and e.step == step]
+def roomy(peer: VirtualPeer) -> VirtualPeer:
+    assert peer.machine is not None
+    return replace(peer, machine=peer.machine.model_copy(update={"memory_bytes": ROOM_BYTES}))
+
+
+def has_begun(run: VirtualRun, case: str) -> bool:
+    """Whether the machine has woken, or else the step has begun in which newcomers start."""
+    if case == WOKEN:
+        return any(isinstance(event, FaultEnded) for _, _, event in run.events)
+    ended = [event.step for _, _, event in run.events if isinstance(event, StepCommitted)]
+    return JOIN_STEP - 1 in ended
+
+
+def with_stages(scenario: Scenario, stages: int) -> Scenario:
+    """The same world with fewer middle stages, and machines for these."""
+    assert scenario.charged is not None
+    model = scenario.charged.model.model_copy(update={"stages": stages, "blocks_per_stage": 1})
+    edges = [peer for peer in scenario.peers if peer.stages == (0,)][: max(2, stages // 4)]
+    others = [peer for peer in scenario.peers if peer.stages is None][: 3 * stages]
+    charged = replace(scenario.charged, model=model)
+    return replace(scenario, peers=(*edges, *others), charged=charged)
 
 
 def row_of(config: RunConfig, scenario: Scenario, corpus: Corpus, case: str) -> Row:
+    if case == WOKEN:
+        scenario = replace(scenario, faults=(ASLEEP,))
+    if case == MOVER:
+        scenario = replace(scenario, peers=tuple(map(roomy, scenario.peers)))
     run, begun_seconds, ids = simulated(config, scenario, corpus, case)
     in_roster: dict[str, float] = {}
     with_state: dict[str, float] = {}
@@ -127,12 +157,14 @@ def row_of(config: RunConfig, scenario: Scenario, corpus: Corpus, case: str) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--only", choices=[*CASES, MOVER], help="this case alone")
+    parser.add_argument("--stages", type=int, default=16, help="middle stages, three machines each")
+    parser.add_argument("--only", choices=[*CASES, MOVER, WOKEN], help="this case alone")
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     options = parser.parse_args()
     torch.set_num_threads(1)
     file = read_scenario(JOINING)
-    steps = [f"run.steps={options.steps}"]
+    steps = [f"run.steps={options.steps}", f"model.stages={options.stages}"]
+    scenario = with_stages(file.scenario, options.stages)
     config = load_config([file.run], [*file.overrides, *steps, *options.overrides])
     corpus = load_corpus(config.data, None)
     print(
@@ -140,10 +172,10 @@ def main() -> None:
     )
     print("|---|---|---|---|---|---|---|---|")
     rests = learning.RESTS
-    for case in [options.only] if options.only else [*CASES, MOVER]:
+    for case in [options.only] if options.only else [*CASES, MOVER, WOKEN]:
         for where, tries in (("in the roster", ()), ("before it", rests)):
             learning.RESTS = tries
-            row = row_of(config, file.scenario, corpus, case)
+            row = row_of(config, scenario, corpus, case)
             count = len(CASES.get(case, case[:1]))
             after = f"{row.joined_seconds:.0f}" if row.joined == count else "not all"
             ratio = row.longest_seconds / row.usual_seconds

@@ -212,7 +212,8 @@ class Moving:
             new.island.recovering.see(old.island.recovering.roster)
         new.island.parts.checkpoint = old.island.parts.checkpoint
         for kept in old.snapshots:
-            new.snapshots.put(kept.state, kept.at.step, kept.at.base)
+            if kept.at.stage not in new.member.stages:  # of those it has its own by now
+                new.snapshots.put(kept.state, kept.at.step, kept.at.base)
         new.island.conducting.is_quiet = False
         self.serve(new)
         self._seat.take_over(new)
