@@ -161,7 +161,7 @@ class ProcessStage:
         match event["kind"]:
             case "step_opened" if not self._has_begun and self._is_last(state, entry["peer"]):
                 self._has_begun = True
-                self._begin_faults(state, at)
+                self._tasks.spawn(self._begin_faults(at), "begin faults")
             case "step_committed":
                 self._progress_seconds = self._loop.time()
                 self._events.append((at, Traffic(WORLD, state.bytes_sent, 0, 0)))
@@ -200,8 +200,10 @@ class ProcessStage:
 
     # ---- faults, and machines that come and go ------------------------------------------------------------------
 
-    def _begin_faults(self, state: RunState, opened_seconds: float) -> None:
-        roster = self._roster(state)
+    async def _begin_faults(self, opened_seconds: float) -> None:
+        """Draw and start what goes wrong, once all who are there have told the coordinator."""
+        await asyncio.sleep(LOOK_SECONDS)
+        roster = self._roster(self._swarm.coordinator.state)
         names = {name: peer for name, peer in self.names.items() if peer in roster}
         chance = random.Random(f"faults {self.config.run.seed}")
         plan = random_plan(chance, self.scenario.chances, roster, names, self.scenario.faults)

@@ -15,6 +15,7 @@ from swarmtrain.experiments.results import read_study
 from swarmtrain.experiments.staging import arguments_of, staging_of
 from swarmtrain.experiments.trials import RunTrial, prepared
 from swarmtrain.experiments.virtual import simulate
+from swarmtrain.monitor.journal import read_journal
 from swarmtrain.transport.shaping import Shape
 from tests.experiments.runs import corpus, sha_of
 from tests.experiments.test_experiment import ROOT, TINY, command, written
@@ -111,6 +112,16 @@ def test_jitter_and_losses_slow_virtual_lines_down_and_change_no_bit(tmp_path: P
     assert sha_of(shaken[0]) == sha_of(calm)
 
 
+def commits_of(folder: Path) -> set[tuple[int, float, str]]:
+    """Step, loss and digest of the parameters of every step of every island."""
+    entries = (entry["event"] for entry in read_journal(folder / "journal.jsonl"))
+    return {
+        (event["step"], event["loss"], event["parameters_sha256"])
+        for event in entries
+        if event["kind"] == "step_committed"
+    }
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_three_regions_train_the_same_curve_in_both_worlds(tmp_path: Path) -> None:
@@ -118,7 +129,9 @@ def test_three_regions_train_the_same_curve_in_both_worlds(tmp_path: Path) -> No
     assert done.exit_code == 0, done.output
     virtual, real = (group.results[0] for group in read_study(tmp_path / "out").groups)
     assert [point.loss for point in virtual.points] == [point.loss for point in real.points]
-    assert virtual.summary["parameters_sha256"] == real.summary["parameters_sha256"]
+    steps = commits_of(tmp_path / "out" / "runs" / virtual.name)
+    assert steps == commits_of(tmp_path / "out" / "runs" / real.name)
+    assert len(steps) == 24 * 3, "three islands that differ between rounds"
     for result in (virtual, real):
         assert result.summary["faults"] == 1 and result.summary["violations"] == 0
 
