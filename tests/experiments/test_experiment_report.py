@@ -206,7 +206,7 @@ def test_the_same_journals_give_the_same_bytes(finished: Path, tmp_path: Path) -
 
 def test_the_page_loads_nothing(finished: Path, tmp_path: Path) -> None:
     page = write_report(finished, tmp_path)[-1].read_text(encoding="utf-8")
-    assert page.count("<svg") == 3 and "policy=slow" in page
+    assert page.count("<svg") == 4 and "policy=slow" in page
     outside = re.findall(r"""(?:src|href)\s*=\s*["'](?!#)([^"']*)""", page)
     assert not outside and "url(http" not in page and "@import" not in page
 
