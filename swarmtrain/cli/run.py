@@ -294,12 +294,12 @@ def check(
     check_folders(folders, output)
 
 
-def _staged_alike(shape: str | None) -> "Staged | None":
+def _staged_alike(shape: str | None) -> "Staged":
     """All lines of this shape."""
     from swarmtrain.peer.joining import Staged
     from swarmtrain.transport.shaping import Lines, parse_shape
 
-    return Staged(Lines(parse_shape(shape))) if shape else None
+    return Staged(Lines(parse_shape(shape)) if shape else None)
 
 
 def _cache_folder() -> Path:

@@ -71,7 +71,7 @@ class JoinOptions:
     memory_bytes: int | None
     region: str = ""
     island: int | None = 0
-    staged: Staged | None = None
+    staged: Staged = Staged()
     device: str = "auto"
     caps: Caps = NO_CAPS
     key: Identity | None = None
@@ -228,9 +228,8 @@ async def open_peer(
     host = options.listen.rpartition(":")[0].replace("localhost", "127.0.0.1")
     discovery = DhtOptions(bootstrap=description.directory, host=host)
     directory = await _open_directory(config, identity, discovery, record)
-    staged = options.staged or Staged()
-    transport = GrpcTransport(_link_limits(config), staged.lines, options.caps)
-    world = World(transport, directory, ThreadLane(observe, staged.least_seconds))
+    transport = GrpcTransport(_link_limits(config), options.staged.lines, options.caps)
+    world = World(transport, directory, ThreadLane(observe, options.staged.least_seconds))
     memory_bytes, why = stage_memory_bytes(options.memory_bytes)
     record(Noted("memory", why))
     peer_options = PeerOptions(
