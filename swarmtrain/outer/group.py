@@ -179,9 +179,11 @@ class RoundGroup:
             if self.behind is not None and self.behind.peer == peer:
                 self.behind = None  # whoever else is there greets
 
-    def seen(self, peer: PeerId) -> None:
-        """`peer` lives, and is greeted from now on, whatever its island."""
+    def seen(self, peer: PeerId) -> list[Effect]:
+        """`peer` lives, and is greeted from now on, whatever its island: at once if it is new."""
+        is_new = peer not in self._roll.peers
         self._roll.see(peer)
+        return [SendRound(peer, self._offer())] if is_new and self.round >= 0 else []
 
     def tick(self, now_seconds: float) -> list[Effect]:
         """Repeat what may have been lost, give up what takes too long, stand as chair when it is time."""

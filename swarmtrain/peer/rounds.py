@@ -70,6 +70,7 @@ class OuterRounds:
         self._behind_since: dict[Place, float] = {}
         self._unoffered_since: dict[Place, float] = {}
         self._begun_at: dict[Place, float] = {}
+        self._came_at = now_seconds()
         self._ahead: dict[Place, GroupState] = {}
         self._served: dict[Place, GroupState] = {}
         self._arrived = asyncio.Condition()
@@ -122,7 +123,7 @@ class OuterRounds:
     def _meet(self, place: Place, peers: Sequence[PeerId] | dict[PeerId, tuple[int, ...]]) -> None:
         for peer in peers:
             if place[0] in self._others[peer]:
-                self._groups[place].seen(peer)
+                self._act(place, self._groups[place].seen(peer))
 
     def lost(self, peer: PeerId) -> None:
         """`peer` cannot be reached."""
@@ -167,7 +168,15 @@ class OuterRounds:
         place = (message.stage, message.fragment)
         group = self._groups.get(place)
         if group is not None:
+            # Whoever is heard of for the first time knows as little of this peer: the next tick may be far off.
+            self._act(place, group.seen(sender))
             self._act(place, group.handle(sender, message, now_seconds()))
+
+    @property
+    def is_seeking(self) -> bool:
+        """Whether no other island is known, and for no longer than a record in the directory lives."""
+        life_seconds = self._parts.config.swarm.announce_seconds
+        return not self._others and now_seconds() < self._came_at + life_seconds
 
     async def answer_state(self, request: OuterStateRequest) -> Message:
         """A piece of the outer state here; all pieces of one answer are of one round."""

@@ -246,11 +246,10 @@ class Session:
         hopeful_seconds = self._loop.time()
         while True:
             self._note_stages()
-            is_in = self.runtime is not None
-            await placing.look(machine, self.address, self._state(), is_in)
+            await placing.look(machine, self.address, self._state(), self.runtime is not None)
             for entry in (*placing.records, *placing.elsewhere):
                 self.links.learn(entry.peer, entry.address)
-            self._meet_islands()
+            usual_seconds = ASK_SECONDS if self._meet_islands() else life_seconds / 3
             if self.runtime is None and self._locking is None:
                 roster = placing.first_roster()
                 if roster is not None:
@@ -264,14 +263,15 @@ class Session:
             if self.options.island is None and is_over:
                 return placing.obstacle()
             pauses_seconds = {"joining": LOOK_SECONDS, "learning": ASK_SECONDS}
-            await asyncio.sleep(pauses_seconds.get(self._state(), life_seconds / 3))
+            await asyncio.sleep(pauses_seconds.get(self._state(), usual_seconds))
 
-    def _meet_islands(self) -> None:
-        """Peers of other islands that host stages of this one are in its groups."""
+    def _meet_islands(self) -> bool:
+        """Peers of other islands that host stages of this one are in its groups. Whether it seeks others."""
         rounds = self.runtime.island.rounds if self.runtime is not None else None
         for entry in self.placing.elsewhere:
             if rounds is not None and entry.state in ("joining", "serving"):
                 rounds.meet(entry.peer, entry.stages)
+        return rounds is not None and rounds.is_seeking
 
     def _rebalance(self) -> None:
         """As conductor, plan with what is published by now, and move a peer to where it helps most, if that pays."""

@@ -315,3 +315,12 @@ def test_rounds_by_time_come_in_time_and_slow_islands_make_fewer_steps(
     assert counted.count((0, 1)) >= len(counted) - 1
     made = Counter(island_of[p] for _, p, e in run.events if isinstance(e, StepCommitted))
     assert 2 * made[1] < made[0] < 80
+
+
+def test_islands_meet_before_their_first_round_however_rare_signs_of_life_are() -> None:
+    """What a peer says every heartbeat it says at once to whom it meets."""
+    rare = ("links.heartbeat_seconds=20", "links.silence_seconds=60", "outer.grace_seconds=30")
+    run = run_islands(config_of(*rare, steps=7), islands_of(2))
+    assert finishes(run, 6) and is_agreed(run)
+    counted = {islands for key, one in choices(run).items() if key[2] == 0 for islands, _ in one}
+    assert counted == {(0, 1)}
