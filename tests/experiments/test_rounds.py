@@ -190,7 +190,7 @@ def test_an_island_that_joins_late_starts_from_the_groups_parameters() -> None:
         for peer in late:
             stage.add(peer)
 
-    run = run_islands(config, of_island(peers, 0), acting(8.0, join), late)
+    run = run_islands(config, of_island(peers, 0), acting(12.0, join), late)
     assert finishes(run, 6) and is_agreed(run)
     caught_up = [e for _, _, e in run.events if isinstance(e, RoundMerged) and e.how == "catch_up"]
     assert {event.stage for event in caught_up} == {0, 1, 2}
