@@ -19,7 +19,7 @@ from swarmtrain.core.errors import LinkError, StateError, WireError
 from swarmtrain.core.events import Learned, Noted
 from swarmtrain.core.messages import Commit
 from swarmtrain.core.tasks import Tasks
-from swarmtrain.core.types import PeerId
+from swarmtrain.core.types import Digest, PeerId
 from swarmtrain.peer.parts import Parts
 from swarmtrain.peer.reduce import slice_bounds
 from swarmtrain.peer.restore import now_seconds
@@ -56,6 +56,7 @@ class Course:
     """What donors keep for this peer: the state `at` a step, by stage at whom, and what came of it so far."""
 
     step: int
+    base: Digest
     epoch: int
     is_here: bool
     donors: dict[int, list[PeerId]]
@@ -142,7 +143,9 @@ class Learning:
         try:
             if not course.is_here:
                 reason = "learns its stages before it joins"
-                wanted = Resync(course.step, course.epoch, parts.member.stages, (), reason)
+                wanted = Resync(
+                    course.step, course.base, course.epoch, parts.member.stages, (), reason
+                )
                 pace = pace_of(parts.config.links, rest)
                 await self._take_state(wanted, lambda stage: course.donors[stage], pace)
                 seconds = now_seconds() - begin_seconds
@@ -192,19 +195,21 @@ class Learning:
         """With the donors of the newest step, if they are more than teach others: two newcomers that got half of them
         each would both be too slow."""
         member = self._parts.member
-        top = max((o.step for o in offers.values() if o.status is Status.OK), default=0)
+        good = [offer for offer in offers.values() if offer.status is Status.OK]
+        newest = max(good, key=lambda offer: (offer.epoch, offer.step), default=None)
         donors: dict[int, list[PeerId]] = {stage: [] for stage in member.stages}
         busy = dict.fromkeys(member.stages, 0)
-        newest: LearnReply | None = None
-        for (stage, peer), offer in offers.items():
+        for (stage, _), offer in offers.items():
             busy[stage] += offer.status is Status.BUSY
-            if offer.status is Status.OK and offer.step == top:
-                donors[stage].append(peer)
-                newest = offer
-        if newest is None or any(len(donors[stage]) <= busy[stage] for stage in donors):
+        if newest is None:
             return None
-        is_here = (member.step, member.base) == (top, newest.base)
-        return Course(top, newest.epoch, is_here, donors)
+        for (stage, peer), offer in offers.items():
+            if offer in good and (offer.step, offer.base) == (newest.step, newest.base):
+                donors[stage].append(peer)
+        if any(len(donors[stage]) <= busy[stage] for stage in donors):
+            return None
+        is_here = (member.step, member.base) == (newest.step, newest.base)
+        return Course(newest.step, newest.base, newest.epoch, is_here, donors)
 
     def _first_donors(self) -> list[tuple[int, PeerId]]:
         """Some siblings of every stage, without those found gone; newcomers of one stage begin with different ones."""

@@ -186,9 +186,13 @@ class Recovering:
         """Raises StateError; nothing is changed then."""
         parts = self._parts
         parts.member.suspend()
-        base, digests = await resync(parts, siblings, effect, pace)
+        digests = await resync(parts, siblings, effect, pace)
+        if effect.epoch != parts.member.epoch:
+            # What is under way here for the same step belongs to a history that was given up.
+            parts.worker.abandon()
+            parts.reducer.abandon()
         parts.worker.leave_step(effect.step)
         parts.worker.store.forget_before(effect.step)
         parts.reducer.forget_before(effect.step)
-        self._perform(parts.member.adopt(effect, base, digests))
+        self._perform(parts.member.adopt(effect, digests))
         await parts.worker.moved()

@@ -37,8 +37,8 @@ _LINK_PAUSE_SECONDS = 0.1
 
 async def resync(
     parts: Parts, siblings: Callable[[int], Sequence[PeerId]], wanted: Resync, pace: Pace
-) -> tuple[Digest, tuple[StageDigest, ...]]:
-    """Load every stage that `wanted` names from its siblings; the base they share, and the parameter digests.
+) -> tuple[StageDigest, ...]:
+    """Load every stage that `wanted` names from its siblings; the parameter digests.
 
     A stage that this peer already has at that step stays as it is: a peer that moves fetches only what is new.
 
@@ -49,21 +49,14 @@ async def resync(
     missing = [stage for stage in wanted.stages if stage not in wanted.keeps]
 
     async def fetch(stage: int) -> StageTransfer:
-        return await fetch_from(parts, siblings(stage), stage, wanted.step, pace)
+        return await fetch_from(parts, siblings(stage), stage, wanted.step, wanted.base, pace)
 
     transfers = await asyncio.gather(*(fetch(stage) for stage in missing))
-    bases = {transfer.base for transfer in transfers}
-    if len(bases) > 1:
-        raise StateError(
-            f"siblings disagree on the parameters of step {wanted.step}",
-            "their base digests differ",
-            "this peer joins again with the next step",
-        )
     states = {transfer.state.stage: transfer.state for transfer in transfers}
     digests = await load(parts, wanted.stages, states)
     for transfer in transfers:
         _recovered(parts, transfer, "sibling", start_seconds)
-    return next(iter(bases), parts.member.base), digests
+    return digests
 
 
 async def restore(parts: Parts, message: Restore, last: Commit | None) -> tuple[StageDigest, ...]:
@@ -230,9 +223,15 @@ async def _average(
 
 
 async def fetch_from(
-    parts: Parts, peers: Sequence[PeerId], stage: int, step: int, pace: Pace | None = None
+    parts: Parts,
+    peers: Sequence[PeerId],
+    stage: int,
+    step: int,
+    base: Digest | None = None,
+    pace: Pace | None = None,
 ) -> StageTransfer:
-    """`stage` at `step` from those of `peers` that can be reached, as fast as it comes unless `pace` says else."""
+    """`stage` at `step`, on `base` if that is known, from those of `peers` that can be reached, as fast as it comes
+    unless `pace` says else."""
     links: list[Link] = []
     for peer in peers:
         if peer == parts.me:
@@ -241,7 +240,7 @@ async def fetch_from(
             links.append(await parts.links.to(peer))
         except LinkError:
             continue
-    return await fetch_stage(links, stage, step, pace or pace_of(parts.config.links))
+    return await fetch_stage(links, stage, step, pace or pace_of(parts.config.links), base)
 
 
 def _check_size(replica: Replica, state: StageState) -> None:

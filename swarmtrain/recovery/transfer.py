@@ -56,15 +56,19 @@ class _Claim:
     moments: Digest
 
 
-async def fetch_stage(links: Sequence[Link], stage: int, step: int, pace: Pace) -> StageTransfer:
+async def fetch_stage(
+    links: Sequence[Link], stage: int, step: int, pace: Pace, base: Digest | None = None
+) -> StageTransfer:
     """The state of `stage` at `step` from the donors behind `links`.
+
+    With `base` those count that are on it: another may not know yet that the island was restored (I4).
 
     Raises:
         StateError: no donor has it, they disagree, or what they sent is not what they claimed.
     """
     if not links:
         raise _failed(stage, step, "no peer that hosts it can be reached")
-    claims = await _claims(links, stage, step, pace.silence_seconds)
+    claims = await _claims(links, stage, step, base, pace.silence_seconds)
     agreed = max(claims.values(), key=list(claims.values()).count)
     donors = [link for link, claim in claims.items() if claim == agreed]
     try:
@@ -113,7 +117,7 @@ def _spans(ends_bytes: Sequence[int], piece_bytes: int) -> list[tuple[int, int]]
 
 
 async def _claims(
-    links: Sequence[Link], stage: int, step: int, silence_seconds: float
+    links: Sequence[Link], stage: int, step: int, base: Digest | None, silence_seconds: float
 ) -> dict[Link, _Claim]:
     """What the donors would give. While none has the step yet, all are asked again for a while."""
     loop = asyncio.get_running_loop()
@@ -126,7 +130,10 @@ async def _claims(
         why = ""
         for link, answer in zip(links, answers, strict=True):
             if isinstance(answer, _Claim):
-                claims[link] = answer
+                if base in (None, answer.base):
+                    claims[link] = answer
+                else:
+                    why = f"peer {link.remote.peer} has it on other parameters"
             elif isinstance(answer, LinkError | WireError):
                 why = f"peer {link.remote.peer}: {answer}"
             else:

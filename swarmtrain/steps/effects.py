@@ -77,10 +77,12 @@ class Forget:
 class Resync:
     """This peer's state is not the decided one of `epoch`: fetch `stages` from siblings before serving again.
 
-    Those in `keeps` are right already; it is none unless the peer only moves.
+    `base` tells it from what a sibling may still hold of a history that a restore gave up. The stages in `keeps` are
+    right already; it is none unless the peer only moves.
     """
 
     step: int
+    base: Digest
     epoch: int
     stages: tuple[int, ...]
     keeps: tuple[int, ...]

@@ -168,7 +168,7 @@ class StepMember:
         if self.ledger.applying is not commit:
             return []
         self.ledger.applying = None
-        return [self._resync(commit.next_step, commit.term, self.stages, reason)]
+        return [self._resync(commit.next_step, next_base(commit), commit.term, self.stages, reason)]
 
     def _enter_step(
         self, digests: tuple[StageDigest, ...], decision: Decision | None
@@ -190,9 +190,9 @@ class StepMember:
         """State is on its way from siblings: nothing may enter the sums that it replaces (R5)."""
         self.ledger.closed, self.ledger.reopened = True, set()
 
-    def adopt(self, resync: Resync, base: Digest, digests: tuple[StageDigest, ...]) -> list[Effect]:
-        """This peer's state was replaced by siblings': it is where `resync` says on `base` now, and holds nothing."""
-        self.step, self.base, self.epoch = resync.step, base, resync.epoch
+    def adopt(self, resync: Resync, digests: tuple[StageDigest, ...]) -> list[Effect]:
+        """This peer's state was replaced by siblings': it is where `resync` says now, and holds nothing."""
+        self.step, self.base, self.epoch = resync.step, resync.base, resync.epoch
         self.stages, self.last = resync.stages, None
         note = _state_applied(resync.step - 1, 0, 0, digests)
         return [note, *self._enter_step(digests, None)]
@@ -239,7 +239,11 @@ class StepMember:
                 return []
             case Tell(commit) if commit.step > self.step:
                 reason = "more than one decision was missed"
-                return [self._resync(commit.next_step, commit.term, self.stages, reason)]
+                return [
+                    self._resync(
+                        commit.next_step, next_base(commit), commit.term, self.stages, reason
+                    )
+                ]
             case Tell(commit):
                 return self._decided(commit, None)
             case Ask(step):
@@ -250,8 +254,10 @@ class StepMember:
             case _:
                 return []
 
-    def _resync(self, step: int, term: int, stages: tuple[int, ...], reason: str) -> Resync:
-        return Resync(step, epoch_of(term), stages, (), reason)
+    def _resync(
+        self, step: int, base: Digest, term: int, stages: tuple[int, ...], reason: str
+    ) -> Resync:
+        return Resync(step, base, epoch_of(term), stages, (), reason)
 
     def _from_conductor(self, sender: PeerId, message: FromConductor) -> list[Effect]:
         if message.term < self.term:
@@ -332,14 +338,14 @@ class StepMember:
         mine = opening.roster.member(self.peer)
         assert mine is not None
         reason = "the island was restored while this peer was away"
-        return [self._resync(opening.step, opening.term, mine.stages, reason)]
+        return [self._resync(opening.step, opening.base, opening.term, mine.stages, reason)]
 
     def _open(self, message: Open) -> list[Effect]:
         place = message.roster.member(self.peer)
         if message.base != self.base:
             reason = "the step opened on other parameters than this peer holds"
             stages = place.stages if place is not None else self.stages
-            return [self._resync(message.step, message.term, stages, reason)]
+            return [self._resync(message.step, message.base, message.term, stages, reason)]
         if place is None:
             self._is_dismissed = True
             return []
@@ -348,7 +354,7 @@ class StepMember:
             self._early = [(self.conductor or self.peer, message)]
             keeps = tuple(stage for stage in place.stages if stage in self.stages)
             reason = "this peer moves to other stages"
-            return [Resync(message.step, self.epoch, place.stages, keeps, reason)]
+            return [Resync(message.step, message.base, self.epoch, place.stages, keeps, reason)]
         ledger = self.ledger
         known = ledger.open
         if known is not None and age(message) < age(known):
@@ -477,12 +483,14 @@ class StepMember:
             return []
         if commit.base != self.base:
             reason = "the decision was made on other parameters than this peer holds"
-            return [self._resync(commit.step, commit.term, self.stages, reason)]
+            return [self._resync(commit.step, commit.base, commit.term, self.stages, reason)]
         prepared = self.ledger.prepared
         mine = [entry for entry in commit.stages if entry.stage in self.stages]
         if prepared is None or any(entry not in prepared.stages for entry in mine):
             reason = "a step was decided without this peer's sums"
-            return [self._resync(commit.next_step, commit.term, self.stages, reason)]
+            return [
+                self._resync(commit.next_step, next_base(commit), commit.term, self.stages, reason)
+            ]
         self.last = commit
         self.ledger.applying, self.ledger.after = commit, decision
         self.ledger.closed, self.ledger.reopened = True, set()
@@ -515,7 +523,7 @@ class StepMember:
         agreed = {entry.stage: entry.digest for entry in message.stages}
         if any(agreed.get(entry.stage, entry.digest) != entry.digest for entry in mine):
             reason = "this peer's parameters differ from the agreed ones"
-            return [self._resync(message.step, message.term, self.stages, reason)]
+            return [self._resync(message.step, self.base, message.term, self.stages, reason)]
         end: list[Effect] = [End(False, LEFT)] if self._is_dismissed else []
         return [Forget(message.step), *end]
 
