@@ -24,6 +24,10 @@ FOUND = {
         True,
     ): "both replicas died before a snapshot had spread, so early that it can begin again",
     (10532, True): "a whole stage took both holders of another one's snapshots with it",
+    (
+        557,
+        True,
+    ): "who was away during a restore took its state from another who was, and joined its own old calls",
     (5612, True): "a conductor cut off from the majority ended the run for those it still reached",
 }
 
