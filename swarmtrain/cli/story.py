@@ -4,6 +4,7 @@ from typing import Any
 
 from swarmtrain.cli.progress import Progress
 from swarmtrain.coordinator.state import RunState
+from swarmtrain.coordinator.story import PEER_ID
 
 
 class Story:
@@ -17,7 +18,10 @@ class Story:
 
     def __call__(self, state: RunState, entry: dict[str, Any]) -> None:
         event = entry["event"]
-        note = self._progress.note
+
+        def note(text: str) -> None:
+            self._progress.note(PEER_ID.sub(lambda match: _name(state, match[0]), text))
+
         match event["kind"]:
             case "step_committed":
                 self._committed(state, event)

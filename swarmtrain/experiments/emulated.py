@@ -55,7 +55,8 @@ def _check_alike(name: str, network: NetworkProfile) -> None:
     raise ConfigError(
         f"--network {name} has {len(network.regions)} regions",
         "all lines of a process on this machine are shaped alike, and those between regions differ",
-        "choose a network of one region, such as home or lan, or use swarmtrain simulate for this one",
+        "choose a network of one region, such as home or lan; swarmtrain simulate and swarmtrain experiment run "
+        "--world processes have lines between regions",
     )
 
 
