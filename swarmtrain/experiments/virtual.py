@@ -75,10 +75,10 @@ class Scenario:
     peers: tuple[VirtualPeer, ...]
     latency_seconds: float = 0.02
     bytes_per_second: float = 100e6
-    jitter_seconds: float = 0.0
-    loss: float = 0.0
     forward_seconds: float = 0.05
     backward_seconds: float = 0.1
+    jitter_seconds: float = 0.0
+    loss: float = 0.0
     faults: tuple[Fault, ...] = ()
     chances: Chances = NO_CHANCES
     stall_seconds: float = 3600.0

@@ -114,7 +114,8 @@ class Exchange:
     def withdraw(self, hop: Hop, peer: PeerId) -> None:
         """Tell `peer` that nobody here waits for `hop` any more; it may never hear of it."""
         if self._links.figures(peer) is not None:
-            request = WithdrawRequest(hop.opening.step, hop.item[1], hop.item[0])
+            opening, (position, key) = hop.opening, hop.item
+            request = WithdrawRequest(opening.step, opening.base, key, position)
             self._links.tell(peer, "withdraw", request.encode())
 
     async def is_below(self, hop: Hop, peer: PeerId, limit_seconds: float) -> bool:

@@ -187,12 +187,8 @@ class Recovering:
         parts = self._parts
         parts.member.suspend()
         digests = await resync(parts, siblings, effect, pace)
-        if effect.epoch != parts.member.epoch:
-            # What is under way here for the same step belongs to a history that was given up.
-            parts.worker.abandon()
-            parts.reducer.abandon()
-        parts.worker.leave_step(effect.step)
-        parts.worker.store.forget_before(effect.step)
-        parts.reducer.forget_before(effect.step)
+        # What is under way here, perhaps for the same step, rests on other parameters (R1).
+        parts.worker.abandon()
+        parts.reducer.abandon()
         self._perform(parts.member.adopt(effect, digests))
         await parts.worker.moved()

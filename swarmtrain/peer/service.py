@@ -107,9 +107,10 @@ class Service:
             case "step":
                 self._calls.on_step(link.remote.peer, decode_step(meta))
             case "withdraw":
-                if self.runtime is not None:
-                    worker = self.runtime.worker
-                    worker.withdraw(link.remote.peer, WithdrawRequest.decode(meta))
+                request = WithdrawRequest.decode(meta)
+                if self.runtime is not None and request.base == self.runtime.member.base:
+                    item = (request.position, request.key)
+                    self.runtime.worker.withdraw(link.remote.peer, request.step, item)
             case "round":
                 if self.runtime is not None and self.runtime.island.rounds is not None:
                     self.runtime.island.rounds.receive(link.remote.peer, decode_round(meta))

@@ -25,12 +25,7 @@ from swarmtrain.peer.position import Positions, is_head
 from swarmtrain.peer.slots import Busy, Slots
 from swarmtrain.peer.store import Answer, Entry, Store
 from swarmtrain.transport.link import Buffer
-from swarmtrain.transport.requests import (
-    ProcessReply,
-    ProcessRequest,
-    Status,
-    WithdrawRequest,
-)
+from swarmtrain.transport.requests import ProcessReply, ProcessRequest, Status
 from swarmtrain.wire.tensors import decode_tensor, encode_tensor, is_finite, roundtrip
 
 
@@ -99,18 +94,19 @@ class Worker:
             return self._reply(Status.FENCED, "the step moved on, or the call was withdrawn"), b""
         return self._encode_answer(answer)
 
-    def withdraw(self, caller: PeerId, request: WithdrawRequest) -> None:
+    def withdraw(self, caller: PeerId, step: int, item: Item) -> None:
         """`caller` has the answer from elsewhere: unless others wait for it too, the work here ends.
 
-        What is answered stays: it may be in the sum, and the step protocol retracts it there (R2).
+        What is answered or held stays: the step protocol retracts it from the sum (R2).
         """
-        item = (request.position, request.key)
-        entry = self.store.get(request.step, item)
+        entry, member = self.store.get(step, item), self.member
         if entry is None or entry.answer.done() or not entry.waiting[caller]:
+            return
+        if step == member.step and item in member.ledger.held:
             return
         entry.waiting[caller] -= 1
         if not entry.waiting.total():
-            self.store.drop(request.step, item)
+            self.store.drop(step, item)
             entry.answer.cancel()
 
     async def enter_local(
@@ -122,7 +118,11 @@ class Worker:
             entry = self._enter(opening, item, None, roundtrip(x_BTD, self.config.wire.codec))
             self._start(opening, entry, route, hints)
         entry.waiting[self.member.peer] += 1
-        answer = await self._answer(opening, entry)
+        try:
+            answer = await self._answer(opening, entry)
+        except asyncio.CancelledError:
+            self.withdraw(self.member.peer, opening.step, item)
+            raise
         if answer.gradient_BTD is None:
             return answer
         gradient_BTD = roundtrip(answer.gradient_BTD, self.config.wire.codec)

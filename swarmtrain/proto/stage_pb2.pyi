@@ -80,14 +80,16 @@ class WhereReply(_message.Message):
     def __init__(self, is_below: _Optional[bool] = ...) -> None: ...
 
 class WithdrawRequest(_message.Message):
-    __slots__ = ("step", "key", "position")
+    __slots__ = ("step", "base", "key", "position")
     STEP_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     step: int
+    base: bytes
     key: int
     position: int
-    def __init__(self, step: _Optional[int] = ..., key: _Optional[int] = ..., position: _Optional[int] = ...) -> None: ...
+    def __init__(self, step: _Optional[int] = ..., base: _Optional[bytes] = ..., key: _Optional[int] = ..., position: _Optional[int] = ...) -> None: ...
 
 class ProbeRequest(_message.Message):
     __slots__ = ("body_bytes", "is_echoed")

@@ -168,7 +168,7 @@ class StepMember:
         if self.ledger.applying is not commit:
             return []
         self.ledger.applying = None
-        return [self._resync(commit.next_step, next_base(commit), commit.term, self.stages, reason)]
+        return [self._missed(commit, reason)]
 
     def _enter_step(
         self, digests: tuple[StageDigest, ...], decision: Decision | None
@@ -239,11 +239,7 @@ class StepMember:
                 return []
             case Tell(commit) if commit.step > self.step:
                 reason = "more than one decision was missed"
-                return [
-                    self._resync(
-                        commit.next_step, next_base(commit), commit.term, self.stages, reason
-                    )
-                ]
+                return [self._missed(commit, reason)]
             case Tell(commit):
                 return self._decided(commit, None)
             case Ask(step):
@@ -254,10 +250,10 @@ class StepMember:
             case _:
                 return []
 
-    def _resync(
-        self, step: int, base: Digest, term: int, stages: tuple[int, ...], reason: str
-    ) -> Resync:
-        return Resync(step, base, epoch_of(term), stages, (), reason)
+    def _missed(self, commit: Commit, reason: str) -> Resync:
+        """What `commit` came to is to be had from siblings only."""
+        epoch = epoch_of(commit.term)
+        return Resync(commit.next_step, next_base(commit), epoch, self.stages, (), reason)
 
     def _from_conductor(self, sender: PeerId, message: FromConductor) -> list[Effect]:
         if message.term < self.term:
@@ -338,14 +334,14 @@ class StepMember:
         mine = opening.roster.member(self.peer)
         assert mine is not None
         reason = "the island was restored while this peer was away"
-        return [self._resync(opening.step, opening.base, opening.term, mine.stages, reason)]
+        return [Resync(opening.step, opening.base, epoch_of(opening.term), mine.stages, (), reason)]
 
     def _open(self, message: Open) -> list[Effect]:
         place = message.roster.member(self.peer)
         if message.base != self.base:
             reason = "the step opened on other parameters than this peer holds"
             stages = place.stages if place is not None else self.stages
-            return [self._resync(message.step, message.base, message.term, stages, reason)]
+            return [Resync(message.step, message.base, epoch_of(message.term), stages, (), reason)]
         if place is None:
             self._is_dismissed = True
             return []
@@ -483,14 +479,13 @@ class StepMember:
             return []
         if commit.base != self.base:
             reason = "the decision was made on other parameters than this peer holds"
-            return [self._resync(commit.step, commit.base, commit.term, self.stages, reason)]
+            epoch = epoch_of(commit.term)
+            return [Resync(commit.step, commit.base, epoch, self.stages, (), reason)]
         prepared = self.ledger.prepared
         mine = [entry for entry in commit.stages if entry.stage in self.stages]
         if prepared is None or any(entry not in prepared.stages for entry in mine):
             reason = "a step was decided without this peer's sums"
-            return [
-                self._resync(commit.next_step, next_base(commit), commit.term, self.stages, reason)
-            ]
+            return [self._missed(commit, reason)]
         self.last = commit
         self.ledger.applying, self.ledger.after = commit, decision
         self.ledger.closed, self.ledger.reopened = True, set()
@@ -517,13 +512,13 @@ class StepMember:
         """A majority is ready. Parameters unlike the agreed ones must come from a sibling (I3)."""
         if message.step > self.step:
             return []
-        mine = (
-            self.ready.stages if self.ready is not None and self.ready.step == message.step else ()
-        )
+        here = self.ready
+        mine = here.stages if here is not None and here.step == message.step else ()
         agreed = {entry.stage: entry.digest for entry in message.stages}
         if any(agreed.get(entry.stage, entry.digest) != entry.digest for entry in mine):
             reason = "this peer's parameters differ from the agreed ones"
-            return [self._resync(message.step, self.base, message.term, self.stages, reason)]
+            epoch = epoch_of(message.term)
+            return [Resync(message.step, self.base, epoch, self.stages, (), reason)]
         end: list[Effect] = [End(False, LEFT)] if self._is_dismissed else []
         return [Forget(message.step), *end]
 

@@ -89,6 +89,7 @@ class WithdrawRequest(Encoded):
     """Told by a caller that has the key's answer from another replica: this peer need not go on for it."""
 
     step: int
+    base: Digest
     key: int
     position: int
 

@@ -66,6 +66,6 @@ def test_percentiles_are_values_that_were_measured() -> None:
 
 
 def test_the_bound_follows_from_the_settings() -> None:
-    assert detection_bound_seconds(LinksSection()) == 6.0
+    assert detection_bound_seconds(LinksSection()) == 4.0
     quick = LinksSection(heartbeat_seconds=0.5, silence_seconds=1.5, connect_seconds=1.0)
-    assert detection_bound_seconds(quick) == 3.0
+    assert detection_bound_seconds(quick) == 2.0
