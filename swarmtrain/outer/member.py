@@ -17,6 +17,7 @@ comes back from a snapshot knows what of its progress is in there already: none 
 here waits, sends or reads a clock.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -232,26 +233,21 @@ class FragmentMember:
     def restored(self, counters: Mapping[str, Any], flats: Sequence[Tensor]) -> "FragmentMember":
         """A member of the same fragment in the state that was saved; owns `flats`. Raises StateError."""
         optimizer, elements = self._settings.optimizer, self.fragment.elements
-        extra = [name for name in ("is_sent", "has_payload") if counters.get(name)]
+        is_sent, has_payload = (counters.get(name) is True for name in ("is_sent", "has_payload"))
         sizes = [elements, elements if optimizer.keeps_momentum else 0, elements, elements]
-        sizes += [elements] * len(extra)
-        if [flat.numel() for flat in flats] != sizes or counters.get(
-            "has_payload", 0
-        ) > counters.get("is_sent", 0):
-            raise StateError(
-                "a saved member of a group does not fit its fragment", "", "take another replica's"
-            )
+        sizes += [elements] * (is_sent + has_payload)
+        if [flat.numel() for flat in flats] != sizes or has_payload > is_sent:
+            raise _unfit("its arrays have other lengths")
         arrays = {"outer_parameters": flats[0].numpy(), "outer_momentum": flats[1].numpy()}
         state = OuterState.restored(arrays, counters, elements, optimizer)
-        clock = int(counters.get("clock", 0))
+        clock, last_rate, counted = _counters_of(counters, state.round)
         member = FragmentMember(self.member, self.fragment, state, self._settings, clock)
         for mine, saved in zip(member.sender.residual.flats, flats[2:4], strict=True):
             mine.copy_(saved)
-        member._last_rate = float(counters.get("last_rate", 0.0))
-        member.counted = {str(name): int(at) for name, at in counters.get("counted", {}).items()}
+        member._last_rate, member.counted = last_rate, counted
         rest = list(flats[4:])
-        member._sent_from = rest.pop(0) if counters.get("is_sent") else None
-        member._sent = rest.pop(0) if counters.get("has_payload") else None
+        member._sent_from = rest.pop(0) if is_sent else None
+        member._sent = rest.pop(0) if has_payload else None
         return member
 
     def _ratio(self, learning_rate: float) -> float:
@@ -259,6 +255,28 @@ class FragmentMember:
         before, self._last_rate = self._last_rate, learning_rate
         keeps_momentum = self._settings.optimizer.keeps_momentum
         return learning_rate / before if keeps_momentum and before > 0.0 else 1.0
+
+
+def _counters_of(
+    counters: Mapping[str, Any], round_number: int
+) -> tuple[int, float, dict[str, int]]:
+    """Clock, last learning rate and `counted` of a saved member whose next round this is. Raises StateError."""
+    clock, rate = counters.get("clock", 0), counters.get("last_rate", 0.0)
+    counted = counters.get("counted", {})
+    if type(clock) is not int or type(rate) not in (int, float) or not math.isfinite(rate):
+        raise _unfit(f"its clock is {clock!r}, its learning rate {rate!r}")
+    is_mapping = isinstance(counted, Mapping) and all(isinstance(name, str) for name in counted)
+    if not is_mapping or not all(
+        type(at) is int and 0 <= at < round_number for at in counted.values()
+    ):
+        raise _unfit(f"what it says of who was counted makes no sense at round {round_number}")
+    return clock, float(rate), dict(counted)
+
+
+def _unfit(why: str) -> StateError:
+    return StateError(
+        "a saved member of a group does not fit its fragment", why, "take another replica's"
+    )
 
 
 def follow(

@@ -5,6 +5,7 @@ fetches it, a snapshot keeps it. Nothing here waits, sends or reads a clock.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ from swarmtrain.wire.parts import Part
 Flat = npt.NDArray[np.float32]
 
 _HEAD_BYTES = 8
+_MEMBER_NAME = re.compile("island-[0-9]{4}")
 
 
 def member_name(island: int) -> str:
@@ -32,7 +34,9 @@ def member_name(island: int) -> str:
 
 
 def island_named(name: str) -> int:
-    """The island of which `name` is the `member_name`."""
+    """The island of which `name` is the `member_name`. Raises ValueError for what is nobody's."""
+    if not _MEMBER_NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no island's")
     return int(name.removeprefix("island-"))
 
 
@@ -154,7 +158,10 @@ class StageRounds:
             tokens_sent = [int(count) for count in described["tokens_sent"]]
             under_way = [int(count) for count in described["tokens_under_way"]]
             voters = [[(int(i), int(v)) for i, v in entry] for entry in described["voters"]]
-        except (KeyError, TypeError, ValueError) as error:
+            for entry in members:
+                # Others are told of them by number.
+                list(map(island_named, entry.get("counted", ())))
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise _not_whole(f"its description makes no sense ({error})") from None
         flat_lengths = [length for entry in lengths for length in entry]
         counts = {len(members), len(tokens_sent), len(under_way), len(voters)}

@@ -370,6 +370,8 @@ async def fetch_state(
         raise WireError(
             "an outer state has another size than this model's", f"{claim.total_bytes} bytes"
         )
+    if not all(entry.round < claim.round for entry in claim.counted):
+        raise WireError("an outer state was counted in rounds to come", f"round {claim.round}")
     pieces: list[memoryview] = []
     while (offset := sum(map(len, pieces))) < claim.total_bytes:
         reply, body = await ask(offset, PIECE_BYTES)

@@ -1,0 +1,121 @@
+"""What a replica says of its rounds, as another one reads it: all of it, or a StateError and nothing changed."""
+
+import asyncio
+import json
+from dataclasses import replace
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+
+from swarmtrain.core.errors import StateError, WireError
+from swarmtrain.core.rounds import GroupMember, LastCounted
+from swarmtrain.outer.stage import Flat, StageRounds, island_named, member_name
+from swarmtrain.peer.stage_rounds import GroupState, fetch_state, state_answer
+from swarmtrain.transport.link import Link, Message
+from swarmtrain.transport.requests import OuterStateReply, OuterStateRequest
+from tests.outer.values import EXACT, fragment
+
+ELEMENTS, ISLAND = 6, 3
+
+
+def rounds() -> StageRounds:
+    return StageRounds(ISLAND, (fragment(ELEMENTS),), torch.zeros(ELEMENTS), EXACT)
+
+
+def after_a_round() -> StageRounds:
+    held = rounds()
+    held.stepped(5)
+    local = torch.ones(ELEMENTS)
+    sent = held.send(0, local, 1e-3)
+    assert sent is not None
+    gathering = held.members[0].gathering()
+    gathering.add(sent[0])
+    held.merge(0, gathering.merged(), local)
+    return held
+
+
+def with_entry(packed: Flat, name: str, value: object) -> Flat:
+    """`packed` with one entry of its only member replaced."""
+    data = packed.tobytes()
+    length = int.from_bytes(data[:8], "little")
+    described = json.loads(data[8 : 8 + length])
+    described["members"][0][name] = value
+    text = json.dumps(described).encode()
+    text += b" " * (-len(text) % 4)
+    whole = len(text).to_bytes(8, "little") + text + data[8 + length :]
+    return np.frombuffer(whole, dtype=np.float32)
+
+
+def test_names_of_members_and_islands_belong_together() -> None:
+    for island in (0, 7, 9999):
+        assert island_named(member_name(island)) == island
+    for name in (
+        "",
+        "7",
+        "island-7",
+        "island--003",
+        "island-00007",
+        "island-\u0663\u0663\u0663\u0663",
+    ):
+        with pytest.raises(ValueError):
+            island_named(name)
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        *(
+            ("counted", value)
+            for value in (
+                None, 7, "island-0003", ["island-0003"], {"c": 0}, {"island--003": 0}, {"island-3": 0},
+                {"island-0003": "x"}, {"island-0003": "0"}, {"island-0003": None}, {"island-0003": 0.5},
+                {"island-0003": -1}, {"island-0003": 1}, {"island-0003": 1 << 80},
+            )
+        ),
+        ("clock", "x"),
+        ("clock", None),
+        ("last_rate", []),
+        ("last_rate", float("inf")),
+        ("is_sent", True),
+        ("lengths", [float("inf")] * 4),
+    ],
+)  # fmt: skip
+def test_a_state_that_makes_no_sense_is_refused_and_changes_nothing(
+    name: str, value: object
+) -> None:
+    packed, mine = after_a_round().pack([[]]), rounds()
+    before = mine.pack([[]]).tobytes()
+    with pytest.raises(StateError):
+        mine.unpack(with_entry(packed, name, value))
+    assert mine.pack([[]]).tobytes() == before
+    assert mine.unpack(with_entry(packed, "clock", 1)) == [[]] and mine.members[0].counted == {
+        "island-0003": 0
+    }
+
+
+class Teller:
+    """A link to a peer that tells what it holds; `counted` of it as it likes."""
+
+    def __init__(self, counted: tuple[tuple[int, int], ...]) -> None:
+        member = after_a_round().members[0]
+        self.held = GroupState(member.state, (GroupMember(0, 0),), member.state.digest(), {})
+        self.counted = tuple(LastCounted(*entry) for entry in counted)
+
+    async def call(self, kind: str, message: Message, *, silence_seconds: float) -> Message:
+        answer = state_answer(self.held, OuterStateRequest.decode(message.meta))
+        reply = replace(OuterStateReply.decode(answer.meta), counted=self.counted)
+        return Message(reply.encode(), answer.body)
+
+
+async def fetched(*counted: tuple[int, int]) -> GroupState:
+    link = cast(Link, Teller(counted))
+    return await fetch_state(link, (0, 0), 1, ELEMENTS, EXACT.optimizer, 1.0)
+
+
+def test_a_state_that_counts_rounds_to_come_is_not_taken_over() -> None:
+    """Kept, it would make this replica's own state useless to its siblings."""
+    assert asyncio.run(fetched((3, 0))).counted == {"island-0003": 0}
+    with pytest.raises(WireError, match="rounds to come"):
+        asyncio.run(fetched((3, 1)))
