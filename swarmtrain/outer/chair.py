@@ -2,8 +2,9 @@
 
 The peers of the member islands stand in turn, the lowest first, each `patience` after the one before. A chair asks for
 promises, proposes what was accepted by the highest ballot or else all offers, and has it collected: by the members, who
-accept it, and by newcomers who are to vote in the round behind it, who only hold it. A quorum of both is needed. When
-one of these takes too long, or a higher ballot is heard of, it steps back behind all others.
+accept it, and by newcomers who are to vote in the round behind it, who only hold it. A quorum of both is needed; the
+rest of the newcomers get the grace, and members alone say which payloads cannot be had. When one of these takes too
+long, or a higher ballot is heard of, it steps back behind all others.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -91,6 +92,7 @@ class Chair:
         self._heard = (NO_BALLOT, False)
         self._quorum_at: float | None = None
         self._ready_at: float | None = None
+        self._accepted_at: float | None = None
         self._quiet_until, self._failures = now_seconds, 0
 
     @property
@@ -145,25 +147,42 @@ class Chair:
         if attempt is None or attempt.ballot != message.ballot or attempt.choice is None:
             return []
         attempt.collected[sender] = message
-        if message.missing and not attempt.choice.result:
-            gone = {c for c in attempt.choice.counted if c.island in message.missing}
-            self._excluded |= {(counted.island, counted.digest) for counted in gone}
-            if self._usable():
-                return self._stand(now_seconds)
-            self._excluded.clear()
-            self._step_back()
-            return []
-        alike = {p: a for p, a in attempt.collected.items() if a.result == message.result}
-        is_accepted = self._is_quorum(voted(self._roll, self._members, alike))
-        if not message.result or not is_accepted or not self._is_held(attempt.choice, alike):
-            return []
-        choice = replace(attempt.choice, result=message.result)
-        listed = self._roll.lists[self._island]
-        speaker = self._island, listed.version, listed.peers
-        decided = RoundDecided(*self._head, *speaker, choice, tuple(sorted(alike)))
-        return [SendRound(peer, decided) for peer in sorted({*self._roll.peers, self._peer})]
+        gone = self._gone(attempt.choice, message)
+        if not gone:
+            return self._decide(attempt, attempt.choice, now_seconds)
+        self._excluded |= gone
+        if self._usable():
+            return self._stand(now_seconds)
+        self._excluded.clear()
+        self._step_back()
+        return []
 
-    def _is_held(self, choice: Choice, alike: Mapping[PeerId, Collected]) -> bool:
+    def _gone(self, choice: Choice, message: Collected) -> set[tuple[int, Digest]]:
+        """What of a fresh `choice` a voter cannot have. Who only holds results has no say in what they are of."""
+        if choice.result or all(member.island != message.island for member in self._members):
+            return set()
+        return {(c.island, c.digest) for c in choice.counted if c.island in message.missing}
+
+    def _decide(self, attempt: Attempt, choice: Choice, now_seconds: float) -> list[Effect]:
+        """Tell everybody, if a quorum accepted `choice` with one result that is held."""
+        for result in sorted({answer.result for answer in attempt.collected.values()} - {b""}):
+            alike = {p: a for p, a in attempt.collected.items() if a.result == result}
+            if not self._is_quorum(voted(self._roll, self._members, alike)):
+                continue
+            if self._accepted_at is None:
+                self._accepted_at = now_seconds
+            if not self._is_held(choice, alike, now_seconds):
+                continue
+            listed = self._roll.lists[self._island]
+            speaker = self._island, listed.version, listed.peers
+            whole = replace(choice, result=result)
+            decided = RoundDecided(*self._head, *speaker, whole, tuple(sorted(alike)))
+            return [SendRound(peer, decided) for peer in sorted({*self._roll.peers, self._peer})]
+        return []
+
+    def _is_held(
+        self, choice: Choice, alike: Mapping[PeerId, Collected], now_seconds: float
+    ) -> bool:
         """Whether the result outlives what the round that starts from it does, where newcomers vote there.
 
         In the first round the first island alone votes: its loss would take the result with it, out of reach of all
@@ -173,10 +192,15 @@ class Chair:
         if {member.island for member in self._members}.issuperset(following):
             return True
         held = voted(self._roll, choice.members, alike)
-        # Half of them with the first island is no more than the first island may be: another has it while any lives.
+        if 2 * len(held) > len(following):
+            return True
+        # Half of them with the first island is no more than the first island may be: another gets time to have it too.
         others = [island for island in following if island not in held]
-        is_most = 2 * len(held) > len(following)
-        return is_most or (is_quorum(held, following) and not any(map(self._roll.is_alive, others)))
+        is_over = (
+            self._accepted_at is not None and now_seconds >= self._accepted_at + self._waits.grace
+        )
+        is_waiting = any(map(self._roll.is_alive, others)) and not is_over
+        return is_quorum(held, following) and not is_waiting
 
     # ---- time -------------------------------------------------------------------------------------------------
 
@@ -185,6 +209,10 @@ class Chair:
         attempt = self.attempt
         if attempt is None:
             return self.consider(now_seconds)
+        if attempt.choice is not None:
+            decided = self._decide(attempt, attempt.choice, now_seconds)
+            if decided:
+                return decided
         limit = self._waits.patience if attempt.choice is None else self._waits.gather
         if now_seconds - attempt.since_seconds <= limit:
             return self._question(attempt)

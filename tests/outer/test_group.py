@@ -34,12 +34,16 @@ A, B, C = PeerId("a"), PeerId("b"), PeerId("c")
 
 
 class Room:
-    """Machines in one room: every message arrives at once, in the order of sending; `silent` peers hear nothing."""
+    """Machines in one room: every message arrives at once, in the order of sending; `silent` peers hear nothing.
 
-    def __init__(self, *islands: tuple[PeerId, ...]) -> None:
+    Of `islands` the first `voters` vote, all unless told. Peers in `lacking` cannot have the payloads of those.
+    """
+
+    def __init__(self, *islands: tuple[PeerId, ...], voters: int | None = None) -> None:
         self.now, self.sent, self.silent = 0.0, Counter[str](), set[PeerId]()
         self.queue: deque[tuple[PeerId, PeerId, RoundMessage]] = deque()
-        self.members = tuple(GroupMember(island, 1) for island in range(len(islands)))
+        self.members = tuple(GroupMember(island, 1) for island in range(len(islands)))[:voters]
+        self.lacking: dict[PeerId, tuple[int, ...]] = {}
         self.chosen: dict[PeerId, Choice] = {}
         self.groups: dict[PeerId, RoundGroup] = {}
         for island, peers in enumerate(islands):
@@ -64,7 +68,10 @@ class Room:
                 case SendRound(to, message):
                     self.queue.append((peer, to, message))
                 case Gather():
-                    self.post(peer, self.groups[peer].collected(effect, RESULT, (), self.now))
+                    counted = {entry.island for entry in effect.choice.counted}
+                    missing = tuple(counted.intersection(self.lacking.get(peer, ())))
+                    result = b"" if missing else RESULT
+                    self.post(peer, self.groups[peer].collected(effect, result, missing, self.now))
                 case Chosen(choice):
                     self.chosen[peer] = choice
 
@@ -169,6 +176,51 @@ def test_an_island_votes_with_all_its_replicas() -> None:
     room.groups[A].set_peers(2, (A,))
     room.tick(2.0)
     assert set(room.chosen) == {A, B}
+
+
+def test_a_payload_that_a_voter_cannot_have_is_left_out() -> None:
+    room = Room((A,), (B,), (C,))
+    room.lacking[A] = room.lacking[B] = (2,)
+    room.offer(C)
+    room.silent.add(C)
+    for peer in (A, B):
+        room.offer(peer)
+    room.tick(5.0)
+    assert [entry.island for entry in room.chosen[A].counted] == [0, 1]
+
+
+def test_a_payload_that_only_a_newcomer_cannot_have_is_counted_at_once() -> None:
+    room = Room((A,), (B,), (C,), voters=1)
+    room.lacking[B] = (2,)
+    for peer in (B, C, A):
+        room.offer(peer)
+    assert [entry.island for entry in room.chosen[C].counted] == [0, 1, 2]
+    assert room.groups[A].votes.promised.attempt == 1
+
+
+def test_nobody_waits_for_a_newcomer_to_hold_the_first_result_beyond_the_grace() -> None:
+    for missing in ((0,), (0, 1)):
+        room = Room((A,), (B,), voters=1)
+        room.lacking[B] = missing
+        for peer in (B, A):
+            room.offer(peer)
+        room.tick(3.9)
+        assert not room.chosen
+        room.tick(0.2)
+        assert [entry.island for entry in room.chosen[B].counted] == [0, 1]
+
+
+def test_missing_payloads_that_nobody_asked_for_begin_no_new_attempt() -> None:
+    group = alone()
+    group.offer(10, b"of 0", 0.0)
+    group.handle(B, RoundOffer(*HEAD, 1, 1, (B,), 10, b"of 1"), 0.0)
+    (ask,) = [m for m in to(B, group.tick(20.0)) if isinstance(m, RoundAsk)]
+    promise = RoundPromise(*HEAD, ask.ballot, 1, 1, (B,), None)
+    assert any(isinstance(m, Collect) for m in to(B, group.handle(B, promise, 20.0)))
+    for island, peer, missing in ((1, B, 77), (7, C, 0)):
+        answer = Collected(*HEAD, ask.ballot, island, 1, (peer,), b"", (missing,))
+        assert group.handle(peer, answer, 20.0) == []
+    assert group.handle(B, replace(answer, island=1, peers=(B,)), 20.0) != []
 
 
 def test_quorums() -> None:
