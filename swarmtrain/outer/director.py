@@ -12,7 +12,7 @@ for a result longer than `patience_seconds`; what comes later is merged later.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from swarmtrain.core.closing import PlaceNews, RoundWork, RoundWorkKind
@@ -43,21 +43,14 @@ class Director:
     grace_seconds: float
     patience_seconds: float
     every_seconds: float = math.inf
-    _news: dict[PeerId, RoundNews] = field(default_factory=dict)
+    _news: dict[PeerId, tuple[RoundNews, float]] = field(default_factory=dict)
+    """Each replica's last, and when it came."""
     _waiting: tuple[int, float] = (-1, 0.0)
     _given_up: dict[Place, int] = field(default_factory=dict)
-    _begun: dict[Place, tuple[int, float]] = field(default_factory=dict)
-    """By place the round that is to be sent next, and since when: as who was there longest says."""
 
     def heard(self, sender: PeerId, news: RoundNews, now_seconds: float) -> None:
         """Take a replica's news; older ones do not count any more."""
-        self._news[sender] = news
-        for entry in news.places:
-            place, since = (entry.stage, entry.fragment), now_seconds - entry.begun_seconds
-            number, known = self._begun.get(place, (-1, math.inf))
-            if entry.round >= number:
-                earliest = min(since, known) if entry.round == number else since
-                self._begun[place] = entry.round, earliest
+        self._news[sender] = news, now_seconds
 
     def closing(
         self, step: int, peers: Iterable[PeerId], now_seconds: float, step_seconds: float
@@ -66,13 +59,15 @@ class Director:
 
         `peers` are the roster's; `step_seconds` is what a step usually takes here.
         """
-        known = self._known(step, peers)
+        replicas = sorted(peers)
+        known, begun = self._known(step, replicas), self._begun(replicas)
         next_step, reached = step + 1, 0
         while reached != next_step:
             # What one place skips to may make something due at another.
             reached = next_step
             standing = [
-                self._standing(news, reached, now_seconds, step_seconds) for news in known.values()
+                self._standing(news, reached, now_seconds - begun[place, news.round], step_seconds)
+                for place, news in known.items()
             ]
             next_step = min(max([reached, *(s.next_step for s in standing)]), self.rhythm.steps)
         places = (self.rhythm.stages + 1) * self.rhythm.fragments
@@ -91,19 +86,26 @@ class Director:
         )
         return Rounds(next_step, tuple(works))
 
-    def _known(self, step: int, peers: Iterable[PeerId]) -> dict[Place, PlaceNews]:
-        """The best news of every place by replicas that are at `step`."""
+    def _known(self, step: int, replicas: Sequence[PeerId]) -> dict[Place, PlaceNews]:
+        """The best news of every place by those that are at `step`."""
         best: dict[Place, PlaceNews] = {}
-        for peer in sorted(peers):
-            news = self._news.get(peer)
-            if news is None or news.step != step:
-                continue
-            for entry in news.places:
+        for news, _ in (self._news[peer] for peer in replicas if peer in self._news):
+            for entry in news.places if news.step == step else ():
                 place = (entry.stage, entry.fragment)
                 before = best.get(place)
                 if before is None or _knowledge(entry) > _knowledge(before):
                     best[place] = entry
         return best
+
+    def _begun(self, replicas: Sequence[PeerId]) -> dict[tuple[Place, int], float]:
+        """Since when a place is at a round: as who was there longest says, at this step or an earlier one."""
+        begun: dict[tuple[Place, int], float] = {}
+        for news, heard_seconds in (self._news[peer] for peer in replicas if peer in self._news):
+            for entry in news.places:
+                key = (entry.stage, entry.fragment), entry.round
+                ago_seconds = min(max(entry.begun_seconds, 0.0), self.every_seconds)
+                begun[key] = min(begun.get(key, math.inf), heard_seconds - ago_seconds)
+        return begun
 
     def _may_wait(self, step: int, now_seconds: float) -> bool:
         if self._waiting[0] != step:
@@ -111,9 +113,12 @@ class Director:
         return now_seconds < self._waiting[1] + self.patience_seconds
 
     def _standing(
-        self, news: PlaceNews, next_step: int, now_seconds: float, step_seconds: float
+        self, news: PlaceNews, next_step: int, begun_seconds: float, step_seconds: float
     ) -> "_Standing":
-        """What one place needs if the step after this one is `next_step`, or a later one."""
+        """What one place needs if the step after this one is `next_step`, or a later one.
+
+        The round in `news` began `begun_seconds` ago.
+        """
         rhythm, stage, fragment, number = self.rhythm, news.stage, news.fragment, news.round
         works: list[RoundWork] = []
         is_sent = news.is_sent
@@ -135,10 +140,8 @@ class Director:
             return _Standing(next_step, waits, ())
         if 0 <= number < rhythm.rounds(stage, fragment):
             due_step = rhythm.send_step(stage, fragment, number)
-            _, begun_seconds = self._begun.get((stage, fragment), (-1, now_seconds))
             left_seconds = min(
-                (due_step - next_step) * step_seconds,
-                begun_seconds + self.every_seconds - now_seconds,
+                (due_step - next_step) * step_seconds, self.every_seconds - begun_seconds
             )
             is_late = news.offered > 0 and left_seconds > self.grace_seconds
             is_time = left_seconds <= 0 or is_late

@@ -136,3 +136,35 @@ def test_others_that_are_ready_are_not_kept_waiting_for_a_deadline_beyond_the_gr
     director.heard(A, news(3, 2, False, b"", offered=1, begun_seconds=20.0), 100.0)
     assert kinds(director.closing(3, [A], 100.0, 5.0)) == [SEND]
     assert kinds(director.closing(3, [A], 106.5, 5.0)) == []
+
+
+def test_who_went_back_to_an_earlier_round_has_the_time_of_that_round() -> None:
+    director = timed()
+    director.heard(A, news(60, 6, False, b"", begun_seconds=29.0), 100.0)
+    assert kinds(director.closing(60, [A], 101.0, 5.0)) == [SEND]
+    director.heard(A, news(43, 4, False, b"", begun_seconds=3.0), 140.0)
+    assert kinds(director.closing(43, [A], 140.0, 5.0)) == []
+    assert kinds(director.closing(43, [A], 167.0, 5.0)) == [SEND]
+    # Nor does the time of the round that was given up come back.
+    director.heard(A, news(60, 6, False, b"", begun_seconds=1.0), 200.0)
+    assert kinds(director.closing(60, [A], 228.9, 5.0)) == []
+
+
+def test_strangers_and_impossible_rounds_have_no_say_in_when_a_round_ends() -> None:
+    director = timed()
+    director.heard(A, news(3, 2, False, b"", begun_seconds=20.0), 100.0)
+    director.heard(B, news(3, 2, False, b"", begun_seconds=1e300), 100.0)
+    assert kinds(director.closing(3, [A], 109.9, 5.0)) == []
+    director.heard(B, news(3, 1 << 60, False, b"", begun_seconds=0.0), 100.0)
+    for peers in ([A], [A, B]):
+        assert kinds(director.closing(3, peers, 110.0, 5.0)) == [SEND]
+
+
+def test_an_impossible_time_counts_until_the_next_message_and_no_more_than_a_rounds() -> None:
+    director = timed()
+    for seconds, is_due in ((1e300, True), (1.0, False)):
+        director.heard(A, news(3, 2, False, b"", begun_seconds=seconds), 100.0)
+        assert (kinds(director.closing(3, [A], 100.0, 5.0)) == [SEND]) is is_due
+    director.heard(A, news(3, 2, False, b"", begun_seconds=-1e300), 100.0)
+    assert kinds(director.closing(3, [A], 129.9, 5.0)) == []
+    assert kinds(director.closing(3, [A], 130.0, 5.0)) == [SEND]
