@@ -7,7 +7,8 @@
 All rows of a seed start from the same synchronously warmed-up model and see the same samples in every step: the
 microbatches of a step are shared out over the islands, so all but the rows of events use equal tokens. Losses are
 real, on held-out text, of the outer parameters. Every finished row is appended to DIR/diloco*.jsonl at once and not
-trained again by a later call with the same setting; DIR/diloco.md is the table of what is there. Parts of the work
+trained again by a later call with the same setting; DIR/diloco.md is the table of what is there, and its
+first line says what is not. Parts of the work
 may go to several processes as --shard 0/4 to 3/4.
 """
 
@@ -204,10 +205,19 @@ def finished(out: Path, setting: Setting) -> list[Found]:
 
 
 def benchmark(
-    setting: Setting, rows: Sequence[Row], out: Path, name: str, limit_seconds: float
+    setting: Setting,
+    rows: Sequence[Row],
+    out: Path,
+    name: str,
+    limit_seconds: float,
+    wanted: Sequence[Row],
 ) -> None:
-    """Train all rows that are not there yet, one after the other; writes after each."""
+    """Train all rows that are not there yet, one after the other; writes after each.
+
+    `wanted` are those that the table is to have at last, of which `rows` may be a part.
+    """
     out.mkdir(parents=True, exist_ok=True)
+    write_table(setting, out, name, wanted)
     known = [entry["row"] for entry in finished(out, setting)]
     missing = [row for row in rows if asdict(row) not in known]
     print(f"{len(rows)} rows, {len(rows) - len(missing)} of them done before", flush=True)
@@ -223,11 +233,15 @@ def benchmark(
         found = bench.run(row)
         with open(out / f"{name}.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(found) + "\n")
-        page = report(finished(out, setting)) + "\n"
-        (out / f"{name}.md").write_text(page, encoding="utf-8")
+        write_table(setting, out, name, wanted)
         loss = "diverged" if found["loss"] is None else f"{found['loss']:.4f}"
         print(f"{' ' * 12}{loss} after {found['cpu_seconds']} s, "
               f"{found['bytes_up']:.4f} bytes a parameter", flush=True)  # fmt: skip
+
+
+def write_table(setting: Setting, out: Path, name: str, wanted: Sequence[Row]) -> None:
+    page = report(finished(out, setting), wanted) + "\n"
+    (out / f"{name}.md").write_text(page, encoding="utf-8")
 
 
 def _line(row: Row) -> str:
@@ -251,7 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
     setting, grid = (QUICK, QUICK_GRID) if chosen.quick else (Setting(chosen.steps), Grid())
-    rows = grid.rows()
+    rows = wanted_rows = grid.rows()
     if chosen.groups:
         wanted = [group.strip() for group in chosen.groups.split(",")]
         rows = [row for row in rows if row.group in wanted]
@@ -267,7 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if chosen.quick
         else Path(__file__).parent / "results"
     )
-    benchmark(setting, rows, out, name, chosen.cpu_seconds)
+    benchmark(setting, rows, out, name, chosen.cpu_seconds, wanted_rows)
     print(f"table: {out / f'{name}.md'}")
 
 

@@ -4,7 +4,10 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
+
+from benchmarks.diloco_rows import Row
 
 Found = dict[str, Any]
 """One finished row as benchmarks/diloco.py writes it: the row, the setting, and what came out."""
@@ -15,17 +18,36 @@ _HEAD = (
 )
 
 
-def report(found: Sequence[Found]) -> str:
-    """The whole page; rows in the order in which they were finished."""
+def report(found: Sequence[Found], wanted: Sequence[Row]) -> str:
+    """The whole page; rows in the order in which they were finished. Its first line says which of `wanted` are not."""
     groups: dict[str, dict[str, list[Found]]] = defaultdict(lambda: defaultdict(list))
     for entry in found:
         groups[entry["row"]["group"]][entry["what"]].append(entry)
-    lines = ["# Learning with outer rounds", "", _setting_line(found), ""]
+    lines = [_title(found, wanted), "", _setting_line(found), ""]
     for group, runs in groups.items():
         lines += [f"## {group}", "", _HEAD]
         lines += [_line(what, entries, found) for what, entries in runs.items()]
         lines.append("")
     return "\n".join(lines)
+
+
+def _title(found: Sequence[Found], wanted: Sequence[Row]) -> str:
+    done = [entry["row"] for entry in found]
+    missing = [row for row in wanted if asdict(row) not in done]
+    if not missing:
+        return "# Learning with outer rounds"
+    lines = []
+    for group in dict.fromkeys(row.group for row in missing):
+        left = [row for row in missing if row.group == group]
+        whole = sum(row.group == group for row in wanted)
+        if len(left) == whole:
+            lines.append(f"all {whole} of {group}")
+        else:
+            lines += [f"{group}: {row.what}, seed {row.seed}" for row in left]
+    return (
+        f"# Learning with outer rounds, unfinished: {len(missing)} of {len(wanted)} rows are missing "
+        f"({'; '.join(lines)})"
+    )
 
 
 def _setting_line(found: Sequence[Found]) -> str:

@@ -51,8 +51,10 @@ def test_it_goes_on_where_it_was_cut_off(tmp_path: Path, capsys) -> None:
         Row("islands", 1, 2, 2),
         Row("codecs", 1, 2, 2, "int4", answer=True),
     ]
-    benchmark.benchmark(TINY, rows[:2], tmp_path, "diloco", float("inf"))
-    benchmark.benchmark(TINY, rows, tmp_path, "diloco", float("inf"))
+    benchmark.benchmark(TINY, rows[:2], tmp_path, "diloco", float("inf"), rows)
+    title = (tmp_path / "diloco.md").read_text(encoding="utf-8").splitlines()[0]
+    assert title.endswith("1 of 3 rows are missing (all 1 of codecs)")
+    benchmark.benchmark(TINY, rows, tmp_path, "diloco", float("inf"), rows)
     assert "3 rows, 2 of them done before" in capsys.readouterr().out
     lines = (tmp_path / "diloco.jsonl").read_text(encoding="utf-8").splitlines()
     found = [json.loads(line) for line in lines]
@@ -62,17 +64,40 @@ def test_it_goes_on_where_it_was_cut_off(tmp_path: Path, capsys) -> None:
     assert found[2]["bytes_up"] < 0.5 and 0 < found[2]["bytes_back"] < 0.5
     assert found[1]["bytes_up"] > 3 and found[1]["bytes_back"] == 0
     page = (tmp_path / "diloco.md").read_text(encoding="utf-8")
+    assert page.splitlines()[0] == "# Learning with outer rounds"
     assert page.count("| 2 islands, H 2, int4, answered | 1 |") == 1
     # Another setting is another table.
     assert benchmark.finished(tmp_path, replace(TINY, steps=6)) == []
-    benchmark.benchmark(TINY, rows, tmp_path, "diloco", float("inf"))
+    benchmark.benchmark(TINY, rows, tmp_path, "diloco", float("inf"), rows)
     assert len((tmp_path / "diloco.jsonl").read_text(encoding="utf-8").splitlines()) == 3
 
 
 def test_a_run_that_diverged_is_said_to_be_so() -> None:
-    assert "Nothing is done yet" in report([])
+    assert "Nothing is done yet" in report([], [])
     entry = {
         "row": asdict(Row("islands", 1, 2, 2)), "what": "hot", "setting": TINY.as_json(),
         "loss": None, "parameters": 1, "rounds": 1, "bytes_up": 0.0, "bytes_back": 0.0, "tokens": 1,
     }  # fmt: skip
-    assert "| hot | 1 | nan (nan)" in report([entry])
+    assert "| hot | 1 | nan (nan)" in report([entry], [])
+
+
+def test_the_first_line_names_the_rows_that_are_missing() -> None:
+    entry = {
+        "row": asdict(Row("synchronous", 1, 0)), "what": "synchronous", "setting": TINY.as_json(),
+        "loss": 1.0, "parameters": 1, "rounds": 0, "bytes_up": 0.0, "bytes_back": 0.0, "tokens": 1,
+    }  # fmt: skip
+    rows = Grid().rows()
+    first = report([entry], rows).splitlines()[0]
+    assert (
+        f"{len(rows) - 1} of {len(rows)} rows are missing (synchronous: synchronous, seed 2"
+        in first
+    )
+    for group in {row.group for row in rows} - {"synchronous"}:
+        assert f"all {sum(row.group == group for row in rows)} of {group}" in first
+
+
+def test_the_kept_table_is_that_of_the_kept_rows() -> None:
+    results = Path(benchmark.__file__).parent / "results"
+    found = benchmark.finished(results, benchmark.Setting())
+    page = (results / "diloco.md").read_text(encoding="utf-8")
+    assert page == report(found, Grid().rows()) + "\n"
