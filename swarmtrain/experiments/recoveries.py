@@ -29,10 +29,10 @@ class Recovery:
 def detection_bound_seconds(links: LinksSection) -> float:
     """When a peer that stands still is out of the roster at the latest, scheduling aside.
 
-    A link ends after three silent heartbeats. Then the peer is dialled once more, and has another one to greet: the
+    A link ends after three silent heartbeats. Then the peer is dialled once more, and has two more to greet: the
     system accepts the connection of a frozen listener.
     """
-    return 3 * links.heartbeat_seconds + min(links.connect_seconds, links.heartbeat_seconds)
+    return 3 * links.heartbeat_seconds + min(links.connect_seconds, 2 * links.heartbeat_seconds)
 
 
 def detection(seen: Sequence[Seen], victim: PeerId) -> Seen | None:

@@ -106,6 +106,9 @@ class Conducting:
             return self.lost(sender)
         if isinstance(message, Nack):
             self._highest_term = max(self._highest_term, message.term)
+            if sender == self._member.conductor != self._me and message.term > self._member.term:
+                # It promised its place to somebody of whom this peer never heard, and who may be gone again.
+                self._resigned = sender
             if self.candidate is not None and message.term > self.candidate.term:
                 self.candidate = None
         if isinstance(message, RoundNews):
@@ -115,6 +118,8 @@ class Conducting:
         if isinstance(message, Promise) and self.candidate is not None:
             self.candidate.promised(sender, message)
             return self._conclude_if_heard()
+        if isinstance(message, Join) and self.conductor is None and self.candidate is None:
+            return [Send(sender, Nack(self._member.term))]
         return self.conductor.handle(sender, message) if self.conductor is not None else []
 
     def found(self, peers: Sequence[PeerId]) -> None:

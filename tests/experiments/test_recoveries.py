@@ -33,7 +33,7 @@ def test_the_first_sign_counts_whoever_gives_it() -> None:
     assert found is not None and found.at_seconds == 2.0
     assert detection(entries[:1], VICTIM) is None
     called = detection(seen((4.0, OTHER, "call_failed", {"peer": VICTIM})), VICTIM)
-    assert called is not None and called.at_seconds == 4.0
+    assert called is not None and called.at_seconds == 5.0
 
 
 def test_the_roster_changes_when_the_conductor_loses_the_peer_or_another_takes_over() -> None:
@@ -66,6 +66,6 @@ def test_percentiles_are_values_that_were_measured() -> None:
 
 
 def test_the_bound_follows_from_the_settings() -> None:
-    assert detection_bound_seconds(LinksSection()) == 4.0
+    assert detection_bound_seconds(LinksSection()) == 5.0
     quick = LinksSection(heartbeat_seconds=0.5, silence_seconds=1.5, connect_seconds=1.0)
-    assert detection_bound_seconds(quick) == 2.0
+    assert detection_bound_seconds(quick) == 2.5
