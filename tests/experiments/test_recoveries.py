@@ -33,7 +33,7 @@ def test_the_first_sign_counts_whoever_gives_it() -> None:
     assert found is not None and found.at_seconds == 2.0
     assert detection(entries[:1], VICTIM) is None
     called = detection(seen((4.0, OTHER, "call_failed", {"peer": VICTIM})), VICTIM)
-    assert called is not None and called.at_seconds == 5.0
+    assert called is not None and called.at_seconds == 4.0
 
 
 def test_the_roster_changes_when_the_conductor_loses_the_peer_or_another_takes_over() -> None:

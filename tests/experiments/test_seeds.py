@@ -28,6 +28,7 @@ FOUND = {
         557,
         True,
     ): "who was away during a restore took its state from another who was, and joined its own old calls",
+    (2362, True): "who was to take over held to a conductor that had promised its place to another",
     (5612, True): "a conductor cut off from the majority ended the run for those it still reached",
 }
 
