@@ -40,6 +40,7 @@ KEEP = 3
 _PARTIAL = ".partial-"
 _REPLACED = ".replaced"
 _STEP_FOLDER = re.compile(rf"step-(\d{{8,}})({re.escape(_REPLACED)})?")
+_ISLAND_FOLDER = re.compile(r"island-(\d{4})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,32 @@ def known_steps(folder: Path) -> list[int]:
 def step_folder(folder: Path, step: int) -> Path:
     """Where the checkpoint of `step` lies in `folder`."""
     return folder / f"step-{step:08d}"
+
+
+def island_folder(folder: Path, island: int) -> Path:
+    """Where the checkpoints of `island` lie when those of the first one, 0, lie in `folder`."""
+    return folder / f"island-{island:04d}" if island else folder
+
+
+def island_folders(folder: Path) -> dict[int, Path]:
+    """Those below `folder`, by their islands: of all but the first one."""
+    found = ((_ISLAND_FOLDER.fullmatch(path.name), path) for path in folder.glob("island-*"))
+    return {int(match[1]): path for match, path in found if match is not None}
+
+
+def furthest(folder: Path) -> Path:
+    """Where the whole checkpoint of the highest step lies, in `folder` or in that of another island below it.
+
+    Of equal ones it is the lowest island's; `folder` itself where no other island has any.
+    """
+    found, most = folder, -1
+    others = island_folders(folder)
+    for place in (folder, *(others[island] for island in sorted(others))) if others else ():
+        newest = latest(place)
+        named = _named(newest) if newest is not None else None
+        if named is not None and int(named[1]) > most:
+            found, most = place, int(named[1])
+    return found
 
 
 def load_stage(folder: Path, stage: int) -> StageState:

@@ -148,5 +148,7 @@ def _trust(family: str | None) -> None:
 
 
 def checkpoint_folder(path: Path) -> Path:
-    """A run folder stands for the checkpoint folder in it."""
-    return path / "checkpoint" if (path / "checkpoint").is_dir() else path
+    """A run folder stands for the checkpoint folder in it, and that for the island in it that came furthest."""
+    from swarmtrain.checkpoint.store import furthest
+
+    return furthest(path / "checkpoint" if (path / "checkpoint").is_dir() else path)

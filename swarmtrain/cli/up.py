@@ -78,14 +78,15 @@ def run_up(config: "RunConfig", folder: Path, options: UpOptions) -> None:
     typer.echo(
         f"run {config.run.name}: {options.peers} peers{each}, {config.run.steps} steps, folder {folder}"
     )
-    state, interrupted = asyncio.run(_train(config, folder, options))
+    state, checkpoint, interrupted = asyncio.run(_train(config, folder, options))
     eval_loss, sample = None, ""
     if state.step:
+        from swarmtrain.cli.model import checkpoint_folder
         from swarmtrain.experiments.trained import TrainedModel
         from swarmtrain.model.registry import trust_family
 
         trust_family(config.model)
-        model = TrainedModel.load(folder / "checkpoint")
+        model = TrainedModel.load(checkpoint or checkpoint_folder(folder))
         eval_loss = model.held_out_loss()
         sample = model.sample(options.prompt, max_new_tokens=200)
     write(folder, config, summary_of(config, state, eval_loss))
@@ -117,7 +118,10 @@ def _verify(config: "RunConfig", state: "RunState") -> bool:
     return equal
 
 
-async def _train(config: "RunConfig", folder: Path, options: UpOptions) -> tuple["RunState", bool]:
+async def _train(
+    config: "RunConfig", folder: Path, options: UpOptions
+) -> tuple["RunState", Path | None, bool]:
+    """How the run ended, the checkpoint of that, and whether it was interrupted."""
     from swarmtrain.cli.progress import Progress
     from swarmtrain.cli.story import Story
     from swarmtrain.experiments.local import LocalSwarm
@@ -141,4 +145,4 @@ async def _train(config: "RunConfig", folder: Path, options: UpOptions) -> tuple
 
         with interrupts(drain):
             state = await swarm.run()
-    return state, interrupted
+    return state, swarm.checkpoint, interrupted

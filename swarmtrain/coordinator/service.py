@@ -101,7 +101,7 @@ class Coordinator:
     @property
     def checkpoints(self) -> Checkpoints:
         """Those of the island that is shown."""
-        return self._islands.shown
+        return self._islands.of(self.state.shown_island)
 
     def resume(self) -> None:
         """Start the run from the newest whole checkpoint in its folder, if there is any yet. Raises StateError.
@@ -111,8 +111,10 @@ class Coordinator:
         now = asyncio.get_running_loop().time()
         self.state = reopened(read_journal(self.folder.path / "journal.jsonl"), now)
         self._is_resumed = True
-        if not self.checkpoints.has_any:
-            self.record(Noted("resumed", "from the beginning: no checkpoint was saved yet"))
+        if not self._islands.first.has_any:
+            whose = " of the first island" if self._islands.others_have_any else ""
+            why = f"from the beginning: no checkpoint{whose} was saved yet"
+            self.record(Noted("resumed", why))
             return
         self._starts, notes = self._islands.resume()
         for note in notes:
@@ -134,7 +136,7 @@ class Coordinator:
         Raises LinkError; ModelError when the run continues a model that cannot be read.
         """
         if not self._starts and self.config.model.initial:
-            self._start = await self.checkpoints.begin()
+            self._start = await self._islands.first.begin()
             self.record(Noted("started", f"from the model in {self.config.model.initial}"))
         listening = await self._transport.listen(listen, self)
         self.address = announce or listening
@@ -196,21 +198,18 @@ class Coordinator:
 
     async def _save(self, island: int, step: int) -> Path:
         start = asyncio.get_running_loop().time()
-        checkpoints, here = self._checkpoints_of(island), self._links_of(island)
+        checkpoints, here = self._islands.of(island), self._links_of(island)
         donors: dict[int, list[Link]] = {}
         for link in here:
             for stage in self.state.peers[link.remote.peer].stages:
                 donors.setdefault(stage, []).append(link)
         path = await checkpoints.save(step, dict(donors))
         seconds = asyncio.get_running_loop().time() - start
-        name = path.relative_to(self.checkpoints.folder).as_posix()
+        name = path.relative_to(self._islands.folder).as_posix()
         self.record(CheckpointSaved(step, name, seconds))
         for link in self._links_of(island):
             link.tell("checkpoint", encode(checkpoints.newest))
         return path
-
-    def _checkpoints_of(self, island: int) -> Checkpoints:
-        return self._islands.of(island, self.state.shown_island)
 
     def _island_of(self, link: Link) -> int:
         """Where the peer behind `link` says that it is by now; who asks from outside is shown what is shown."""
@@ -292,7 +291,7 @@ class Coordinator:
     def opened(self, link: Link) -> None:
         if link.remote.role == "peer":
             self._links[link] = None
-            newest = self._checkpoints_of(self._island_of(link)).newest
+            newest = self._islands.of(self._island_of(link)).newest
             if newest is not None:
                 link.tell("checkpoint", encode(newest))
 
@@ -344,10 +343,10 @@ class Coordinator:
                 # In the body, which may be as large as a thousand peers need.
                 return Message(b"", json.dumps(self.status()).encode())
             case "state":
-                checkpoints = self._checkpoints_of(self._island_of(link))
+                checkpoints = self._islands.of(self._island_of(link))
                 return await checkpoints.state(StateRequest.decode(request.meta))
             case "layout":
-                checkpoints = self._checkpoints_of(self._island_of(link))
+                checkpoints = self._islands.of(self._island_of(link))
                 return await checkpoints.layout(StateRequest.decode(request.meta))
             case "checkpoint":
                 return Message(encode(await self._newest_state()))

@@ -48,7 +48,7 @@ class LocalSwarm:
     `more` gives further arguments for peer number `index`, from 0. `resume` goes on from the newest checkpoint in
     the folder. `dashboard` is the address of its page (host:port, auto, or empty for none), which `shown_at` is told.
     `sinks` are told of its figures, by their names; `machines`, if any, say what each peer is made like.
-    `drain()` ends the run early; `run()` always leaves nothing behind.
+    `drain()` ends the run early; `run()` always leaves nothing behind. `checkpoint` is what it kept at the end.
     """
 
     config: RunConfig
@@ -65,6 +65,7 @@ class LocalSwarm:
     device: str = "auto"
     sinks: Sequence[tuple[str, Sink]] = ()
     machines: Sequence[Emulated] = ()
+    checkpoint: Path | None = None
     coordinator: Coordinator = field(init=False)
     children: list[Child] = field(default_factory=list)
     _share_bytes: int = 0
@@ -206,7 +207,7 @@ class LocalSwarm:
         if self.coordinator.state.step == 0:
             return
         try:
-            await self.coordinator.save_checkpoint()
+            self.checkpoint = await self.coordinator.save_checkpoint()
         except StateError as error:
             self.coordinator.record(Noted("no checkpoint", str(error)))
             raise

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from swarmtrain.checkpoint.store import save
+from swarmtrain.checkpoint.store import furthest, save
 from swarmtrain.coordinator.island_checkpoints import IslandCheckpoints
 from swarmtrain.core.errors import StateError
 from swarmtrain.core.messages import CheckpointAt
@@ -74,10 +74,25 @@ def test_without_any_there_is_nothing_to_go_on_from(tmp_path: Path) -> None:
         starts(tmp_path)
 
 
+def test_what_people_use_is_the_island_that_came_furthest_the_lowest_of_several(
+    tmp_path: Path,
+) -> None:
+    assert furthest(tmp_path) == tmp_path
+    write(tmp_path, 1, 10)
+    assert furthest(tmp_path) == tmp_path / "island-0001", "the first island never saved"
+    write(tmp_path, 0, 10)
+    write(tmp_path, 2, 10)
+    assert furthest(tmp_path) == tmp_path
+    write(tmp_path, 2, 20)
+    assert furthest(tmp_path) == tmp_path / "island-0002"
+    (tmp_path / "island-0002" / "step-00000020" / "stage-001.safetensors").write_bytes(b"x")
+    assert furthest(tmp_path) == tmp_path, "what is not whole does not count"
+
+
 def test_what_is_served_is_the_islands_own(tmp_path: Path) -> None:
     write(tmp_path, 0, 10)
     write(tmp_path, 1, 10)
     islands = IslandCheckpoints(CONFIG, tmp_path)
     islands.resume()
-    assert islands.of(0, 0).newest == at(0, 10) and islands.of(1, 0).newest == at(1, 10)
-    assert islands.of(0, 0) is islands.shown and islands.of(2, 0).newest is None
+    assert islands.of(0).newest == at(0, 10) and islands.of(1).newest == at(1, 10)
+    assert islands.of(0) is islands.first and islands.of(2).newest is None
