@@ -208,7 +208,9 @@ class Forming:
         """Latency by pings, and the slower of both ways by probes. Raises LinkError or WireError."""
         links, hello = self.config.links, replace(self.handler.hello(), role="forming")
         handler = _Measurer(lambda: hello, self.handler.check)
-        link = await self.transport.dial(address, hello, handler, links.connect_seconds)
+        link = await self.transport.dial(
+            address, hello, handler, links.connect_seconds, expected=peer
+        )
         try:
             if link.remote.peer != peer:
                 raise LinkError("another peer is where it was", f"{link.remote.peer} is", "")

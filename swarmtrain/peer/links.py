@@ -117,7 +117,9 @@ class Links:
                 f"peer {peer} has no known address", "", "it must dial us, or publish one"
             )
         hello: Hello = self._handler.hello()
-        return await self._transport.dial(address, hello, self._handler, self._connect_seconds)
+        return await self._transport.dial(
+            address, hello, self._handler, self._connect_seconds, expected=peer
+        )
 
     async def _tell_after_dial(self, peer: PeerId) -> None:
         try:

@@ -5,6 +5,7 @@ import logging
 
 from swarmtrain.core.errors import Incompatible, LinkClosed, LinkError, Refused, WireError
 from swarmtrain.core.tasks import Tasks
+from swarmtrain.core.types import PeerId
 from swarmtrain.transport.caps import NO_CAPS, Caps
 from swarmtrain.transport.frames import Frame, Kind, error_frame, pack, read_error, unpack
 from swarmtrain.transport.link import PROTOCOL, Handler, Hello, LinkLimits
@@ -28,9 +29,15 @@ class Endpoint:
         self._closed = False
         self.tasks = Tasks()
 
-    async def greet(self, pipe: Pipe, hello: Hello, handler: Handler) -> Mux:
-        """The dialler's greeting. Raises Refused, Incompatible, LinkClosed or WireError; the pipe is then closed."""
+    async def greet(
+        self, pipe: Pipe, hello: Hello, handler: Handler, expected: PeerId | None = None
+    ) -> Mux:
+        """The dialler's greeting, of `expected` where it knows whom it dials.
+
+        Raises Refused, Incompatible, LinkClosed or WireError; the pipe is then closed.
+        """
         pipe = self._shaped(pipe)
+        _leads_to(pipe, expected)
         try:
             self._check_open()
             await pipe.send(pack(Frame(Kind.HELLO, meta=encode(hello))))
@@ -73,6 +80,8 @@ class Endpoint:
         """The other side's Hello if it may come in; it is told why not before the error is raised here."""
         try:
             remote = _read_hello(unpack(await pipe.receive(), self._limits), Kind.HELLO)
+            # From the first word on, the line is as it is to this peer: no greeting comes through a cut.
+            _leads_to(pipe, remote.peer)
             handler.check(remote)
         except (Refused, WireError) as error:
             await pipe.send(pack(error_frame(Kind.REFUSE, 0, error)))
@@ -85,8 +94,7 @@ class Endpoint:
             raise LinkClosed("the transport is closed", "this process is shutting down")
 
     def _open(self, pipe: Pipe, remote: Hello, handler: Handler) -> Mux:
-        if isinstance(pipe, ShapedPipe):
-            pipe.peer = remote.peer
+        _leads_to(pipe, remote.peer)
         link = Mux(pipe, remote, handler, self._limits, self.tasks, self._caps)
         self._links[link] = None
         self.tasks.spawn(self._forget(link), f"forget {remote.peer}")
@@ -103,6 +111,12 @@ class Endpoint:
                 await pipe.close(reason)
         except (TimeoutError, LinkClosed):
             logger.debug("a pipe did not end in time: %s", reason)
+
+
+def _leads_to(pipe: Pipe, peer: PeerId | None) -> None:
+    """Let the line be shaped as the one to `peer` is, if it is shaped at all."""
+    if isinstance(pipe, ShapedPipe):
+        pipe.peer = peer
 
 
 def _read_hello(frame: Frame, kind: Kind) -> Hello:

@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 
 from swarmtrain.core.errors import LinkClosed, LinkError
+from swarmtrain.core.types import PeerId
 from swarmtrain.transport.caps import NO_CAPS, Caps
 from swarmtrain.transport.endpoint import Endpoint
 from swarmtrain.transport.frames import FRAME_SLACK_BYTES
@@ -54,13 +55,19 @@ class GrpcTransport:
         return f"{host}:{port}"
 
     async def dial(
-        self, address: str, hello: Hello, handler: Handler, timeout_seconds: float
+        self,
+        address: str,
+        hello: Hello,
+        handler: Handler,
+        timeout_seconds: float,
+        *,
+        expected: PeerId | None = None,
     ) -> Link:
         channel = grpc.aio.insecure_channel(_checked(address), options=self._options())
         pipe = DiallerPipe(channel)
         try:
             async with asyncio.timeout(timeout_seconds):
-                return await self._endpoint.greet(pipe, hello, handler)
+                return await self._endpoint.greet(pipe, hello, handler, expected)
         except TimeoutError:
             raise _unreachable(address, f"no answer within {timeout_seconds:g} s") from None
         except LinkClosed as error:

@@ -187,10 +187,20 @@ class Transport(Protocol):
         ...
 
     async def dial(
-        self, address: str, hello: Hello, handler: Handler, timeout_seconds: float
+        self,
+        address: str,
+        hello: Hello,
+        handler: Handler,
+        timeout_seconds: float,
+        *,
+        expected: PeerId | None = None,
     ) -> Link:
-        """Open a link. Raises LinkError when nobody answers in time, Refused or Incompatible when the other
-        side or `handler.check` says no, and WireError when its greeting makes no sense."""
+        """Open a link. `expected` is who should be there, where that is known: lines that an experiment shapes carry
+        the greeting as they would to that peer. Whether it is there is the caller's to see.
+
+        Raises LinkError when nobody answers in time, Refused or Incompatible when the other side or `handler.check`
+        says no, and WireError when its greeting makes no sense.
+        """
         ...
 
     async def close(self) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 
 from swarmtrain.core.errors import LinkClosed, LinkError
+from swarmtrain.core.types import PeerId
 from swarmtrain.transport.caps import NO_CAPS, Caps
 from swarmtrain.transport.endpoint import Endpoint
 from swarmtrain.transport.link import Handler, Hello, Link, LinkLimits
@@ -129,12 +130,18 @@ class MemoryTransport:
         return own_address
 
     async def dial(
-        self, address: str, hello: Hello, handler: Handler, timeout_seconds: float
+        self,
+        address: str,
+        hello: Hello,
+        handler: Handler,
+        timeout_seconds: float,
+        *,
+        expected: PeerId | None = None,
     ) -> Link:
         try:
             async with asyncio.timeout(timeout_seconds):
                 pipe = await self._connect(address)
-                return await self._endpoint.greet(pipe, hello, self._wrapped(handler))
+                return await self._endpoint.greet(pipe, hello, self._wrapped(handler), expected)
         except TimeoutError:
             raise _unreachable(address, f"no answer within {timeout_seconds:g} s") from None
         except LinkClosed as error:

@@ -65,7 +65,7 @@ class Lines:
         self._changed: dict[asyncio.Event, None] = {}
 
     def towards(self, peer: PeerId | None) -> Shape | None:
-        """`peer` is None until the other side said who it is."""
+        """`peer` is None while nobody knows who is there: until the other side said it, or the dialler did."""
         return self._usual if peer is None else self._towards.get(peer, self._usual)
 
     def change(self, towards: Mapping[PeerId, Shape]) -> None:
@@ -105,7 +105,8 @@ UNSHAPED = Shape(1e12, 0.0)
 class ShapedPipe:
     """A pipe whose frames leave late. Frames on their way are lost with the connection, like those in a real line.
 
-    `peer` is who is at the other end, once that is known.
+    `peer` is who is at the other end, once that is known: to a dialler that expects somebody from the start, to a
+    listener when it was greeted.
     """
 
     def __init__(self, pipe: Pipe, lines: Lines) -> None:

@@ -1,5 +1,6 @@
 """What a peer publishes of its links: the busiest, rounded, and nothing that a stranger's name could spoil."""
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -63,3 +64,21 @@ def test_the_busiest_are_published():
     rows = links_of(*many).rows()
     assert len(rows) == MOST_LINKS
     assert links_of(*many[-MOST_LINKS:]).rows() == rows
+
+
+def test_who_is_dialled_is_said_to_the_transport():
+    """Lines that an experiment cuts let no greeting through to that peer."""
+    dialled: list[tuple[str, PeerId | None]] = []
+
+    class Transport:
+        async def dial(self, address: str, *_: Any, expected: PeerId | None = None) -> Any:
+            dialled.append((address, expected))
+
+    async def main() -> None:
+        links = Links(Transport(), SimpleNamespace(hello=lambda: None), 1.0)  # type: ignore[arg-type]
+        links.learn(PeerId(GOOD), "host:7")
+        await links.to(PeerId(GOOD))
+        await links.close()
+
+    asyncio.run(main())
+    assert dialled == [("host:7", GOOD)]

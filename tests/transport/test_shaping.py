@@ -6,8 +6,10 @@ import random
 import pytest
 
 from swarmtrain.core.clock import run_virtual
-from swarmtrain.core.errors import ConfigError, LinkClosed
+from swarmtrain.core.errors import ConfigError, LinkClosed, LinkError
 from swarmtrain.core.types import PeerId
+from swarmtrain.transport.grpc_transport import GrpcTransport
+from swarmtrain.transport.link import LinkLimits
 from swarmtrain.transport.memory_pipe import LINE_BUFFER_BYTES
 from swarmtrain.transport.shaping import (
     LEAST_TIMEOUT_SECONDS,
@@ -16,6 +18,7 @@ from swarmtrain.transport.shaping import (
     ShapedPipe,
     parse_shape,
 )
+from tests.transport.worlds import Watcher
 
 
 class Wire:
@@ -148,3 +151,44 @@ def test_a_cut_line_holds_what_is_under_way_until_it_is_mended_and_the_other_goe
 
     near, far = run_virtual(main())
     assert far == pytest.approx([0.01]) and near == pytest.approx([3.0])
+
+
+@pytest.mark.parametrize("cut_from", [NEAR, FAR])
+def test_no_greeting_comes_through_a_cut_in_either_direction(cut_from: PeerId) -> None:
+    """Otherwise whoever is cut off is dialled anew, answers, and is never found lost."""
+
+    async def main() -> None:
+        limits, towards = LinkLimits(), {NEAR: FAR, FAR: NEAR}
+        cut = Shape(1e9, 0.0, is_cut=True)
+        lines = {me: Lines(None, {to: cut} if me == cut_from else {}) for me, to in towards.items()}
+        near, far = (GrpcTransport(limits, lines[me]) for me in (NEAR, FAR))
+        try:
+            address = await far.listen("127.0.0.1:0", Watcher(FAR))
+            dialler = Watcher(NEAR)
+            with pytest.raises(LinkError, match="cannot reach"):
+                await near.dial(address, dialler.hello(), dialler, 0.5, expected=FAR)
+            assert not dialler.links
+            lines[cut_from].change({})
+            link = await near.dial(address, dialler.hello(), dialler, 20.0, expected=FAR)
+            assert link.remote.peer == FAR
+        finally:
+            await near.close()
+            await far.close()
+
+    asyncio.run(main())
+
+
+def test_a_greeting_takes_as_long_as_the_lines_in_both_directions() -> None:
+    async def main() -> float:
+        shape = Shape(1e9, 0.2)
+        near, far = (GrpcTransport(LinkLimits(), Lines(None, {to: shape})) for to in (FAR, NEAR))
+        try:
+            address = await far.listen("127.0.0.1:0", Watcher(FAR))
+            begin, dialler = asyncio.get_running_loop().time(), Watcher(NEAR)
+            await near.dial(address, dialler.hello(), dialler, 20.0, expected=FAR)
+            return asyncio.get_running_loop().time() - begin
+        finally:
+            await near.close()
+            await far.close()
+
+    assert asyncio.run(main()) >= 0.39
