@@ -47,6 +47,16 @@ def examine_folder(folder: Path) -> Examined:
     The peers' clocks differ, so nothing is compared by time but within one file. A coordinator's journal alone has
     no sums. Raises FileNotFoundError when there is no journal.
     """
+    evidence, found = read_folder(folder)
+    return Examined(
+        violations=_judge(evidence, found),
+        steps=len({line.event["step"] for line in evidence.of("step_committed")}),
+        peers=len({line.peer for line in evidence.of("sum_changed")}),
+    )
+
+
+def read_folder(folder: Path) -> tuple[Evidence, list[Violation]]:
+    """What the journals below `folder` say, and which lines make no sense. Raises as `examine_folder`."""
     evidence, found = Evidence(), list[Violation]()
     paths = sorted(folder.rglob(JOURNAL))
     if not paths:
@@ -54,11 +64,7 @@ def examine_folder(folder: Path) -> Examined:
     for path in paths:
         with open(path, encoding="utf-8", errors="replace") as lines:
             found += evidence.read(lines, str(path.relative_to(folder)))
-    return Examined(
-        violations=_judge(evidence, found),
-        steps=len({line.event["step"] for line in evidence.of("step_committed")}),
-        peers=len({line.peer for line in evidence.of("sum_changed")}),
-    )
+    return evidence, found
 
 
 def _judge(evidence: Evidence, found: list[Violation]) -> list[Violation]:

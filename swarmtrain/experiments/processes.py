@@ -22,7 +22,7 @@ from swarmtrain.core.types import Member, PeerId, Roster
 from swarmtrain.data.stream import Corpus
 from swarmtrain.experiments.children import Child
 from swarmtrain.experiments.churn import Churn
-from swarmtrain.experiments.faults import Fault, random_plan
+from swarmtrain.experiments.faults import Fault, random_plan, survivable
 from swarmtrain.experiments.figures import Figures
 from swarmtrain.experiments.gantt import shown_steps
 from swarmtrain.experiments.local import LocalSwarm
@@ -40,7 +40,10 @@ FIRST_ISLAND = 0
 
 @dataclass(slots=True)
 class ProcessRun:
-    """What a run of processes left behind, beside its folder. Seconds are those of the journal."""
+    """What a run of processes left behind, beside its folder. Seconds are those of the journal.
+
+    `islands` says which machine is in which, `island_risks` why one need not have got to its end (empty: it must).
+    """
 
     state: RunState
     seconds: float
@@ -48,6 +51,8 @@ class ProcessRun:
     injected: dict[int, float]
     last_commit_seconds: float
     lines: list[str]
+    islands: dict[str, int]
+    island_risks: dict[int, str]
 
 
 class ProcessStage:
@@ -66,6 +71,7 @@ class ProcessStage:
         self.nemesis = ProcessNemesis(self.names, self._signal, self._restage, self._note)
         self.figures.conditions = self.nemesis.conditions
         self._churn: Churn | None = None
+        self._first_roster = Roster.of(1, [])
         self._heard_rounds: set[int] = set()
         self._others_ready = asyncio.Event()
         self._has_begun = False
@@ -107,8 +113,40 @@ class ProcessStage:
             (at - begin for at, e in self._events if isinstance(e, Traffic)), default=0.0
         )
         return ProcessRun(
-            state, self._loop.time() - begin, self.nemesis.plan, injected, last_seconds, lines
+            state=state,
+            seconds=self._loop.time() - begin,
+            plan=self.nemesis.plan,
+            injected=injected,
+            last_commit_seconds=last_seconds,
+            lines=lines,
+            islands=self._islands(),
+            island_risks=self._island_risks(),
         )
+
+    def _islands(self) -> dict[str, int]:
+        """Which machine is in which island; those that choose theirs said it when they joined."""
+        state = self._swarm.coordinator.state
+        return {
+            peer.name: state.island_of(self.names[peer.name])
+            if peer.island is None
+            else peer.island
+            for peer in self.machines
+        }
+
+    def _island_risks(self) -> dict[int, str]:
+        """As in virtual time: by whom the plan may cost of those who were there when faults began."""
+        risks, islands = dict[int, str](), self._islands()
+        stages, whole_stages = self.config.model.stages, self.scenario.chances.whole_stages
+        is_reckless = self._churn is not None and not self.scenario.chances.survivable
+        for island in sorted(set(islands.values())):
+            names = {name: self.names[name] for name, its in islands.items() if its == island}
+            mine = [m for m in self._first_roster.members if m.peer in names.values()]
+            plan = [fault for fault in self.nemesis.plan if names.keys() & set(fault.may_lose)]
+            risk = "machines are taken whatever is left" if is_reckless else ""
+            if plan and not risk:
+                risk = survivable(plan, Roster.of(1, mine), names, stages, whole_stages)
+            risks[island] = risk
+        return risks
 
     # ---- files --------------------------------------------------------------------------------------------------
 
@@ -204,6 +242,7 @@ class ProcessStage:
         """Draw and start what goes wrong, once all who are there have told the coordinator."""
         await asyncio.sleep(LOOK_SECONDS)
         roster = self._roster(self._swarm.coordinator.state)
+        self._first_roster = roster
         names = {name: peer for name, peer in self.names.items() if peer in roster}
         chance = random.Random(f"faults {self.config.run.seed}")
         plan = random_plan(chance, self.scenario.chances, roster, names, self.scenario.faults)

@@ -18,12 +18,18 @@ import torch
 
 from swarmtrain.core.config import DataSection, RunConfig, config_from_json
 from swarmtrain.data.stream import Corpus, load_corpus
-from swarmtrain.experiments.checker import Violation, check, examine_folder
+from swarmtrain.experiments.checker import Violation, check, examine_folder, read_folder
 from swarmtrain.experiments.curves import Point
 from swarmtrain.experiments.faults import Fault
 from swarmtrain.experiments.processes import ProcessRun
 from swarmtrain.experiments.reference import Reference
-from swarmtrain.experiments.round_progress import missing_rounds, unfinished
+from swarmtrain.experiments.round_progress import (
+    behind,
+    missing_rounds,
+    of_journals,
+    of_run,
+    unfinished,
+)
 from swarmtrain.experiments.virtual import Scenario, Stage, VirtualRun, simulate
 
 Outcome = Literal["ok", "violation", "differs", "error", "stalled", "stopped", "halted"]
@@ -84,7 +90,7 @@ def _outcome(
         return "error", errors[0]
     # An island that follows its group leaves steps out.
     if config.outer.inner_steps and any(o.finished for o in run.outcomes.values()):
-        lack = unfinished(run) or missing_rounds(config, run)
+        lack = unfinished(run) or missing_rounds(config, of_run(run))
         return ("stalled", lack) if lack else ("ok", "")
     if len(run.commits) == config.run.steps and any(o.finished for o in run.outcomes.values()):
         return "ok", ""
@@ -105,6 +111,8 @@ def judge_processes(
     reason = ""
     if violations:
         outcome, reason = "violation", str(violations[0])
+    elif lack := _lack(config, run, folder):
+        outcome, reason = "stalled", lack
     elif expected and sha != expected:
         outcome, reason = "differs", "the parameters differ from those of the reference"
     return Verdict(
@@ -120,6 +128,14 @@ def judge_processes(
         seconds=run.seconds,
         plan=told(run.plan),
     )
+
+
+def _lack(config: RunConfig, run: ProcessRun, folder: Path) -> str:
+    """Where some island of `run` did not get to, although no fault may keep it from there; empty when all did."""
+    evidence, _ = read_folder(folder)
+    progress = of_journals(evidence, run.islands, run.island_risks, run.plan)
+    lack = behind(config, evidence, run.island_risks)
+    return lack or (missing_rounds(config, progress) if config.outer.inner_steps else "")
 
 
 def told(plan: Sequence[Fault]) -> tuple[str, ...]:
