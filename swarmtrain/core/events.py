@@ -498,7 +498,7 @@ class FaultEnded(Event):
 
 @dataclass(frozen=True, slots=True)
 class FaultMissed(Event):
-    """The run ended before the fault `number` of the plan could happen."""
+    """The fault `number` of the plan could not happen: the run ended before, or its machine was gone."""
 
     number: int
     fault: str

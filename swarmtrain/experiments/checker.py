@@ -329,7 +329,7 @@ def _faults(evidence: Evidence) -> list[Violation]:
 
 
 def _was_due(evidence: Evidence, plan: Line, missed: Line) -> bool:
-    """Whether the time of a fault passed before the run ended; its peers may have died before, which excuses it."""
+    """Whether the time of a fault passed before the run ended; its peers may have died or left, which excuses it."""
     when = plan.event["when"]
     killed = {
         name
@@ -340,9 +340,17 @@ def _was_due(evidence: Evidence, plan: Line, missed: Line) -> bool:
         for name in entry.event["peers"]
     }
     of_messages = plan.event["fault"] in ("drop", "duplicate", "reorder", "late", "corrupt")
-    if not when.endswith("s") or "#" in when or of_messages or killed & set(plan.event["peers"]):
+    if not when.endswith("s") or "#" in when or of_messages:
         return False
-    return plan.seconds + float(when[:-1]) < missed.seconds
+    due_seconds = plan.seconds + float(when[:-1])
+    names = {line.event["peer"]: line.event["name"] for line in evidence.of("peer_joined")}
+    left = {
+        names.get(line.event["peer"], "")
+        for line in evidence.of("peer_left")
+        if line.file == missed.file and line.seconds <= due_seconds
+    }
+    is_excused = (killed | left) & set(plan.event["peers"])
+    return due_seconds < missed.seconds and not is_excused
 
 
 # ---- the end ----------------------------------------------------------------------------------------------------

@@ -12,8 +12,11 @@ from swarmtrain.experiments.faults import Fault
 from swarmtrain.experiments.nemesis import FLAP_SECONDS, Conditions
 from swarmtrain.experiments.staging import Pair
 
-Signal = Callable[[str, signal.Signals], None]
-"""Sends a signal to the machine of this name, if it runs."""
+Signal = Callable[[str, signal.Signals], bool]
+"""Sends a signal to the machine of this name; False when it does not run."""
+
+_FIRST_SIGNALS = {"kill": signal.SIGKILL, "freeze": signal.SIGSTOP}
+"""What faults of processes begin with."""
 
 
 class ProcessNemesis:
@@ -32,6 +35,7 @@ class ProcessNemesis:
         self.conditions = Conditions()
         self.plan: tuple[Fault, ...] = ()
         self.injected: dict[int, float] = {}
+        self._missed: dict[int, None] = {}
         self.dead: dict[str, None] = {}
 
     @property
@@ -52,8 +56,12 @@ class ProcessNemesis:
         """The run is over: note what its end forestalled."""
         await self._tasks.cancel_all()
         for number, fault in enumerate(self.plan):
-            if number not in self.injected:
-                self._record(FaultMissed(number, fault.kind, "the run ended before it was due"))
+            if number not in self.injected and number not in self._missed:
+                self._miss(number, fault, "the run ended before it was due")
+
+    def _miss(self, number: int, fault: Fault, reason: str) -> None:
+        self._missed[number] = None
+        self._record(FaultMissed(number, fault.kind, reason))
 
     def _enter(self, fault: Fault, due_seconds: float) -> None:
         number, self.plan = len(self.plan), (*self.plan, fault)
@@ -63,13 +71,18 @@ class ProcessNemesis:
 
     async def _carry_out(self, number: int, fault: Fault, due_seconds: float) -> None:
         await asyncio.sleep(max(0.0, due_seconds - self._loop.time()))
-        if any(name in self.dead for name in fault.peers) and fault.kind != "partition":
+        dead = [name for name in fault.peers if name in self.dead]
+        if dead and fault.kind != "partition":
+            self._miss(number, fault, f"{dead[0]} had been killed before")
+            return
+        first = _FIRST_SIGNALS.get(fault.kind)
+        if first is not None and not self._send(fault.peers[0], first):
+            self._miss(number, fault, f"{fault.peers[0]} did not run")
             return
         self.injected[number] = self._loop.time()
         self._record(FaultInjected(number, fault.kind, ", ".join(fault.peers)))
         if fault.kind == "kill":
             self.dead[fault.peers[0]] = None
-            self._send(fault.peers[0], signal.SIGKILL)
             return
         await self._last(fault)
         self._record(FaultEnded(number, fault.kind))
@@ -78,7 +91,6 @@ class ProcessNemesis:
         """A fault that begins and ends."""
         match fault.kind:
             case "freeze":
-                self._send(fault.peers[0], signal.SIGSTOP)
                 await asyncio.sleep(fault.duration_seconds)
                 self._send(fault.peers[0], signal.SIGCONT)
             case "flap":

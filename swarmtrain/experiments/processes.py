@@ -288,10 +288,12 @@ class ProcessStage:
         children = self._swarm.children
         return children[number] if number < len(children) else None
 
-    def _signal(self, name: str, number: signal.Signals) -> None:
+    def _signal(self, name: str, number: signal.Signals) -> bool:
         child = self._child(name)
-        if child is not None and child.exit_code is None:
-            child.process.send_signal(number)
+        if child is None or child.exit_code is not None:
+            return False
+        child.process.send_signal(number)
+        return True
 
     def _wake_all(self) -> None:
         """A stopped process cannot end by itself."""

@@ -162,6 +162,25 @@ def test_a_line_that_is_no_entry_is_a_violation():
     assert [v.lines for v in found] == [(len(honest()) + 1,), (len(honest()) + 2,)]
 
 
+@pytest.mark.parametrize("is_before", [True, False])
+def test_a_fault_whose_machine_had_left_before_need_not_happen(is_before: bool) -> None:
+    entries: Entries = [json.loads(line) for line in honest()]
+    falsely_missed(entries)
+    (plan,) = (
+        entry
+        for entry in entries
+        if (entry["event"]["kind"], entry["event"].get("number")) == ("fault_planned", 0)
+    )
+    (name,) = plan["event"]["peers"]
+    peer = next(event["peer"] for event in of(entries, "peer_joined") if event["name"] == name)
+    due_seconds = plan["time_seconds"] + float(plan["event"]["when"][:-1])
+    event = {"kind": "peer_left", "peer": peer, "reason": "its owner wanted it"}
+    at_seconds = due_seconds + (-0.01 if is_before else 0.01)
+    entries.append({"peer": peer, "time_seconds": at_seconds, "event": event})
+    found = [str(violation) for violation in check(json.dumps(entry) for entry in entries)]
+    assert any("was due" in what for what in found) is not is_before
+
+
 def test_the_checker_shares_no_code_with_the_protocol():
     own = {module.__name__ for module in (checker, contents, evidence)}
     for module in (checker, contents, evidence):
