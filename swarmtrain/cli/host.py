@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from swarmtrain.core.config import RunConfig
     from swarmtrain.core.events import Event, Record
     from swarmtrain.core.faultpoints import PointFault
+    from swarmtrain.core.tasks import Tasks
     from swarmtrain.monitor.serving import HttpServer
     from swarmtrain.monitor.sinks import Sink
     from swarmtrain.peer.figures import PeerFigures
     from swarmtrain.peer.joining import JoinedPeer, JoinOptions
+    from swarmtrain.peer.staging import StagedMachine
     from swarmtrain.peer.state_folder import StateFolder
     from swarmtrain.plan.terms import Terms
 
@@ -120,24 +122,22 @@ async def _serve_peer(options: "JoinOptions", process: PeerProcess) -> int:
 
     options = replace(options, key=identity_at(options.identity))
     terms = parse_terms(process.said)
-    staging, options = _staged(process.staged_by, options)
+    machine, options = _staged(process.staged_by, options)
     page = await _serve_metrics(process.metrics, figures)
     folder = open_state_folder(process.said.state, states_folder() / "peer")
     try:
         opening = _Opening(options, process, figures, seen)
-        return await _live(opening, terms, folder)
+        return await _live(opening, terms, folder, machine)
     finally:
         folder.close()
-        if staging is not None:
-            staging.cancel()
         if page is not None:
             await page.close()
 
 
 def _staged(
     path: Path | None, options: "JoinOptions"
-) -> "tuple[asyncio.Task[None] | None, JoinOptions]":
-    """The options on the machine that the file at `path` describes, and who watches that file."""
+) -> "tuple[StagedMachine | None, JoinOptions]":
+    """The machine that the file at `path` describes, if any, and the options on it."""
     from swarmtrain.peer.joining import Staged
     from swarmtrain.peer.staging import StagedMachine
 
@@ -145,7 +145,23 @@ def _staged(
         return None, options
     machine = StagedMachine(path)
     staged = Staged(machine.lines, machine.least_seconds)
-    return asyncio.create_task(machine.follow()), replace(options, staged=staged)
+    return machine, replace(options, staged=staged)
+
+
+def following(machine: "StagedMachine | None", leave: Callable[[str], None]) -> "Tasks":
+    """Who follows the machine's file. When that cannot be read any more the peer leaves and says so (I7).
+
+    Going on as the file said last would spoil what the experiment measures, unseen.
+    """
+    from swarmtrain.core.tasks import Tasks
+
+    def failed(error: BaseException) -> None:
+        leave(f"what the experiment makes of this machine cannot be read: {error}")
+
+    tasks = Tasks(failed)
+    if machine is not None:
+        tasks.spawn(machine.follow(), "follow the staging")
+    return tasks
 
 
 @dataclass(slots=True)
@@ -192,7 +208,9 @@ async def _serve_metrics(address: str, figures: "PeerFigures") -> "HttpServer | 
     return page
 
 
-async def _live(opening: _Opening, terms: "Terms", folder: "StateFolder") -> int:
+async def _live(
+    opening: _Opening, terms: "Terms", folder: "StateFolder", machine: "StagedMachine | None"
+) -> int:
     import time
 
     from swarmtrain.peer.machine import Watch
@@ -215,10 +233,12 @@ async def _live(opening: _Opening, terms: "Terms", folder: "StateFolder") -> int
         volunteer.leave("the process that started this peer is gone")
 
     watch = asyncio.create_task(_watch_lifeline(orphaned)) if process.lifeline else None
+    staging = following(machine, volunteer.leave)
     with interrupts(leave):
         try:
             outcome = await volunteer.serve()
         finally:
+            await staging.cancel_all()
             if watch is not None:
                 watch.cancel()
     typer.echo(f"ended after step {outcome.step}: {outcome.reason}")
