@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from swarmtrain.core.faultpoints import PointFault
     from swarmtrain.core.tasks import Tasks
     from swarmtrain.monitor.serving import HttpServer
-    from swarmtrain.monitor.sinks import Sink
+    from swarmtrain.monitor.sinks import ToOpen
     from swarmtrain.peer.figures import PeerFigures
     from swarmtrain.peer.joining import JoinedPeer, JoinOptions
     from swarmtrain.peer.staging import StagedMachine
@@ -307,7 +307,7 @@ class CoordinatorOptions:
     dashboard: str
     resume: bool
     directory_port: int
-    sinks: "tuple[tuple[str, Sink], ...]"
+    sinks: "ToOpen"
 
 
 def run_coordinator(config: "RunConfig", folder: Path, options: CoordinatorOptions) -> None:
@@ -328,8 +328,8 @@ async def _coordinate(config: "RunConfig", folder: Path, options: CoordinatorOpt
         try:
             if options.resume:
                 coordinator.resume()
-            for name, sink in options.sinks:
-                coordinator.add_sink(name, sink)
+            for name, open_sink in options.sinks:
+                coordinator.add_sink(name, open_sink())
             await coordinator.start(options.listen, options.announce)
             host = options.listen.rpartition(":")[0].replace("localhost", "127.0.0.1")
             announce_host = options.announce.rpartition(":")[0]

@@ -107,7 +107,7 @@ def up(
 
     Ctrl+C stops after what is committed and keeps a checkpoint; Ctrl+C twice leaves at once.
     """
-    from swarmtrain.cli.settings import open_sinks, read_config, run_folder
+    from swarmtrain.cli.settings import read_config, run_folder, sinks_to_open
     from swarmtrain.cli.up import UpOptions, parse_kill, run_up
     from swarmtrain.experiments.emulated import emulated
 
@@ -116,7 +116,7 @@ def up(
     stages, victim = tuple(stage or ()), parse_kill(kill, peers * islands)
     folder, goes_on = run_folder(out, config, resume)
     page = "" if no_dashboard else dashboard
-    sinks = open_sinks(sink, config, folder)
+    sinks = sinks_to_open(sink, config, folder)
     options = UpOptions(
         peers, islands, stages, victim, prompt, verify, goes_on, page, device, sinks, machines
     )
@@ -148,11 +148,11 @@ def coordinator(
     Example: swarmtrain coordinator RUN.toml --listen 127.0.0.1:8765
     """
     from swarmtrain.cli.host import CoordinatorOptions, run_coordinator
-    from swarmtrain.cli.settings import open_sinks, read_config, run_folder
+    from swarmtrain.cli.settings import read_config, run_folder, sinks_to_open
 
     config = read_config(files, overrides, steps)
     folder, goes_on = run_folder(out, config, resume)
-    page, sinks = "" if no_dashboard else dashboard, open_sinks(sink, config, folder)
+    page, sinks = "" if no_dashboard else dashboard, sinks_to_open(sink, config, folder)
     options = CoordinatorOptions(listen, announce, page, goes_on, directory_port, sinks)
     run_coordinator(config, folder, options)
 

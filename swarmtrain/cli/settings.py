@@ -10,7 +10,7 @@ from swarmtrain.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from swarmtrain.core.config import RunConfig
-    from swarmtrain.monitor.sinks import Sink
+    from swarmtrain.monitor.sinks import ToOpen
 
 RunFile = Annotated[
     list[Path] | None,
@@ -87,16 +87,16 @@ def new_run_folder(out: Path | None, config: "RunConfig") -> Path:
     return _write_config(folder, config)
 
 
-def open_sinks(
-    texts: Sequence[str] | None, config: "RunConfig", folder: Path
-) -> "tuple[tuple[str, Sink], ...]":
+def sinks_to_open(texts: Sequence[str] | None, config: "RunConfig", folder: Path) -> "ToOpen":
     """The sinks that `--sink` names, with their names, for the run in `folder`. Raises ConfigError.
 
-    Nothing leaves this machine unless the environment says WANDB_MODE=online.
+    None is open yet: a run that cannot begin would leave it so. Nothing leaves this machine unless the environment
+    says WANDB_MODE=online.
     """
     import json
     import os
     import time
+    from functools import partial
 
     from swarmtrain.monitor.sinks import SinkRun, open_sink, parse_sink
 
@@ -107,7 +107,7 @@ def open_sinks(
     is_offline = os.environ.get("WANDB_MODE", "offline") != "online"
     values = json.loads(config.to_json())
     run = SinkRun(config.run.name, config.hash, values, folder, is_offline, time.time)
-    return tuple((text, open_sink(text, run)) for text in texts)
+    return tuple((text, partial(open_sink, text, run)) for text in texts)
 
 
 def _write_config(folder: Path, config: "RunConfig") -> Path:

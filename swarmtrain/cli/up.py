@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from swarmtrain.core.config import RunConfig
     from swarmtrain.experiments.emulated import Emulated
     from swarmtrain.experiments.local import Kill
-    from swarmtrain.monitor.sinks import Sink
+    from swarmtrain.monitor.sinks import ToOpen
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class UpOptions:
     resume: bool
     dashboard: str
     device: str
-    sinks: "tuple[tuple[str, Sink], ...]"
+    sinks: "ToOpen"
     machines: "tuple[Emulated, ...]"
 
 

@@ -18,7 +18,7 @@ from swarmtrain.core.sizes import MEMORY_SHARE
 from swarmtrain.data.stream import load_corpus
 from swarmtrain.experiments.children import Child, start_child, stop_all, wait_all
 from swarmtrain.experiments.emulated import Emulated
-from swarmtrain.monitor.sinks import Sink
+from swarmtrain.monitor.sinks import ToOpen
 from swarmtrain.swarm.dht import DhtDirectory, DhtOptions
 from swarmtrain.swarm.identity import Identity
 from swarmtrain.transport.grpc_transport import GrpcTransport
@@ -63,7 +63,7 @@ class LocalSwarm:
     dashboard: str = ""
     shown_at: Callable[[str], None] = lambda url: None
     device: str = "auto"
-    sinks: Sequence[tuple[str, Sink]] = ()
+    sinks: ToOpen = ()
     machines: Sequence[Emulated] = ()
     checkpoint: Path | None = None
     coordinator: Coordinator = field(init=False)
@@ -84,8 +84,8 @@ class LocalSwarm:
         try:
             if self.resume:
                 self.coordinator.resume()
-            for name, sink in self.sinks:
-                self.coordinator.add_sink(name, sink)
+            for name, open_sink in self.sinks:
+                self.coordinator.add_sink(name, open_sink())
             await self.coordinator.start("127.0.0.1:0", "")
             where = f"{self.coordinator.address}, for swarmtrain status, export and peer --join"
             self.coordinator.record(Noted("coordinator", where))

@@ -42,6 +42,10 @@ class Sink(Protocol):
         """Everything told so far is kept when this returns."""
 
 
+ToOpen = tuple[tuple[str, Callable[[], Sink]], ...]
+"""Sinks by name, each opened by whoever feeds it from then on, and closes it."""
+
+
 class TensorBoardSink:
     """Event files that `tensorboard --logdir FOLDER` shows. A resumed run hides the steps that it trains again."""
 
