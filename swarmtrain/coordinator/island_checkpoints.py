@@ -51,7 +51,7 @@ class IslandCheckpoints:
                 for one in everybody.values():
                     one.resume(step)
             except StateError as error:
-                notes.append(Noted("a damaged checkpoint was passed over", str(error)))
+                notes.append(Noted("a checkpoint was passed over", str(error)))
                 continue
             return {number: _newest(one) for number, one in everybody.items()}, notes
         names = ", ".join(map(str, numbers))

@@ -58,7 +58,19 @@ def test_a_damaged_one_is_passed_over_in_all_of_them(tmp_path: Path) -> None:
     (tmp_path / "island-0001" / "step-00000020" / "stage-001.safetensors").write_bytes(b"x")
     found, notes = starts(tmp_path)
     assert found == {0: at(0, 10), 1: at(1, 10)}
-    assert notes == ["a damaged checkpoint was passed over"]
+    assert notes == ["a checkpoint was passed over"]
+
+
+def test_one_that_is_whole_and_of_another_run_is_not_called_damaged(tmp_path: Path) -> None:
+    write(tmp_path, 0, 10, 20)
+    write(tmp_path, 1, 10)
+    other = small_config(steps=99).to_json()
+    states = [stage_state(stage, 20) for stage in range(3)]
+    place = tmp_path / "island-0001"
+    save(place, step=20, base=base_of(1, 20), config_json=other, states=states, keep=10)
+    found, (note,) = IslandCheckpoints(CONFIG, tmp_path).resume()
+    assert found == {0: at(0, 10), 1: at(1, 10)}
+    assert note.what == "a checkpoint was passed over" and "of another run" in note.detail
 
 
 def test_islands_without_a_common_step_begin_anew_and_it_is_told(tmp_path: Path) -> None:
