@@ -26,13 +26,15 @@ from swarmtrain.steps.membership import listed
 
 @dataclass(slots=True)
 class Move:
-    """One move under way. `is_out`: no roster has this peer; `is_done`: `new` has taken the place of `old`."""
+    """One move under way. `is_out`: this peer was let out of the roster, by whom it had promised `out_term` to;
+    `is_done`: `new` has taken the place of `old`."""
 
     old: Runtime
     stages: tuple[int, ...]
     new: Runtime | None = None
     before: tuple[int, ...] = field(init=False)
     is_out: bool = False
+    out_term: int = 0
     is_done: bool = False
     asked_step: int = -1
 
@@ -47,6 +49,19 @@ class Move:
             return False
         here = (new.step, new.base) == (old.step, old.base)
         return here or (self.is_out and new.step > old.step)
+
+    @property
+    def may_be_back(self) -> bool:
+        """Whether the old stages may be in a roster again, or soon will: who conducts next starts from the roster of
+        the last decision, which names this peer with them (R8). They then hold and prepare what is nowhere else."""
+        old, new = self.old.member, self.new.member if self.new is not None else None
+        conducting = self.old.island.conducting
+        conducts = conducting.conductor is not None or conducting.candidate is not None
+        if not self.is_out or old.ledger.open is not None or conducts:
+            return True
+        last = new.last if new is not None and new.step > old.step else None
+        is_passed = last is not None and old.peer not in last.roster
+        return old.term != self.out_term and not is_passed
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +125,8 @@ class Moving:
         move = self._move
         if move is not None and move.old is old and not move.is_done:
             move.is_out = old.island.conducting.is_quiet = True
-            if move.is_there:
+            move.out_term = old.member.term
+            if move.is_there and not move.may_be_back:
                 self._switch(move)
 
     # ---- whether ------------------------------------------------------------------------------------------------
@@ -189,6 +205,11 @@ class Moving:
         """The new stages are at a step of which nothing is decided; whether this peer asked to be in it with them."""
         if move.is_done:
             return self._seat.ask_in()
+        if move.is_out and move.may_be_back:
+            # The old stages speak for this peer as before, and have to be let out once more.
+            move.is_out = move.old.island.conducting.is_quiet = False
+            move.asked_step = -1
+            self._record(Noted("a move waits", "its old stages may be in a roster again"))
         if not move.is_there:
             return False
         if move.is_out:

@@ -1,0 +1,104 @@
+"""A move whose peer is let out of the roster, and then things go another way."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from swarmtrain.experiments.faults import Fault
+from swarmtrain.experiments.sweep import run_seed
+from swarmtrain.experiments.virtual import Stage
+from swarmtrain.peer.moving import Move, Moving
+from tests.experiments.moving_worlds import ask_to_move, moving_config, moving_scenario
+from tests.experiments.runs import corpus
+
+
+class OneMove(Stage):
+    """Soon after the first step has opened, a machine is asked to host stage 2."""
+
+    mover = "one-c"
+
+    def _begin(self) -> None:
+        super()._begin()
+        self.acting = asyncio.get_running_loop().create_task(self._ask())
+
+    async def _ask(self) -> None:
+        await asyncio.sleep(0.5)
+        ask_to_move(self, self.mover, (2,))
+
+    def conductors(self) -> list[str]:
+        running = {n: s.runtime for n, s in self.sessions.items() if s.runtime is not None}
+        return [name for name, r in running.items() if r.island.conducting.conductor is not None]
+
+    def kill_conductor(self) -> None:
+        for name in self.conductors():
+            self.nemesis.strike(Fault("kill", (name,)))
+
+
+def after(
+    monkeypatch: pytest.MonkeyPatch, method: str, then: Callable[[Moving, Move], None]
+) -> None:
+    """Whenever `Moving.<method>` has run with a move under way, `then` does."""
+    original = getattr(Moving, method)
+
+    def wrapped(self: Moving, *args: object) -> object:
+        move = self._move
+        result = original(self, *args)
+        if move is not None:
+            then(self, move)
+        return result
+
+    monkeypatch.setattr(Moving, method, wrapped)
+
+
+# ---- the conductor that let it out dies -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["one-c", "edge"])
+def test_who_is_dealt_work_again_with_its_old_stages_keeps_them(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next conductor starts from a roster with them: what they promise, hold and prepare counts (R8).
+
+    The only edge that is left conducts itself then.
+    """
+    scenes: list[OneMove] = []
+    let_out: list[Move] = []
+    switched: list[bool] = []
+
+    class Scene(OneMove):
+        async def _ask(self) -> None:
+            scenes.append(self)
+            [conductor] = self.conductors()
+            self.mover = (
+                {"edge-a": "edge-b", "edge-b": "edge-a"}[conductor] if kind == "edge" else kind
+            )
+            await super()._ask()
+
+    def dismissed(self: Moving, move: Move) -> None:
+        if not let_out:
+            let_out.append(move)
+            asyncio.get_running_loop().call_soon(scenes[0].kill_conductor)
+
+    is_there = Move.is_there.fget  # type: ignore[attr-defined]
+
+    def lags(self: Move) -> bool:
+        """One sum behind until the old stages have a step open again."""
+        if let_out and not self.is_done and self.old.member.ledger.open is None:
+            return False
+        return bool(is_there(self))
+
+    after(monkeypatch, "dismissed", dismissed)
+    monkeypatch.setattr(Move, "is_there", property(lags))
+    switch = Moving._switch
+
+    def switching(self: Moving, move: Move) -> None:
+        conducts = move.old.island.conducting.conductor is not None
+        switched.append(conducts or move.old.member.ledger.open is not None)
+        switch(self, move)
+
+    monkeypatch.setattr(Moving, "_switch", switching)
+    _, found = run_seed(moving_config(3), moving_scenario(0), corpus(), Scene)
+    assert let_out, "it was let out, and the conductor died"
+    assert True not in switched
+    assert found.outcome == "ok", (found.reason, found.violations)
