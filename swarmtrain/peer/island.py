@@ -37,6 +37,7 @@ from swarmtrain.peer.recovering import Recovering
 from swarmtrain.peer.restore import now_seconds
 from swarmtrain.peer.rounds import OuterRounds
 from swarmtrain.steps.effects import (
+    LEFT,
     Acknowledged,
     Advance,
     Apply,
@@ -81,6 +82,8 @@ class Island:
         self._performing = False
         self._progress = 0
         self._is_over = False
+        # The step that the island began without this peer, as it had asked; -1 if it never did.
+        self.left_step = -1
         self._reducing: asyncio.Task[None] | None = None
         self._acknowledging = Acknowledgements(now_seconds())
         self.rounds = OuterRounds(parts, self._tell_news, failed) if parts.outer else None
@@ -89,6 +92,14 @@ class Island:
             self.conducting.ask_stages(stages)
         )
         self._tasks.spawn(self._tick(), "tick")
+
+    @property
+    def is_in_roster(self) -> bool:
+        """Whether this peer is in the newest roster it was told of; that of the last decision may still name one that
+        was let out right behind it."""
+        member = self.parts.member
+        is_out = member.step == self.left_step and member.ledger.open is None
+        return not is_out and member.roster is not None and member.peer in member.roster
 
     # ---- inputs -------------------------------------------------------------------------------------------------
 
@@ -222,7 +233,10 @@ class Island:
             case Unsurvivable(reason):
                 self._give_up(reason)
             case End(finished, reason):
-                self._is_over = True
+                # Who is let out and stays (peer.moving) has to be heard again.
+                self._is_over = reason != LEFT
+                if reason == LEFT:
+                    self.left_step = parts.member.step
                 self._ended(finished, reason)
 
     def _send(self, to: PeerId, message: StepMessage) -> None:

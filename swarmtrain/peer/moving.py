@@ -128,6 +128,9 @@ class Moving:
             move.out_term = old.member.term
             if move.is_there and not move.may_be_back:
                 self._switch(move)
+            return
+        self._record(Noted("asks to be back", "it was let out of the roster, but does not move"))
+        old.island.ask_in(())
 
     # ---- whether ------------------------------------------------------------------------------------------------
 
@@ -237,6 +240,7 @@ class Moving:
             if kept.at.stage not in new.member.stages:  # of those it has its own by now
                 new.snapshots.put(kept.state, kept.at.step, kept.at.base)
         new.island.conducting.is_quiet = False
+        new.island.left_step = new.member.step
         self.serve(new)
         self._seat.take_over(new)
         here = new.member.ready

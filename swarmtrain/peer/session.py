@@ -350,8 +350,7 @@ class Session:
 
     @property
     def is_in_roster(self) -> bool:
-        roster = self.runtime.member.roster if self.runtime is not None else None
-        return roster is not None and self.options.me in roster
+        return self.runtime is not None and self.runtime.island.is_in_roster
 
     # ---- messages -----------------------------------------------------------------------------------------------
 

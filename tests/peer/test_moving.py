@@ -5,12 +5,13 @@ from collections.abc import Callable
 
 import pytest
 
+from swarmtrain.core.events import MembershipChanged
 from swarmtrain.experiments.faults import Fault
 from swarmtrain.experiments.sweep import run_seed
 from swarmtrain.experiments.virtual import Stage
 from swarmtrain.peer.moving import Move, Moving
 from tests.experiments.moving_worlds import ask_to_move, moving_config, moving_scenario
-from tests.experiments.runs import corpus
+from tests.experiments.runs import corpus, events_of
 
 
 class OneMove(Stage):
@@ -102,3 +103,31 @@ def test_who_is_dealt_work_again_with_its_old_stages_keeps_them(
     assert let_out, "it was let out, and the conductor died"
     assert True not in switched
     assert found.outcome == "ok", (found.reason, found.violations)
+
+
+# ---- let out without a move -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_first_lost", [False, True])
+def test_who_is_let_out_and_has_no_move_left_comes_back(
+    is_first_lost: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its wish may be heard after it gave its move up; and what it asks then may be lost."""
+
+    class LetOut(OneMove):
+        async def _ask(self) -> None:
+            await asyncio.sleep(0.5)
+            runtime = self.sessions[self.mover].runtime
+            assert runtime is not None
+            runtime.island.ask_out("a test says so")
+
+    if is_first_lost:
+        monkeypatch.setattr(Moving, "dismissed", lambda self, old: None)
+    config = moving_config(3, "run.steps=40", "links.heartbeat_seconds=0.3")
+    run, found = run_seed(config, moving_scenario(0), corpus(), LetOut)
+    assert found.outcome == "ok", (found.reason, found.violations)
+    changes = [e for e in events_of(run, MembershipChanged) if isinstance(e, MembershipChanged)]
+    left, back, *_ = changes
+    assert left.reason.startswith("leaves before step") and back.peer == left.peer
+    assert back.step <= left.step + (20 if is_first_lost else 1)
+    assert not run.left_behind, "it works to the end"
