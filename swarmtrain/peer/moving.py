@@ -23,6 +23,9 @@ from swarmtrain.peer.restore import now_seconds
 from swarmtrain.peer.runtime import Runtime
 from swarmtrain.steps.membership import listed
 
+MOST_STEPS = 20
+"""Steps that new stages are brought to while their peer cannot take them up; then the move is given up."""
+
 
 @dataclass(slots=True)
 class Move:
@@ -37,6 +40,8 @@ class Move:
     out_term: int = 0
     is_done: bool = False
     asked_step: int = -1
+    seen_at: tuple[int, int] = (-1, -1)
+    seen_steps: int = 0
 
     def __post_init__(self) -> None:
         self.before = self.old.member.stages
@@ -45,10 +50,16 @@ class Move:
     def is_there(self) -> bool:
         """Whether the new stages know all that the old ones do: whoever asks `new` instead hears no less (I4)."""
         old, new = self.old.member, self.new.member if self.new is not None else None
-        if new is None or new.is_busy or new.epoch != old.epoch:
+        if new is None or new.is_busy:
             return False
-        here = (new.step, new.base) == (old.step, old.base)
-        return here or (self.is_out and new.step > old.step)
+        here = (new.epoch, new.step, new.base) == (old.epoch, old.step, old.base)
+        return here or (self.is_out and self.is_ahead)
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether the island went on without the old stages, perhaps after it was restored, or was restored."""
+        old, new = self.old.member, self.new.member if self.new is not None else None
+        return new is not None and (new.epoch, new.step) > (old.epoch, old.step)
 
     @property
     def may_be_back(self) -> bool:
@@ -57,9 +68,9 @@ class Move:
         old, new = self.old.member, self.new.member if self.new is not None else None
         conducting = self.old.island.conducting
         conducts = conducting.conductor is not None or conducting.candidate is not None
-        if not self.is_out or old.ledger.open is not None or conducts:
+        if not self.is_out or old.is_busy or old.ledger.open is not None or conducts:
             return True
-        last = new.last if new is not None and new.step > old.step else None
+        last = new.last if new is not None and self.is_ahead else None
         is_passed = last is not None and old.peer not in last.roster
         return old.term != self.out_term and not is_passed
 
@@ -142,9 +153,9 @@ class Moving:
         if old.island.rounds is not None:
             # Between two rosters it would take what it voted in groups with it: not shown to be safe under faults.
             return "its stages take part in outer rounds"
-        alone = roster.without(me).missing_stages(self._config.model.stages)
+        alone = self._alone(old)
         if alone:
-            return f"nobody else hosts stage {alone[0]}, so no step goes without it"
+            return alone
         parts = old.island.parts
         needed_bytes = memory_estimate(self._config, self._vocab_size, stages).state_bytes
         spare_bytes = parts.spare_bytes() - old.teaching.most_bytes
@@ -152,6 +163,15 @@ class Moving:
             needed, spare = format_bytes(needed_bytes), format_bytes(max(spare_bytes, 0))
             return f"both do not fit: stages {listed(stages)} take {needed}, its own leave {spare}"
         return ""
+
+    def _alone(self, old: Runtime) -> str:
+        """Why no roster can be without this peer; empty when one can."""
+        roster = old.member.roster
+        others = roster.without(old.member.peer) if roster is not None else Roster.of(0, ())
+        missing = others.missing_stages(self._config.model.stages)
+        return (
+            f"nobody else hosts stage {missing[0]}, so no step goes without it" if missing else ""
+        )
 
     def _move_inside(self, old: Runtime, stages: tuple[int, ...], why: str) -> None:
         if why:
@@ -213,19 +233,33 @@ class Moving:
             move.is_out = move.old.island.conducting.is_quiet = False
             move.asked_step = -1
             self._record(Noted("a move waits", "its old stages may be in a roster again"))
-        if not move.is_there:
-            return False
-        if move.is_out:
+        if move.is_there and move.is_out:
             self._switch(move)
             return True
         island, step = move.old.island, move.old.member.step
-        if island.conducting.conductor is not None or island.conducting.candidate is not None:
-            self._record(Noted("a move is given up", "this peer conducts by now"))
+        why = self._hopeless(move)
+        if why:
+            self._record(Noted("a move is given up", why))
             self.stop()
-        elif move.asked_step != step:
+        elif move.is_there and move.asked_step != step and not self._alone(move.old):
+            # Asked while it cannot be spared, it would be let out long after it gave its move up.
             move.asked_step = step
             island.ask_out(f"moves to stages {listed(move.stages)}, which it knows by now")
         return False
+
+    def _hopeless(self, move: Move) -> str:
+        """Why the new stages should wait no longer for their turn; empty when they should."""
+        assert move.new is not None
+        conducting, new = move.old.island.conducting, move.new.member
+        if conducting.conductor is not None or conducting.candidate is not None:
+            return "this peer conducts by now"
+        if move.seen_at != (new.epoch, new.step):
+            move.seen_at, move.seen_steps = (new.epoch, new.step), move.seen_steps + 1
+        if move.seen_steps <= MOST_STEPS:
+            return ""
+        alone = self._alone(move.old)
+        why = f": {alone}" if alone else ""
+        return f"its peer could not take up its new stages in {MOST_STEPS} steps{why}"
 
     def _switch(self, move: Move) -> None:
         """From here on the new stages are this peer's, and what it promised and keeps for others stays."""
@@ -236,7 +270,8 @@ class Moving:
         if old.island.recovering.roster is not None:
             new.island.recovering.see(old.island.recovering.roster)
         new.island.parts.checkpoint = old.island.parts.checkpoint
-        for kept in old.snapshots:
+        # What was kept in a history that the island gave up must not come back.
+        for kept in old.snapshots if new.member.epoch == old.member.epoch else ():
             if kept.at.stage not in new.member.stages:  # of those it has its own by now
                 new.snapshots.put(kept.state, kept.at.step, kept.at.base)
         new.island.conducting.is_quiet = False

@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 import pytest
 
-from swarmtrain.core.events import MembershipChanged
+from swarmtrain.core.events import MembershipChanged, Noted, Restored
 from swarmtrain.experiments.faults import Fault
 from swarmtrain.experiments.sweep import run_seed
-from swarmtrain.experiments.virtual import Stage
+from swarmtrain.experiments.virtual import Stage, VirtualRun
 from swarmtrain.peer.moving import Move, Moving
-from tests.experiments.moving_worlds import ask_to_move, moving_config, moving_scenario
+from tests.experiments.moving_worlds import ask_to_move, moved, moving_config, moving_scenario
 from tests.experiments.runs import corpus, events_of
 
 
@@ -131,3 +131,70 @@ def test_who_is_let_out_and_has_no_move_left_comes_back(
     assert left.reason.startswith("leaves before step") and back.peer == left.peer
     assert back.step <= left.step + (20 if is_first_lost else 1)
     assert not run.left_behind, "it works to the end"
+
+
+# ---- the new stages cannot be taken up ------------------------------------------------------------------------------
+
+
+class Killing(OneMove):
+    """Machines that host the mover's stage are killed when a test says so."""
+
+    async def _ask(self) -> None:
+        SCENES.append(self)
+        await super()._ask()
+
+    def kill_others(self) -> None:
+        for name in ("one-a", "one-b"):
+            self.nemesis.strike(Fault("kill", (name,)))
+
+
+SCENES: list[Killing] = []
+LONG = ("run.steps=60", "links.heartbeat_seconds=0.3")
+
+
+def test_the_last_replica_of_a_stage_follows_the_new_one_for_a_while_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its wish to be let out is not even sent: it would be fulfilled when the move is long forgotten."""
+    SCENES.clear()
+    original, struck = Moving._arrived, list[Move]()
+
+    def arrived(self: Moving, move: Move) -> bool:
+        if not struck:
+            struck.append(move)
+            asyncio.get_running_loop().call_soon(SCENES[0].kill_others)
+        is_alone = len(move.old.member.roster.replicas(1)) == 1  # type: ignore[union-attr]
+        return original(self, move) if is_alone else False
+
+    monkeypatch.setattr(Moving, "_arrived", arrived)
+    run, found = run_seed(moving_config(3, *LONG), moving_scenario(0), corpus(), Killing)
+    assert found.outcome == "ok", (found.reason, found.violations)
+    [why] = notes_of(run, "a move is given up")
+    assert "in 20 steps: nobody else hosts stage 1" in why
+    assert not notes_of(run, "a peer cannot leave yet")
+
+
+def test_stages_learnt_in_a_restored_island_are_taken_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old ones are in no roster, so nobody tells them of the restore."""
+    SCENES.clear()
+    is_there = Move.is_there.fget  # type: ignore[attr-defined]
+
+    def lags(self: Move) -> bool:
+        """Not there before the island was restored."""
+        old, new = self.old.member, self.new.member if self.new is not None else None
+        is_same = new is not None and new.epoch == old.epoch
+        return not (self.is_out and is_same) and bool(is_there(self))
+
+    def dismissed(self: Moving, move: Move) -> None:
+        asyncio.get_running_loop().call_later(1.0, SCENES[0].kill_others)
+
+    monkeypatch.setattr(Move, "is_there", property(lags))
+    after(monkeypatch, "dismissed", dismissed)
+    run, found = run_seed(moving_config(3, *LONG), moving_scenario(0), corpus(), Killing)
+    assert found.outcome == "ok", (found.reason, found.violations)
+    assert events_of(run, Restored), "the island lost a stage meanwhile"
+    assert moved(run)
+
+
+def notes_of(run: VirtualRun, what: str) -> list[str]:
+    return [e.detail for e in events_of(run, Noted) if isinstance(e, Noted) and e.what == what]
