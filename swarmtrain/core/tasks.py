@@ -35,6 +35,11 @@ class Tasks:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
 
+    async def finished(self) -> None:
+        """Wait until all have ended by themselves, with what they start meanwhile."""
+        while self._running:
+            await asyncio.wait(list(self._running))
+
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:

@@ -57,7 +57,7 @@ class Move:
 
     @property
     def is_ahead(self) -> bool:
-        """Whether the island went on without the old stages, perhaps after it was restored, or was restored."""
+        """Whether the new stages know of a step, or of a restore of the island, behind the old ones."""
         old, new = self.old.member, self.new.member if self.new is not None else None
         return new is not None and (new.epoch, new.step) > (old.epoch, old.step)
 
@@ -128,8 +128,9 @@ class Moving:
         self._move = None
 
     async def close(self) -> None:
+        """Like `stop`; what was prepared is closed by then."""
         self.stop()
-        await self._tasks.cancel_all()
+        await self._tasks.finished()
 
     def dismissed(self, old: Runtime) -> None:
         """The island goes on without this peer, as it asked. One that gave its move up meanwhile asks to be back."""

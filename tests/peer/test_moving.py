@@ -10,6 +10,7 @@ from swarmtrain.experiments.faults import Fault
 from swarmtrain.experiments.sweep import run_seed
 from swarmtrain.experiments.virtual import Stage, VirtualRun
 from swarmtrain.peer.moving import Move, Moving
+from swarmtrain.peer.runtime import Runtime
 from tests.experiments.moving_worlds import ask_to_move, moved, moving_config, moving_scenario
 from tests.experiments.runs import corpus, events_of
 
@@ -194,6 +195,42 @@ def test_stages_learnt_in_a_restored_island_are_taken_up(monkeypatch: pytest.Mon
     assert found.outcome == "ok", (found.reason, found.violations)
     assert events_of(run, Restored), "the island lost a stage meanwhile"
     assert moved(run)
+
+
+def test_who_leaves_in_the_middle_of_a_move_closes_what_it_prepared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing of the peer may be left to run when its session says that it is closed."""
+    scenes, prepared = list[OneMove](), list[Runtime]()
+    closed, at_the_end = list[Runtime](), list[bool]()
+
+    class Scene(OneMove):
+        async def _ask(self) -> None:
+            scenes.append(self)
+            await super()._ask()
+
+    def arrived(self: Moving, move: Move) -> bool:
+        assert move.new is not None
+        prepared.append(move.new)
+        scenes[0].sessions["one-c"].leave("a test says so")
+        return False
+
+    close, close_moves = Runtime.close, Moving.close
+
+    async def closing(self: Runtime) -> None:
+        await close(self)
+        closed.append(self)
+
+    async def closing_moves(self: Moving) -> None:
+        await close_moves(self)
+        if prepared and self is scenes[0].sessions["one-c"]._moving:
+            at_the_end.append(prepared[0] in closed)
+
+    monkeypatch.setattr(Moving, "_arrived", arrived)
+    monkeypatch.setattr(Runtime, "close", closing)
+    monkeypatch.setattr(Moving, "close", closing_moves)
+    run_seed(moving_config(3), moving_scenario(0), corpus(), Scene)
+    assert at_the_end == [True]
 
 
 def notes_of(run: VirtualRun, what: str) -> list[str]:
