@@ -21,6 +21,7 @@ from swarmtrain.core.types import PeerId, Roster
 from swarmtrain.core.units import format_bytes
 from swarmtrain.peer.restore import now_seconds
 from swarmtrain.peer.runtime import Runtime
+from swarmtrain.steps.keys import next_base
 from swarmtrain.steps.membership import listed
 
 MOST_STEPS = 20
@@ -268,6 +269,10 @@ class Moving:
         assert new is not None
         move.is_done = True
         new.member.term, new.member.conductor = old.member.term, old.member.conductor
+        last = old.member.last
+        if new.member.last is None and last is not None and next_base(last) == new.member.base:
+            # It fetched the state behind a decision that only the old stages heard; who stands next may need it.
+            new.member.last = last
         if old.island.recovering.roster is not None:
             new.island.recovering.see(old.island.recovering.roster)
         new.island.parts.checkpoint = old.island.parts.checkpoint

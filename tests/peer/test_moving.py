@@ -233,5 +233,29 @@ def test_who_leaves_in_the_middle_of_a_move_closes_what_it_prepared(
     assert at_the_end == [True]
 
 
+# ---- what is known of the last decision -----------------------------------------------------------------------------
+
+
+def test_new_stages_whose_state_was_fetched_know_the_decision_before_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A candidate that is a step behind hears of it by what this peer promises (R8)."""
+    switch, known = Moving._switch, list[tuple[object, object]]()
+
+    def switching(self: Moving, move: Move) -> None:
+        assert move.new is not None
+        new, old = move.new.member, move.old.member
+        if (new.step, new.base) == (old.step, old.base):
+            new.last = None  # as it is behind a state that was fetched
+        switch(self, move)
+        known.append((new.last, old.last))
+
+    monkeypatch.setattr(Moving, "_switch", switching)
+    _, found = run_seed(moving_config(3), moving_scenario(0), corpus(), OneMove)
+    assert found.outcome == "ok", (found.reason, found.violations)
+    [(of_new, of_old)] = known
+    assert of_new == of_old is not None
+
+
 def notes_of(run: VirtualRun, what: str) -> list[str]:
     return [e.detail for e in events_of(run, Noted) if isinstance(e, Noted) and e.what == what]
