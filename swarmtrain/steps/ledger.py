@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from swarmtrain.core.events import SealAssigned
 from swarmtrain.core.messages import Assign, Commit, Decision, Open, Prepared
-from swarmtrain.core.types import Item
+from swarmtrain.core.types import Item, PeerId, Roster
 from swarmtrain.steps.keys import unpack_keys
 
 
@@ -36,6 +36,12 @@ class Ledger:
 def age(opening: Open) -> tuple[int, int]:
     """Orders the openings of one step: by conductor, then by roster."""
     return (opening.term, opening.roster.version)
+
+
+def moves(peer: PeerId, stages: tuple[int, ...], roster: Roster) -> bool:
+    """Whether `roster` has `peer` with other stages than those it hosts."""
+    place = roster.member(peer)
+    return place is not None and place.stages != stages
 
 
 def seal_assigned(assign: Assign, opening: Open) -> SealAssigned:

@@ -59,7 +59,7 @@ from swarmtrain.steps.effects import (
     Send,
 )
 from swarmtrain.steps.keys import next_base, pack_keys, unpack_keys
-from swarmtrain.steps.ledger import Ledger, age, seal_assigned
+from swarmtrain.steps.ledger import Ledger, age, moves, seal_assigned
 
 FromConductor = (
     Open | Freeze | Reopen | Redrive | Assign | Decision | NewTerm | Release | Stop
@@ -379,14 +379,14 @@ class StepMember:
         return self._to_conductor(Done(self.step, self.base, pack_keys(ledger.led)))
 
     def _freeze(self, sender: PeerId, message: Freeze) -> list[Effect]:
-        """Close and say what is held. Without the OPEN there is nothing to close: the conductor repeats both.
+        """Close and say what is held. Without the OPEN, or the stages of it, not yet: the conductor repeats both.
 
         What was prepared before stays (R11): this conductor may not know that it was decided, and then nobody
         else could bring this peer forward.
         """
         ledger = self.ledger
         this, known = (message.term, message.seal), (ledger.seal_term, ledger.seal)
-        if this < known or ledger.open is None:
+        if this < known or not ledger.open or moves(self.peer, self.stages, message.roster):
             return []
         effects: list[Effect] = []
         if this > known:

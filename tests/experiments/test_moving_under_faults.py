@@ -35,6 +35,11 @@ def test_moves_under_random_faults_end_with_the_parameters_of_the_plain_loop() -
     assert expect_good(range(4), 4) >= 2
 
 
+def test_who_comes_back_with_other_stages_is_driven_for_none_of_them_before_it_has_them() -> None:
+    """Its step is open with its old stages, and the seal that takes it in names the new ones."""
+    expect_good(range(26, 27), 4)
+
+
 @pytest.mark.slow
 def test_so_do_many_more() -> None:
     assert expect_good(range(4, 400), 4) >= 200
