@@ -231,15 +231,19 @@ async def fetch_from(
     pace: Pace | None = None,
 ) -> StageTransfer:
     """`stage` at `step`, on `base` if that is known, from those of `peers` that can be reached, as fast as it comes
-    unless `pace` says else."""
+    unless `pace` says else.
+
+    They are dialled all at once: who stood still has lost every link, and a step may wait for this.
+    """
+    others = [peer for peer in peers if peer != parts.me]
+    reached = await asyncio.gather(*map(parts.links.to, others), return_exceptions=True)
     links: list[Link] = []
-    for peer in peers:
-        if peer == parts.me:
-            continue
-        try:
-            links.append(await parts.links.to(peer))
-        except LinkError:
-            continue
+    for link in reached:
+        if isinstance(link, BaseException):
+            if not isinstance(link, LinkError):
+                raise link
+        else:
+            links.append(link)
     return await fetch_stage(links, stage, step, pace or pace_of(parts.config.links), base)
 
 
