@@ -1,7 +1,8 @@
 """Feeds a sink from the coordinator's events, in a thread of its own: training never waits for it.
 
-What the sink has not taken in stands in a queue of `MOST_QUEUED`; what comes while it is full is dropped, and an event
-says so. A sink that breaks is told nothing more.
+What the sink has not taken in stands in a queue of `MOST_QUEUED`; what comes while it is full is dropped: an event
+says so, and another how many they were once the sink has caught up with half of the queue. A sink that breaks is told
+nothing more.
 """
 
 import asyncio
@@ -71,8 +72,8 @@ class Feed:
             if self._dropped == 1:
                 why = f"{self._name}: {MOST_QUEUED} entries wait for it; what comes is dropped"
                 self._record(Noted("a sink is too slow", why))
-        elif self._dropped:
-            self._caught_up()
+        elif self._dropped and self._queue.qsize() <= MOST_QUEUED // 2:
+            self._caught_up()  # not at the first place that is free: a slow sink would be an event a step
 
     def _caught_up(self) -> None:
         dropped, self._dropped = self._dropped, 0

@@ -9,8 +9,10 @@ at a stage: sending then hides behind computing. Everybody decides from the same
   d. else wait, and say for what; who has waited long enough helps the nearest island although it is far.
 
 Whoever has chosen says so first and settles later. Several may then have said one number though they are far apart,
-because their views differed: of those who have not settled only the lowest peer id and who is near to it stand by the
-number, the others choose again. An island in which peers have settled is theirs: only who is near to them joins it.
+because their views differed: of those who have not settled only the one who is near to most of them and these stand by
+the number, the others choose again. (Around the lowest peer id instead, a newcomer with a lower one, near to that one
+and far from others, took islands apart for ever.) An island in which peers have settled is theirs: only who is near to
+them joins it.
 """
 
 import statistics
@@ -164,7 +166,8 @@ class View:
 
     def asked_of(self, island: int) -> list[PeerId]:
         """The peers that say how far an island is: the settled ones, or else the one around whom it gathers."""
-        return _asked(self.islands[island])
+        members = self.islands[island]
+        return [r.peer for r in members if r.is_settled] or [self._middle([], members)]
 
     def distance_seconds(self, peer: PeerId, asked: Sequence[PeerId]) -> float | None:
         """The median of the measured lines between `peer` and those `asked`; None while there is none."""
@@ -208,25 +211,25 @@ class View:
         return list(zip(free, whole, strict=False))
 
     def _standing(self, everybody: list[Resident]) -> list[Resident]:
-        """Of those who said one number: the settled ones and who is near to them or, while nobody has settled, to the
-        lowest id; and who is near to the lowest id of these."""
-        asked = _asked(everybody)
-        first = next(r.peer for r in everybody if r.is_settled or self._is_near(r.peer, asked))
-        return [
-            resident
-            for resident in everybody
-            if resident.is_settled
-            or self._is_near(resident.peer, asked)
-            or self._is_near(resident.peer, [first])
-        ]
+        """Of those who said one number: the settled ones and who is near to them, and who is near to the one they
+        gather around."""
+        settled = [resident.peer for resident in everybody if resident.is_settled]
+        near = [r for r in everybody if r.is_settled or self._is_near(r.peer, settled)]
+        stands = {r.peer for r in near}
+        stands.update(r.peer for r in self.near_to(self._middle(near, everybody), everybody))
+        return [resident for resident in everybody if resident.peer in stands]
+
+    def _middle(self, choices: list[Resident], everybody: list[Resident]) -> PeerId:
+        """Around whom `everybody` who said one number gathers, of `choices` if there are any: who is near to most of
+        them, so that the circle only grows; of equals the lowest id. A smaller circle goes first if it holds a whole
+        model and the larger does not."""
+        circles = {r.peer: self.near_to(r.peer, everybody) for r in choices or everybody}
+        ordered = sorted(circles, key=lambda peer: (-len(circles[peer]), peer))
+        return next((p for p in ordered if not lacking(circles[p], self.terms)), ordered[0])
 
     def _is_near(self, peer: PeerId, asked: Sequence[PeerId]) -> bool:
         seconds = self.distance_seconds(peer, asked)
         return seconds is not None and seconds <= self.terms.near_seconds
-
-
-def _asked(members: Sequence[Resident]) -> list[PeerId]:
-    return [member.peer for member in members if member.is_settled] or [members[0].peer]
 
 
 def _stay(view: View, me: PeerId, island: int) -> Formation | None:
@@ -236,7 +239,7 @@ def _stay(view: View, me: PeerId, island: int) -> Formation | None:
         away = _in_ms(view.distance_seconds(me, view.asked_of(island)) or 0.0)
         reason = f"{len(members)} peers near each other hold a whole model, {away} away"
         return Formation(island, reason, is_ready=True)
-    all_near = [*members, *view.near_to(members[0].peer, view.unformed)]
+    all_near = [*members, *view.near_to(view.asked_of(island)[0], view.unformed)]
     if not view.settled(island) and not lacking(all_near, view.terms):
         reason = f"{len(members)} of {len(all_near)} peers that hold a whole model have said so"
         return Formation(island, reason)

@@ -117,6 +117,37 @@ async def test_a_sink_that_stands_still_holds_nobody_up_and_loses_what_does_not_
     assert f"{FLOOD - len(sink.steps)} were dropped" in detail
 
 
+class Slow(Collector):
+    """Takes one entry in for each release of `one`, and then releases `took`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate.set()
+        self.one, self.took = threading.Semaphore(0), threading.Semaphore(0)
+
+    def step(self, step: int, figures: Mapping[str, float]) -> None:
+        self.one.acquire()
+        super().step(step, figures)
+        self.took.release()
+
+
+@in_a_loop
+async def test_a_sink_that_is_always_a_little_too_slow_is_one_event_not_one_a_step() -> None:
+    sink = Slow()
+    scene = Scene(sink)
+    for step in range(FLOOD):
+        scene.feed.committed(committed(step), RunState())
+    for step in range(FLOOD, FLOOD + 20):  # one place is free each time, and one entry too many
+        sink.one.release()
+        await asyncio.to_thread(sink.took.acquire, timeout=10)
+        scene.feed.committed(committed(step), RunState())
+        scene.feed.committed(committed(step), RunState())
+    assert [what for what, _ in scene.notes] == ["a sink is too slow"]
+    sink.one.release(FLOOD)
+    await scene.feed.close()
+    assert [what for what, _ in scene.notes] == ["a sink is too slow", "a sink missed entries"]
+
+
 @in_a_loop
 async def test_a_sink_that_breaks_is_left_alone() -> None:
     sink = Collector(OSError("disk full"))
