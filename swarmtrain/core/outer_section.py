@@ -33,6 +33,13 @@ class OuterSection(Section):
         1, ge=1, le=1024, description="Pieces of each stage that have rounds of their own, in turns"
     )
     staggered: bool = Field(False, description="Stages take turns as well")
+    founders: int = Field(
+        1,
+        ge=1,
+        le=100,
+        description="So many islands, from number 0 on, vote in the first round, and most of them are needed for it; "
+        "later ones vote once they were there in a round. With 1 the first island alone can begin",
+    )
     optimizer: Literal["auto", "nesterov", "momentum", "average"] = Field(
         "auto", description="How outer parameters follow the mean; auto goes by codec and delay"
     )

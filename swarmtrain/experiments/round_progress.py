@@ -1,8 +1,8 @@
 """Whether the islands of a run got where no fault may keep them from: the end of the run, and of its rounds.
 
 An island is safe when the plan cannot cost it the machines that it needs (`faults.survivable`, by island). Rounds
-begin with the first island as their only voter, so they must go on where that one is safe, and a quorum of all
-islands with it. Pure: reads what a run left behind.
+begin with the founders as their only voters (`outer.founders`, from island 0 on), so they must go on where a quorum of
+these is safe, and a quorum of all islands with it. Pure: reads what a run left behind.
 """
 
 import itertools
@@ -94,7 +94,8 @@ def missing_rounds(config: RunConfig, run: Progress) -> str:
     Empty when all did, or need not.
     """
     safe = [island for island, risk in run.island_risks.items() if not risk]
-    if FIRST_ISLAND not in safe or not is_quorum(safe, run.island_risks):
+    founders = range(config.outer.founders)
+    if not is_quorum(safe, founders) or not is_quorum(safe, run.island_risks):
         return ""
     # What a fault slows down or damages may come too late, or spoilt, every time.
     hit = {run.islands[name] for fault in run.plan for name in fault.peers}

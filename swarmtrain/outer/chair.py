@@ -5,6 +5,10 @@ promises, proposes what was accepted by the highest ballot or else all offers, a
 accept it, and by newcomers who are to vote in the round behind it, who only hold it. A quorum of both is needed; the
 rest of the newcomers get the grace, and members alone say which payloads cannot be had. When one of these takes too
 long, or a higher ballot is heard of, it steps back behind all others.
+
+What members accepted and newcomers do not come to hold is withdrawn, and proposed again without these. Only its own
+chair may do that. A round is decided by the chair of a ballot, and by nobody else; so a chair that did not decide, and
+finds nothing accepted but what it proposed when that was so too, knows that nothing is decided.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,6 +36,9 @@ from swarmtrain.outer.slices import Owner, Sizes, plan
 _MOST_TURNS_BACK = 3
 """How many times a chair that failed lets all others go first; more would only make it slow after a long outage."""
 
+_MOST_PROLONGED = 3
+"""How many times newcomers that live get the time of an attempt once more to hold what members accepted."""
+
 
 def accepted_choices(promises: Iterable[RoundPromise]) -> tuple[Choice, ...]:
     """What the highest ballot accepted; more than one only where equal payloads merged to unequal results."""
@@ -51,6 +58,8 @@ class Attempt:
     collected: dict[PeerId, Collected] = field(default_factory=dict)
     choice: Choice | None = None
     holders: tuple[PeerId, ...] = ()
+    is_own: bool = False
+    """Whether nothing had been accepted before it but what this chair proposed in attempts of which that is true."""
 
     def propose(self, choice: Choice, now_seconds: float) -> None:
         """Collect `choice` from now on; whoever had accepted it holds its result."""
@@ -88,6 +97,10 @@ class Chair:
         self._uplinks: dict[PeerId, float] = {}
         self._greeted: set[int] = set()
         self._excluded: set[tuple[int, Digest]] = set()
+        self._barred: frozenset[int] = frozenset()
+        self._withdrawn = NO_BALLOT
+        self._prolonged = 0
+        self._own_ballots: set[Ballot] = {NO_BALLOT}
         self.attempt: Attempt | None = None
         self._heard = (NO_BALLOT, False)
         self._quorum_at: float | None = None
@@ -137,6 +150,9 @@ class Chair:
             detail = f"ballot of {message.ballot.chair} in round {message.round}"
             return [Note(Noted("equal payloads merged to unequal results", detail))]
         choice, notes = (accepted[0], []) if accepted else self._cut(self._fresh())
+        if self._is_own(attempt):
+            attempt.is_own = True
+            self._own_ballots.add(attempt.ballot)
         attempt.propose(choice, now_seconds)
         self.hear(attempt.ballot, True, now_seconds)
         return notes + self._question(attempt)
@@ -165,10 +181,8 @@ class Chair:
 
     def _decide(self, attempt: Attempt, choice: Choice, now_seconds: float) -> list[Effect]:
         """Tell everybody, if a quorum accepted `choice` with one result that is held."""
-        for result in sorted({answer.result for answer in attempt.collected.values()} - {b""}):
+        for result in self._accepted_results(attempt):
             alike = {p: a for p, a in attempt.collected.items() if a.result == result}
-            if not self._is_quorum(voted(self._roll, self._members, alike)):
-                continue
             if self._accepted_at is None:
                 self._accepted_at = now_seconds
             if not self._is_held(choice, alike, now_seconds):
@@ -179,6 +193,17 @@ class Chair:
             decided = RoundDecided(*self._head, *speaker, whole, tuple(sorted(alike)))
             return [SendRound(peer, decided) for peer in sorted({*self._roll.peers, self._peer})]
         return []
+
+    def _accepted_results(self, attempt: Attempt) -> list[Digest]:
+        """The results that a quorum of the members accepted."""
+        results = sorted({answer.result for answer in attempt.collected.values()} - {b""})
+        return [r for r in results if self._is_quorum(self._have(attempt, r, self._members))]
+
+    def _have(
+        self, attempt: Attempt, result: Digest, islands: Sequence[GroupMember]
+    ) -> tuple[int, ...]:
+        alike = {p: a for p, a in attempt.collected.items() if a.result == result}
+        return voted(self._roll, islands, alike)
 
     def _is_held(
         self, choice: Choice, alike: Mapping[PeerId, Collected], now_seconds: float
@@ -202,6 +227,34 @@ class Chair:
         is_waiting = any(map(self._roll.is_alive, others)) and not is_over
         return is_quorum(held, following) and not is_waiting
 
+    # ---- newcomers that do not come to hold a result --------------------------------------------------------------
+
+    def _withdraw(self, attempt: Attempt, choice: Choice, now_seconds: float) -> list[Effect]:
+        """Propose anew without those who do not hold what members accepted, where that may be, and it is time."""
+        results = self._accepted_results(attempt)
+        if not attempt.is_own or len(results) != 1 or self._accepted_at is None:
+            return []
+        held = self._have(attempt, results[0], choice.members)
+        members = {member.island for member in self._members}
+        lacking = {m.island for m in choice.members} - members - set(held)
+        # At the last before any other peer stands, which then had to propose the same.
+        until_seconds = attempt.since_seconds + self._waits.gather
+        if not any(map(self._roll.is_alive, lacking)):
+            until_seconds = min(until_seconds, self._accepted_at + self._waits.grace)
+        if not lacking or now_seconds < until_seconds:
+            return []
+        if any(map(self._roll.is_alive, lacking)) and self._prolonged < _MOST_PROLONGED:
+            # Whoever decides without them gives up their copies of the result.
+            self._prolonged += 1
+            return self._stand(now_seconds)
+        self._barred |= lacking
+        self._withdrawn = attempt.ballot
+        stage, fragment, number, _ = self._head
+        names = ", ".join(map(str, sorted(lacking)))
+        why = f"stage {stage}, fragment {fragment}, round {number}: islands {names} did not get it"
+        note = Note(Noted("newcomers without the result vote later", why))
+        return [note, *self._stand(now_seconds)]
+
     # ---- time -------------------------------------------------------------------------------------------------
 
     def tick(self, now_seconds: float) -> list[Effect]:
@@ -210,9 +263,10 @@ class Chair:
         if attempt is None:
             return self.consider(now_seconds)
         if attempt.choice is not None:
-            decided = self._decide(attempt, attempt.choice, now_seconds)
-            if decided:
-                return decided
+            effects = self._decide(attempt, attempt.choice, now_seconds)
+            effects = effects or self._withdraw(attempt, attempt.choice, now_seconds)
+            if effects:
+                return effects
         limit = self._waits.patience if attempt.choice is None else self._waits.gather
         if now_seconds - attempt.since_seconds <= limit:
             return self._question(attempt)
@@ -271,7 +325,18 @@ class Chair:
     # ---- what it proposes -------------------------------------------------------------------------------------
 
     def _accepted(self, attempt: Attempt) -> tuple[Choice, ...]:
+        """What binds: nothing, if that is what this chair has withdrawn."""
+        if self._highest(attempt) == self._withdrawn:
+            return ()
         return accepted_choices(attempt.promises.values())
+
+    def _is_own(self, attempt: Attempt) -> bool:
+        return self._highest(attempt) in self._own_ballots
+
+    def _highest(self, attempt: Attempt) -> Ballot:
+        """The highest ballot in which anything was accepted, as those say who promised."""
+        found = [p.accepted.ballot for p in attempt.promises.values() if p.accepted is not None]
+        return max(found, default=NO_BALLOT)
 
     def _usable(self) -> dict[int, RoundOffer]:
         """The offers whose payloads are not known to be gone."""
@@ -281,7 +346,7 @@ class Chair:
         """All offers that can probably be had: without those of lost islands, where any others are left."""
         usable = self._usable()
         alive = {i: offer for i, offer in usable.items() if self._roll.is_alive(i)}
-        return choose(self._roll, self._members, alive or usable)
+        return choose(self._roll, self._members, alive or usable, self._barred)
 
     def _cut(self, choice: Choice) -> tuple[Choice, list[Effect]]:
         """Who reduces what of `choice`, and why: peers that offered and will be asked to collect."""

@@ -53,7 +53,8 @@ NOTHING = (0, b"", 0.0)
 class RoundGroup:
     """One peer's machine for one place (stage, fragment); it takes part from the first `advance` on.
 
-    `is_first` says that the run begins here and now: nobody in the group can have voted before. `sizes` say whether
+    `is_first` says that the run begins here and now: nobody in the group can have voted before in the round that it is
+    at. `sizes` say whether
     contributions can be reduced in slices. Raises nothing.
     """
 
@@ -68,7 +69,7 @@ class RoundGroup:
         self.place, self.peer, self.island = place, seat.peer, seat.island
         self.round, self.base = -1, b""
         self.members: tuple[GroupMember, ...] = ()
-        self.votes = Votes(seat, 0 if is_first else seat.version)
+        self.votes = Votes(seat, is_first)
         self.choice: Choice | None = None
         """The round's, once it is decided."""
         self.behind: Behind | None = None
@@ -82,6 +83,7 @@ class RoundGroup:
         self._own: tuple[int, Digest, float] = NOTHING
         self._holding: tuple[Ballot, Choice, Digest] | None = None
         self._decided: RoundDecided | None = None
+        self._behind_at, self._quiet_seconds = 0.0, waits.gather
         self._early: dict[int, tuple[PeerId, RoundOffer]] = {}
         self._strange: set[PeerId] = set()
 
@@ -94,6 +96,11 @@ class RoundGroup:
     def everybody(self) -> tuple[PeerId, ...]:
         """All peers heard of in the group, those that are lost as well."""
         return self._roll.peers
+
+    @property
+    def absent(self) -> tuple[int, ...]:
+        """The voting islands without which this round cannot be decided, and of whom nobody is there; mostly none."""
+        return self._roll.absent(self.members) if self.choice is None else ()
 
     def peers_of(self, island: int) -> tuple[PeerId, ...]:
         """An island's replicas as last heard of."""
@@ -206,7 +213,7 @@ class RoundGroup:
         if isinstance(message, RoundSpeech):
             self._roll.hear(message.island, message.version, message.peers)
         if message.round > self.round:
-            return self._ahead(sender, message)
+            return self._ahead(sender, message, now_seconds)
         if message.round == self.round and not self._fits(message):
             return self._of_another_base(sender)
         if message.round < self.round or self.choice is not None:
@@ -260,11 +267,14 @@ class RoundGroup:
         stage, fragment = self.place
         return f"stage {stage}, fragment {fragment}, round {self.round}, by {peer}"
 
-    def _ahead(self, sender: PeerId, message: RoundMessage) -> list[Effect]:
+    def _ahead(self, sender: PeerId, message: RoundMessage, now_seconds: float) -> list[Effect]:
+        """Whoever is in the newest round is followed, and somebody else when nothing is heard of that one any more: a
+        late message of the dead may have been the last of its branch."""
         if isinstance(message, RoundOffer) and message.round == self.round + 1:
             self._early[message.island] = (sender, message)
-        if self.behind is None or message.round > self.behind.round:
-            self.behind = Behind(message.round, sender)
+        is_quiet = now_seconds > self._behind_at + self._quiet_seconds
+        if self.behind is None or message.round > self.behind.round or is_quiet:
+            self.behind, self._behind_at = Behind(message.round, sender), now_seconds
         return []
 
     def _tell(self, sender: PeerId, message: RoundMessage) -> list[Effect]:

@@ -17,6 +17,7 @@ from swarmtrain.core.rounds import (
     RoundOffer,
     RoundPromise,
     VotesTell,
+    is_quorum,
 )
 from swarmtrain.core.types import PeerId
 
@@ -75,6 +76,13 @@ class Roll:
         listed = self.lists.get(island)
         return listed is None or not self.lost.issuperset(listed.peers)
 
+    def absent(self, members: Sequence[GroupMember]) -> tuple[int, ...]:
+        """The islands of `members` of whom no living peer is known; none where the others are a quorum."""
+        islands = [member.island for member in members]
+        present = [i for i in islands if i in self.lists and self.is_alive(i)]
+        missing = set(islands).difference(present)
+        return () if is_quorum(present, islands) else tuple(sorted(missing))
+
     def live_peers(self, islands: Iterable[int]) -> tuple[PeerId, ...]:
         """The peers of `islands` that are not lost, ascending by island, then by peer."""
         lists = [self.lists[island] for island in sorted(islands) if island in self.lists]
@@ -102,13 +110,20 @@ def _has_voted(roll: Roll, member: GroupMember, answers: Answers) -> bool:
     return all(answer is not None and answer.version == listed.version for answer in given)
 
 
-def choose(roll: Roll, members: Sequence[GroupMember], offers: Mapping[int, RoundOffer]) -> Choice:
-    """What a chair proposes when nothing was accepted: all offers with tokens, and everybody alive votes next.
+def choose(
+    roll: Roll,
+    members: Sequence[GroupMember],
+    offers: Mapping[int, RoundOffer],
+    barred: Collection[int] = (),
+) -> Choice:
+    """What a chair proposes when nothing was accepted: all offers with tokens, and everybody alive votes next, of
+    newcomers those that are not `barred`.
 
     Versions only grow from round to round, or an older list could vote once more beside the newer.
     """
     versions = {member.island: member.version for member in members}
-    staying = {island for island in versions if roll.is_alive(island)} | set(offers)
+    staying = {island for island in versions if roll.is_alive(island)}
+    staying |= set(offers) - (set(barred) - set(versions))
     for island in staying:
         heard = [entry.version for entry in (roll.lists.get(island),) if entry is not None]
         heard += [offers[island].version] if island in offers else []

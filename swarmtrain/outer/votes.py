@@ -1,10 +1,10 @@
 """One peer's share of its island's vote in the rounds of a place: what it promised and accepted, and whether it may.
 
-A peer knows what its island voted under lists of version `fence` or later: 0 where it was there when the run began,
-else the version it came into the list with, or the fence of the sibling who told it all votes before. A round counts
-votes under lists no older than its member entry (`GroupMember.version`). So a peer votes in rounds whose entry is at
-its fence or above, and else only in a round whose votes it was told: by a sibling, or, where none is left that knows
-them, by all other islands (`outer.recovery`).
+A peer knows what its island voted under lists of version `fence` or later: the version it came into the list with, or
+the fence of the sibling who told it all votes before. Who was there when the run began knows all of that first round.
+A round counts votes under lists no older than its member entry (`GroupMember.version`). So a peer votes in rounds whose
+entry is at its fence or above, and else only in a round whose votes it was told: by a sibling, or, where none is left
+that knows them, by all other islands (`outer.recovery`).
 """
 
 from collections.abc import Sequence
@@ -27,10 +27,14 @@ class Known:
 class Votes:
     """The votes of one peer in one round after another."""
 
-    def __init__(self, seat: Seat, fence: int) -> None:
+    def __init__(self, seat: Seat, is_first: bool) -> None:
+        """`is_first`: nobody has voted before in the round that is entered first. In later ones an island of the same
+        number may have, whose peers all died before this one began."""
         self.peer, self.island = seat.peer, seat.island
-        self.version, self.peers, self.fence = seat.version, tuple(sorted(seat.peers)), fence
+        self.version, self.peers, self.fence = seat.version, tuple(sorted(seat.peers)), seat.version
+        self._is_first = False
         self.enter(())
+        self._is_first = is_first
 
     def enter(self, members: Sequence[GroupMember]) -> None:
         """Another round begins: nobody has voted in it here."""
@@ -40,7 +44,7 @@ class Votes:
         self.accepted: Accepted | None = None
         self._gathering: tuple[Ballot, Choice] | None = None
         self._learning: Known | None = None
-        self._was_told = False
+        self._was_told, self._is_first = self._is_first, False
 
     def set_peers(self, version: int, peers: tuple[PeerId, ...], returned: bool) -> None:
         """The island's list; older versions change nothing. Whoever was out of it missed what was voted meanwhile."""

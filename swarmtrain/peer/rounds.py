@@ -70,6 +70,8 @@ class OuterRounds:
         self._behind_since: dict[Place, float] = {}
         self._unoffered_since: dict[Place, float] = {}
         self._begun_at: dict[Place, float] = {}
+        self._absent_since: dict[tuple[int, ...], float] = {}
+        self._said_absent: set[tuple[int, ...]] = set()
         self._came_at = now_seconds()
         self._ahead: dict[Place, GroupState] = {}
         self._served: dict[Place, GroupState] = {}
@@ -219,6 +221,7 @@ class OuterRounds:
                 self._act(place, group.tick(now_seconds()))
                 self._look_ahead(place, group)
                 self._own_up(place, group)
+            self._miss()
             self.tell()
 
     # ---- payloads and results -----------------------------------------------------------------------------------
@@ -298,6 +301,20 @@ class OuterRounds:
             )
             self._parts.record(Noted("a contribution is lost", why))
             self._act(place, group.offer(0, NOTHING_TO_WEIGH, now_seconds(), self._uplink()))
+
+    def _miss(self) -> None:
+        """Say so, once, where rounds cannot go on because of who is gone, and what the owner of the run can do."""
+        absent = {group.absent for group in self._groups.values()} - {()}
+        since = self._absent_since = {
+            islands: self._absent_since.get(islands, now_seconds()) for islands in absent
+        }
+        self._said_absent &= absent
+        for islands in sorted(absent - self._said_absent):
+            if now_seconds() < since[islands] + self._waits.gather:
+                continue
+            self._said_absent.add(islands)
+            rounds = [group.round for group in self._groups.values() if group.absent == islands]
+            self._parts.record(Noted("rounds wait for islands", _absent_why(islands, min(rounds))))
 
     # ---- missed rounds ------------------------------------------------------------------------------------------
 
@@ -466,3 +483,16 @@ class OuterRounds:
 
     def _has(self, place: Place, choice: Choice) -> bool:
         return (place, choice.result) in self.states.results
+
+
+def _absent_why(islands: tuple[int, ...], number: int) -> str:
+    names = f"{'island' if len(islands) == 1 else 'islands'} {', '.join(map(str, islands))}"
+    remedy = (
+        "start peers of it anew (--island), and rounds go on"
+        if number == 0
+        else "stop the run and go on from its checkpoints (--resume auto)"
+    )
+    return (
+        f"{names} cannot be reached, and without a quorum of those who vote no round is decided, as nobody can tell "
+        f"a lost island from a cut line; training goes on. If it is lost and surely stopped: {remedy}"
+    )

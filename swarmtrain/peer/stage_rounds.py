@@ -130,8 +130,9 @@ class OuterStates:
         self.stages[stage] = StageRounds(
             self._island, fragments, replica.current.parameters, self._settings
         )
+        founders = tuple(GroupMember(island, 0) for island in range(self._config.outer.founders))
         for fragment in fragments:
-            self.members[stage, fragment.number] = (GroupMember(0, 0),)
+            self.members[stage, fragment.number] = founders
         self._packed.pop(stage, None)
         self.stranded.discard(stage)
 

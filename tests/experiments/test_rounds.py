@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -180,6 +181,63 @@ def test_who_is_short_of_a_quorum_trains_on_and_waits_once_a_round() -> None:
         e for _, _, e in run.events if isinstance(e, StepCommitted) and e.seconds > 3 and e.step
     ]
     assert len(slow) == 1
+
+
+QUICK = ("links.heartbeat_seconds=0.4", "links.silence_seconds=1")
+
+
+def missed(run: VirtualRun) -> list[tuple[str, str]]:
+    """Who said that rounds wait for islands, and why."""
+    said = [(p, e) for _, p, e in run.events if isinstance(e, Noted)]
+    return [(peer, e.detail) for peer, e in said if e.what == "rounds wait for islands"]
+
+
+@pytest.mark.parametrize("founders", [3, 1])
+def test_without_the_first_island_rounds_begin_where_most_founders_live(founders: int) -> None:
+    """It is lost before anything was decided. Where it founds alone, the others train on, and say so once."""
+    peers = islands_of(3)
+    config = config_of(f"outer.founders={founders}", *QUICK, steps=25)
+
+    def kill(stage: Stage) -> None:
+        for peer in of_island(peers, 0):
+            stage.nemesis.kill(peer.name)
+
+    run = run_islands(config, peers, acting(2.0, kill))
+    assert finishes(run, 6) and is_agreed(run)
+    counted = [islands for found in choices(run).values() for islands, _ in found]
+    said = missed(run)
+    if founders == 3:
+        assert len(counted) == 3 * 5 and set(counted) == {(1, 2)} and not said
+    else:
+        assert not counted and len(said) == len({peer for peer, _ in said}) == 6
+        assert all("island 0 cannot be reached" in why and "--island" in why for _, why in said)
+
+
+def test_a_first_island_begun_anew_has_the_rounds_of_those_that_waited_for_it() -> None:
+    peers = islands_of(2)
+    config = config_of(*QUICK, "outer.delay_steps=2", steps=45)
+    anew = tuple(VirtualPeer(f"new-{stage}", (stage,), island=0) for stage in range(3))
+
+    def kill(stage: Stage) -> None:
+        for peer in of_island(peers, 0):
+            stage.nemesis.kill(peer.name)
+
+        async def begin() -> None:
+            await asyncio.sleep(30.0)
+            there = (*of_island(peers, 1), *anew)
+            stage.scenario = replace(stage.scenario, peers=there)
+            for peer in anew:
+                stage.add(peer)
+
+        begins.append(asyncio.ensure_future(begin()))
+
+    begins: list[asyncio.Future[None]] = []
+    run = run_islands(config, peers, acting(2.0, kill))
+    assert finishes(run, 6) and is_agreed(run) and missed(run)
+    counted = {islands for found in choices(run).values() for islands, _ in found}
+    assert (0, 1) in counted
+    last = max(key[2] for key in choices(run))
+    assert last == 8, "every round of the run was decided in the end"
 
 
 def test_an_island_that_joins_late_starts_from_the_groups_parameters() -> None:

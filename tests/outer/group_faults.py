@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from swarmtrain.core.rounds import Choice, is_quorum
-from swarmtrain.core.types import PeerId
+from swarmtrain.core.rounds import Choice, Collect, RoundMessage, is_quorum
+from swarmtrain.core.types import Digest, PeerId
+from swarmtrain.outer.effects import Gather
 from swarmtrain.outer.group import RoundGroup
 from tests.outer.group_world import CALM, Actor, Roster, State, World
 
@@ -42,9 +43,10 @@ class FaultyWorld(World):
     ) -> None:
         """`is_forgetful`: one to three islands, which lose whole stages often. `is_young`: a run begins, and the first
         island is lost when somebody learns what its first round chose."""
+        self.proposed: dict[tuple[int, Digest], set[tuple[PeerId, int]]] = {}
         counts = {"counts": (1, 2, 2, 2, 3)} if is_forgetful else {}
         super().__init__(seed, machine, is_stormy, **counts, is_young=is_young)
-        self.is_young = is_young
+        self.loses_first = is_young
         self.kinds: list[Callable[[], None]] = [
             self.kill_one, self.kill_one, self.arm, self.arm, self.arm, self.split, self.split, self.split,
             self.join, self.join, self.restart, self.restart, self.kill_island, self.revive, self.revive,
@@ -111,7 +113,11 @@ class FaultyWorld(World):
             return False
         # What is accepted binds, also to who is to vote next.
         accepted = [a.machine.votes.accepted for a in self.listed() if a.state == front]
-        bound = [{m.island for m in a.choice.members} for a in accepted if a is not None]
+        bound = [
+            {m.island for m in a.choice.members}
+            for a in accepted
+            if a is not None and not self.may_withdraw(front)
+        ]
         may_go_on = all(self.can_decide(next_members, set(members)) for next_members in bound)
         return may_go_on and (is_quorum(knowing, members) or are_here)
 
@@ -119,6 +125,18 @@ class FaultyWorld(World):
         """Whether newcomers that have to hold a result before it is decided live."""
         here = {a.machine.island for a in self.listed()}
         return following <= members or is_quorum(here, following)
+
+    def post(self, sender: PeerId, to: PeerId, message: RoundMessage) -> None:
+        if isinstance(message, Collect):
+            by = self.proposed.setdefault((message.round, message.base), set())
+            by.add((message.ballot.chair, message.ballot.born))
+        super().post(sender, to, message)
+
+    def may_withdraw(self, state: State) -> bool:
+        """Whether what was accepted in a round was proposed by one chair alone, which lives on."""
+        by = self.proposed.get((state.round, state.base), set())
+        born = {(a.peer, a.machine._chair._born) for a in self.listed()}
+        return len(by) == 1 and by <= born
 
     def knows(self, actor: Actor, members: dict[int, int]) -> bool:
         votes, is_at_front = actor.machine.votes, actor.machine.round == self.front().round
@@ -221,8 +239,8 @@ class FaultyWorld(World):
 
     def judge(self, actor: Actor, choice: Choice) -> None:
         super().judge(actor, choice)
-        if self.is_young and actor.machine.round == 0 and actor.machine.island:
-            self.is_young = False
+        if self.loses_first and actor.machine.round == 0 and actor.machine.island:
+            self.loses_first = False
             for first in [a for a in self.alive() if a.machine.island == 0]:
                 self.kill(first)
         if self.is_doomed and not self.healed:
@@ -308,3 +326,54 @@ def run(
 ) -> Verdict:
     """One run, wholly determined by its arguments. Raises Violation."""
     return world(seed, machine, faults, is_stormy, is_forgetful, is_young).run()
+
+
+class LonelyWorld(FaultyWorld):
+    """A run begins; when the island that alone votes has accepted a result, or when another one learns that it was
+    chosen, all others are cut off, some of them die, and often the chair does."""
+
+    def __init__(self, seed: int, machine: type[RoundGroup], faults: int, *_: bool) -> None:
+        super().__init__(seed, machine, faults, is_stormy=False, is_young=True)
+        self.loses_first, self.parts_at_last = False, self.random.random() < 0.5
+        self.swallowed = PeerId(""), 0.0
+
+    def gathered(
+        self, actor: Actor, effect: Gather, result: Digest, missing: tuple[int, ...]
+    ) -> None:
+        super().gathered(actor, effect, result, missing)
+        is_accepted = actor.machine.votes.accepted is not None
+        if is_accepted and not self.parts_at_last:
+            self.part(actor)
+
+    def judge(self, actor: Actor, choice: Choice) -> None:
+        super().judge(actor, choice)
+        if actor.machine.island and self.parts_at_last:
+            self.part(actor)
+
+    def part(self, actor: Actor) -> None:
+        if actor.machine.round or self.healed or self.figures["parted"]:
+            return
+        self.figures["parted"] += 1
+        others = [a for a in self.alive() if a.machine.island]
+        if not self.parts_at_last:
+            share = self.random.choice((0.5, 1.0))
+            for other in others:
+                if self.random.random() < share:
+                    self.kill(other)
+        self.groups = {a.peer: 1 for a in others}
+        self.at(self.now + self.random.choice((3.0, 20.0)), self.groups.clear)
+        if self.random.random() < 0.7:
+            soon = 0.0 if self.parts_at_last else self.random.uniform(0.0, 8.0)
+            self.at(self.now + soon, self.kill_first)
+
+    def kill_first(self) -> None:
+        """The chair, mostly, with what it has just sent."""
+        mine = [a for a in self.alive() if a.machine.island == 0]
+        if len(mine) > 1:
+            self.kill(mine[0])
+            self.swallowed = mine[0].peer, self.now + 0.3
+
+    def deliver(self, sender: PeerId, to: PeerId, message: RoundMessage) -> None:
+        peer, until_seconds = self.swallowed
+        if sender != peer or self.now > until_seconds:
+            super().deliver(sender, to, message)

@@ -114,3 +114,13 @@ def means_do_not_say_what_they_are_of(patch: Patch) -> None:
         return f"{number} of {[entry.sections for entry in choice.slices]}".encode()
 
     patch.setattr(slice_world, "mean_name", name)
+
+
+def what_others_proposed_is_withdrawn(patch: Patch) -> None:
+    """A chair gives up what newcomers do not hold, whoever proposed it first."""
+    patch.setattr(Chair, "_is_own", lambda self, attempt: True)
+
+
+def nothing_is_withdrawn(patch: Patch) -> None:
+    """Newcomers that do not come to hold a result are waited for."""
+    patch.setattr(Chair, "_withdraw", lambda self, attempt, choice, now_seconds: [])

@@ -243,6 +243,8 @@ class World:
         if isinstance(event, Noted) and event.what == "lost votes are given anew":
             self.figures["given anew"] += 1
             self.given_anew.add((actor.machine.round, actor.machine.base))
+        if isinstance(event, Noted) and event.what == "newcomers without the result vote later":
+            self.figures["withdrawn"] += 1
 
     def kill(self, actor: Actor) -> None:
         actor.alive = actor.armed = False

@@ -210,6 +210,45 @@ def test_nobody_waits_for_a_newcomer_to_hold_the_first_result_beyond_the_grace()
         assert [entry.island for entry in room.chosen[B].counted] == [0, 1]
 
 
+def test_newcomers_that_never_hold_the_first_result_do_not_vote_behind_it() -> None:
+    """Two of three in the next round: without them it could not be decided."""
+    for is_dead, limit_seconds, times in ((False, WAITS.gather, 4), (True, WAITS.grace, 1)):
+        room = Room((A,), (B,), (C,), voters=1)
+        room.lacking = {B: (0,), C: (0,)}
+        for peer in (B, C, A):
+            room.offer(peer)
+        if is_dead:
+            room.die(B)
+            room.die(C)
+        for _ in range(times):
+            room.tick(limit_seconds - 0.1)
+            assert not room.chosen
+            room.tick(0.2)
+        assert room.chosen[A].members == (GroupMember(0, 1),)
+        counted = [entry.island for entry in room.chosen[A].counted]
+        assert counted == ([0] if is_dead else [0, 1, 2])
+
+
+def test_an_island_begun_anew_does_not_know_what_its_number_has_voted() -> None:
+    """Its own first round is another one than that which the group is at."""
+    group = alone(version=9)
+    assert group.votes.may_vote
+    group.advance(4, b"of the group", [GroupMember(0, 5), GroupMember(1, 1)], 1.0)
+    assert group.votes.is_member and not group.votes.may_vote
+
+
+def test_who_is_missing_for_a_quorum_is_known() -> None:
+    room = Room((A,), (B,), (C,))
+    assert [room.groups[peer].absent for peer in (A, B, C)] == [()] * 3
+    room.die(C)
+    assert room.groups[A].absent == ()
+    room.die(B)
+    assert room.groups[A].absent == (1, 2)
+    newcomer = RoundGroup((1, 0), Seat(B, 1, 1, (B,)), WAITS, True)
+    newcomer.advance(0, BASE, [GroupMember(0, 0)], 0.0)
+    assert newcomer.absent == (0,), "who was never heard of decides nothing"
+
+
 def test_missing_payloads_that_nobody_asked_for_begin_no_new_attempt() -> None:
     group = alone()
     group.offer(10, b"of 0", 0.0)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.outer import group_mutants as mutants
-from tests.outer.group_faults import run
+from tests.outer.group_faults import FaultyWorld, LonelyWorld, run
 from tests.outer.group_mutants import Mutant
 from tests.outer.group_world import Violation
 
@@ -17,11 +17,13 @@ def check(
     is_stormy: bool = False,
     is_forgetful: bool = False,
     is_young: bool = False,
+    world: type[FaultyWorld] = FaultyWorld,
 ) -> Counter[str]:
     """No two choices of a round in any run, and none that stops although it could go on (`FaultyWorld.is_intact`)."""
     seen: Counter[str] = Counter()
     for seed in seeds:
-        verdict = run(seed, faults, is_stormy, is_forgetful=is_forgetful, is_young=is_young)
+        kind = {"is_forgetful": is_forgetful, "is_young": is_young}
+        verdict = run(seed, faults, is_stormy, world=world, **kind)
         assert verdict.has_progressed or not verdict.is_intact, seed
         seen["rounds"] += verdict.front
         seen["intact"] += verdict.is_intact
@@ -63,6 +65,13 @@ def test_the_first_result_outlives_the_island_that_chose_it() -> None:
     assert check(range(40), is_young=True)["rounds"] > 80
 
 
+def test_newcomers_that_do_not_come_to_hold_the_first_result_hold_nobody_up() -> None:
+    """They are cut off or die when the first island has accepted it, or when they have learned that it was chosen."""
+    seen = check(range(60), faults=0, world=LonelyWorld)
+    assert seen["parted"] == 60 and seen["withdrawn"] > 3 and seen["intact"] > 54
+    assert check(range(60), faults=5, world=LonelyWorld)["withdrawn"] > 2
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("first", range(0, 10000, 2500))
@@ -70,6 +79,7 @@ def test_twenty_thousand_runs(first: int) -> None:
     check(range(first, first + 2000))
     check(range(first, first + 2000), is_forgetful=True)
     check(range(first, first + 2000), is_young=True)
+    check(range(first, first + 1000), faults=5, world=LonelyWorld)
     check(range(first + 2000, first + 2500), faults=6, is_stormy=True)
 
 
@@ -83,6 +93,7 @@ class Hunt:
     is_stormy: bool = False
     is_forgetful: bool = False
     is_young: bool = False
+    world: type[FaultyWorld] = FaultyWorld
 
 
 # Each range begins where the mutant showed last, so that looking for it is short while nothing changes.
@@ -96,6 +107,8 @@ HUNTS = [
     Hunt(mutants.everybody_is_sure, range(150, 400)),
     Hunt(mutants.others_are_not_heard, range(20, 400), is_forgetful=True),
     Hunt(mutants.only_voters_hold_results, range(60), 0, is_young=True),
+    Hunt(mutants.what_others_proposed_is_withdrawn, range(60), 0, world=LonelyWorld),
+    Hunt(mutants.nothing_is_withdrawn, range(60), 0, world=LonelyWorld),
 ]
 
 
@@ -107,6 +120,7 @@ def goes_wrong(seed: int, wanted: Hunt) -> bool:
             wanted.is_stormy,
             is_forgetful=wanted.is_forgetful,
             is_young=wanted.is_young,
+            world=wanted.world,
         )
     except Violation:
         return True
