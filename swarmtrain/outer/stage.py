@@ -4,6 +4,7 @@ Replicas of a stage in one island hold this alike, to the bit, as they hold para
 fetches it, a snapshot keeps it. Nothing here waits, sends or reads a clock.
 """
 
+import copy
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -143,10 +144,10 @@ class StageRounds:
         words = [np.frombuffer(head, dtype=np.float32), *(flat.numpy() for flat in arrays)]
         return np.concatenate(words)
 
-    def unpack(self, packed: Flat) -> list[list[tuple[int, int]]]:
-        """Take over what `pack` gave at another replica of this island; its `voters`.
+    def unpacked(self, packed: Flat) -> tuple["StageRounds", list[list[tuple[int, int]]]]:
+        """What `pack` gave at another replica of this island, and its `voters`; this one stays as it is.
 
-        Raises StateError, with nothing changed.
+        Raises StateError.
         """
         described, words = _described(packed)
         try:
@@ -178,10 +179,11 @@ class StageRounds:
         for member, counters, own in zip(self.members, members, lengths, strict=True):
             restored.append(member.restored(counters, flats[start : start + len(own)]))
             start += len(own)
-        self.members = restored
-        self.inner_steps, self.tokens, self._tokens_sent = inner_steps, tokens, tokens_sent
-        self._tokens_under_way = under_way
-        return voters
+        found = copy.copy(self)
+        found.members = restored
+        found.inner_steps, found.tokens, found._tokens_sent = inner_steps, tokens, tokens_sent
+        found._tokens_under_way = under_way
+        return found, voters
 
 
 def local_of(parameters: Tensor, fragment: Fragment) -> Tensor:

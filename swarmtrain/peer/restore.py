@@ -5,7 +5,7 @@ half-applied.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 
@@ -24,6 +24,7 @@ from swarmtrain.core.messages import (
 )
 from swarmtrain.core.types import Digest, PeerId
 from swarmtrain.peer.parts import Parts
+from swarmtrain.peer.stage_rounds import Read
 from swarmtrain.recovery.dealing import Pace, pace_of
 from swarmtrain.recovery.neighbours import gradient_weight, neighbour_state
 from swarmtrain.recovery.snapshots import copy_of
@@ -68,40 +69,57 @@ async def restore(parts: Parts, message: Restore, last: Commit | None) -> tuple[
     mine = message.roster.member(parts.me)
     assert mine is not None
     sources = {source.stage: source for source in message.sources}
-    states: dict[int, StageState] = {}
+    found: dict[int, tuple[StageTransfer, str, float]] = {}
+    anew: set[int] = set()
     for stage in mine.stages:
         source, start_seconds = sources[stage], now_seconds()
         if _is_live_here(parts, source):
             continue
         if source.tier == INITIAL:
             _check_begins_from_seed(parts)
-            await _begin_stage(parts, stage)
+            anew.add(stage)
             continue
-        found = await _state_of(parts, source, message, last)
-        states[stage] = found.state
-        _recovered(parts, found, source.tier, start_seconds)
-    return await load(parts, mine.stages, states, is_start=message.step == 0)
+        found[stage] = await _state_of(parts, source, message, last), source.tier, start_seconds
+    states = {stage: transfer.state for stage, (transfer, _, _) in found.items()}
+    digests = await load(parts, mine.stages, states, is_start=message.step == 0, anew=anew)
+    for transfer, tier, start_seconds in found.values():
+        _recovered(parts, transfer, tier, start_seconds)
+    return digests
 
 
 async def load(
-    parts: Parts, stages: Sequence[int], states: dict[int, StageState], is_start: bool = False
+    parts: Parts,
+    stages: Sequence[int],
+    states: Mapping[int, StageState],
+    is_start: bool = False,
+    anew: Collection[int] = (),
 ) -> tuple[StageDigest, ...]:
-    """Host exactly `stages`: those in `states` with that state, the others as they are, with empty sums.
+    """Host exactly `stages`: those in `states` with that state, the others as they are, with empty sums; those `anew`,
+    and those that are not here, with the parameters that the run starts from.
 
     `is_start` says that the states are those before the first step: outer rounds begin from them.
+
+    Raises:
+        StateError: one of `states` is of another model or damaged. Nothing was loaded then.
     """
-    for stage in stages:
-        if stage not in parts.replicas:
-            await _begin_stage(parts, stage)
+    built = {s: await parts.build(s) for s in stages if s not in parts.replicas or s in anew}
+    outer, rounds = parts.outer, dict[int, Read]()
     for stage, state in states.items():
-        _check_size(parts.replicas[stage], state)
-        if parts.outer is not None:
-            parts.outer.load(stage, state.rounds)
+        replica = built[stage] if stage in built else parts.replicas[stage]
+        _check_size(replica, state)
+        if outer is not None:
+            rounds[stage] = outer.read(replica, state.rounds)
+    # Nothing is refused from here on.
     gone = [known for known in parts.replicas if known not in stages]
+    parts.replicas.update(built)
     for stage in gone:
         del parts.replicas[stage]
-    if parts.outer is not None:
-        parts.outer.forget(gone)
+    if outer is not None:
+        outer.forget(gone)
+        for stage in built.keys() - rounds.keys():
+            outer.begin(built[stage])
+        for stage, read in rounds.items():
+            outer.load(stage, read)
     digests = []
     for stage in stages:
         replica = parts.replicas[stage]
@@ -109,17 +127,10 @@ async def load(
         flats = [torch.from_numpy(array) for _, array in loading.sections()] if loading else None
         task = Task(Kind.STATE, stage, name="load")
         await parts.lane.submit(task, lambda r=replica, f=flats: _begin(r, f))  # type: ignore[misc]
-        if parts.outer is not None and is_start and loading is not None:
-            parts.outer.begin(replica)
+        if outer is not None and is_start and loading is not None:
+            outer.begin(replica)
         digests.append(StageDigest(stage, replica.digest()))
     return tuple(digests)
-
-
-async def _begin_stage(parts: Parts, stage: int) -> None:
-    """Host a stage with the parameters that the run starts from."""
-    replica = parts.replicas[stage] = await parts.build(stage)
-    if parts.outer is not None:
-        parts.outer.begin(replica)
 
 
 def _check_begins_from_seed(parts: Parts) -> None:

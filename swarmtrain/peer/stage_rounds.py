@@ -65,6 +65,14 @@ class GroupState:
     """The last round that counted each of the group's members ever."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Read:
+    """The rounds of a stage as another replica had them, and by fragment who votes next; None where nobody knows."""
+
+    rounds: StageRounds
+    members: list[tuple[GroupMember, ...]] | None
+
+
 class SpoiltContribution(WireError):
     """What `island` contributed has the digest that it offered, and still makes no sense: the round goes without it."""
 
@@ -123,29 +131,48 @@ class OuterStates:
 
     def begin(self, replica: Replica) -> None:
         """The stage with the parameters that the run starts from."""
-        flat = replica.compute.flat
-        tensors = list(zip(flat.offsets, flat.shapes, strict=True))
-        fragments = fragments_of(replica.stage, tensors, flat.total, self._config.outer.fragments)
-        stage = replica.stage
-        self.stages[stage] = StageRounds(
-            self._island, fragments, replica.current.parameters, self._settings
-        )
-        founders = tuple(GroupMember(island, 0) for island in range(self._config.outer.founders))
-        for fragment in fragments:
-            self.members[stage, fragment.number] = founders
-        self._packed.pop(stage, None)
-        self.stranded.discard(stage)
+        self._put(replica.stage, self._initial(replica), self._founders())
+        self.stranded.discard(replica.stage)
 
-    def load(self, stage: int, packed: Flat | None) -> None:
-        """The stage as another replica had it; None: nobody knows, and it has to catch up. Raises StateError."""
+    def read(self, replica: Replica, packed: Flat | None) -> "Read":
+        """The stage as another replica had it, for `load`; nothing changes here. Raises StateError."""
+        stage = replica.stage
+        rounds = self.stages[stage] if stage in self.stages else self._initial(replica)
         if packed is None:
-            self.stranded.add(stage)
-        else:
-            described = self.stages[stage].unpack(packed)
-            for number, members in enumerate(described):
-                self.members[stage, number] = tuple(GroupMember(*entry) for entry in members)
+            return Read(rounds, None)
+        found, described = rounds.unpacked(packed)
+        return Read(
+            found, [tuple(GroupMember(*entry) for entry in members) for members in described]
+        )
+
+    def load(self, stage: int, found: "Read") -> None:
+        """What was read. Where nobody knew what rounds had come to, the stage has to catch up."""
+        if found.members is not None:
+            self._put(stage, found.rounds, found.members)
             self.stranded.discard(stage)
+            return
+        if stage not in self.stages:
+            self._put(stage, found.rounds, self._founders())
+        self.stranded.add(stage)
+
+    def _put(
+        self, stage: int, rounds: StageRounds, members: Sequence[tuple[GroupMember, ...]]
+    ) -> None:
+        self.stages[stage] = rounds
+        self.members.update({(stage, number): entry for number, entry in enumerate(members)})
         self._packed.pop(stage, None)
+
+    def _initial(self, replica: Replica) -> StageRounds:
+        flat, settings = replica.compute.flat, self._settings
+        tensors = list(zip(flat.offsets, flat.shapes, strict=True))
+        count = self._config.outer.fragments
+        fragments = fragments_of(replica.stage, tensors, flat.total, count)
+        return StageRounds(self._island, fragments, replica.current.parameters, settings)
+
+    def _founders(self) -> list[tuple[GroupMember, ...]]:
+        outer = self._config.outer
+        founders = tuple(GroupMember(island, 0) for island in range(outer.founders))
+        return [founders] * outer.fragments
 
     def go_on(self, step: int) -> None:
         """On the lane: the whole run goes on from a checkpoint of `step`. What its processes had voted, and what they

@@ -37,7 +37,7 @@ class Life:
 
     def copy(self, name: int) -> "Life":
         again = StageRounds(name, (fragment(STEPS),), torch.zeros(STEPS), SETTINGS)
-        again.unpack(self.rounds.pack([[]]))
+        again, _ = again.unpacked(self.rounds.pack([[]]))
         return Life(again, self.local.clone(), self.step, set(self.done))
 
 
