@@ -21,6 +21,7 @@ from swarmtrain.core.events import (
     Noted,
     PeerJoined,
     RoundMerged,
+    SumChanged,
     TermStarted,
     Waiting,
 )
@@ -164,6 +165,33 @@ def test_what_cannot_found_an_island_waits_and_then_helps_a_far_one(broken_run: 
             e.island for n in (0, 1) for _, e in told(broken_run, PeerJoined)[f"{region}{n}"][-1:]
         }
         assert joined == {island}
+
+
+def test_a_far_helper_trains_where_its_stage_was_lost() -> None:
+    """`b2` is near to nobody and waits; meanwhile the only replica of its stage dies in the island that is far away."""
+    overrides = ("outer.inner_steps=0", "recovery.snapshot_steps=1", "train.microbatches=8")
+    life = f"swarm.announce_seconds={LIFE_SECONDS}"
+    config = config_of(life, *overrides, "swarm.min_peers=3", steps=10)
+
+    def script(stage: Stage) -> "asyncio.Future[None]":
+        async def act() -> None:
+            for _ in range(10_000):
+                await asyncio.sleep(0.01)
+                if any(e.kind == "step_committed" and e.step == 1 for *_, e in stage.run.events):
+                    break
+            stage.nemesis.kill("a2")
+
+        return asyncio.ensure_future(act())
+
+    run = run_world(config, (*fleet("a", 3), fleet("b", 3)[2]), script)
+    assert not run.stalled and not run.errors
+    assert [run.outcomes[name].finished for name in ("a0", "a1", "b2")] == [True] * 3
+    ((chosen_at, chosen),) = told(run, IslandChosen)["b2"]
+    assert chosen.island == 0 and "though far" in chosen.reason
+    assert chosen_at > PATIENT_LIVES * LIFE_SECONDS
+    assert any("no island is within" in e.reason for _, e in told(run, Waiting)["b2"])
+    worked = [event for _, event in told(run, SumChanged)["b2"] if event.change == "add"]
+    assert len({event.step for event in worked}) > 3 and {e.position for e in worked} == {2}
 
 
 # ---- one peer that is forming, among others -------------------------------------------------------------------------
