@@ -111,8 +111,10 @@ def up(
     from swarmtrain.cli.up import UpOptions, parse_kill, run_up
     from swarmtrain.experiments.emulated import emulated
 
-    usual = [f"swarm.min_peers={peers}", *([f"outer.founders={islands}"] if islands > 1 else [])]
-    config = read_config(files, overrides, steps, usual)
+    config = read_config(files, overrides, steps, [f"swarm.min_peers={peers}"])
+    if islands > 1 and "founders" not in config.outer.model_fields_set:
+        together = [f"swarm.min_peers={peers}", f"outer.founders={islands}"]
+        config = read_config(files, overrides, steps, together)
     machines = emulated(machine or (), network, peers * islands, Path.cwd())
     stages, victim = tuple(stage or ()), parse_kill(kill, peers * islands)
     folder, goes_on = run_folder(out, config, resume)

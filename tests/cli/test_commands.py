@@ -224,3 +224,21 @@ def test_simulate_takes_another_seed(shell: Shell, tmp_path: Path):
         assert code == 0, text
         digests.add(json.loads((out / "summary.json").read_text())["parameters_sha256"])
     assert len(digests) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "founders"),
+    [
+        (("--islands", 3), 3),
+        (("--islands", 3, "--set", "outer.founders=1"), 1),
+        ((), 1),
+    ],
+)
+def test_islands_that_begin_together_found_their_group_together(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, arguments: tuple[object, ...], founders: int
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("swarmtrain.cli.up.run_up", lambda config, *_: asked.append(config))
+    rounds = ("--set", "outer.inner_steps=5")
+    assert shell("up", *SETTINGS, *rounds, "--out", "here", *arguments)[0] == 0
+    assert asked[0].outer.founders == founders
