@@ -28,12 +28,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train one language model on machines that differ, sit far apart, and come and go.\n\n"
     "Example: swarmtrain up RUN.toml --peers 4",
+    epilog="Exit codes: 0 done, 1 error, 2 usage, 3 not reachable, 4 another version or run, 130 Ctrl+C. "
+    "Every error says what happened, why, and what to do.",
 )
 app.add_typer(config.app, name="config")
 app.add_typer(experiment.app, name="experiment")
 for command in (run.up, run.coordinator, run.peer, run.reference, run.simulate, run.check):
     app.command(rich_help_panel="Run")(command)
-app.command("peer-control", rich_help_panel="Run")(terms.peer_control)
+for request in (terms.pause, terms.resume, terms.leave):
+    app.command(rich_help_panel="Your peer")(request)
 app.command(rich_help_panel="Look")(status.status)
 app.command(rich_help_panel="Look")(plan.plan)
 app.command(rich_help_panel="Look")(bench.bench)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from swarmtrain.cli.settings import Overrides, RunFile
+from swarmtrain.cli.settings import Output, Overrides, RunFile
 
 if TYPE_CHECKING:
     from swarmtrain.core.config import RunConfig
@@ -32,7 +32,7 @@ def bench(
     max_memory: Annotated[
         str | None, typer.Option(help="Memory to plan with, as 6GiB; default 80% of what is free")
     ] = None,
-    output: Annotated[str, typer.Option("-o", "--output", help="table or json")] = "table",
+    output: Output = "table",
 ) -> None:
     """Measure this machine with a run's model: seconds a microbatch takes, and the stages that fit.
 

@@ -2,11 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from swarmtrain.cli.settings import Device, Overrides, RunFile
+from swarmtrain.cli.settings import Device, Output, Overrides, RunFile
 
 if TYPE_CHECKING:
     from swarmtrain.peer.diagnosis import Finding
@@ -31,9 +31,7 @@ def doctor(
         str | None, typer.Option(help="Memory to plan with, as 6GiB; default 80% of what is free")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder in which runs would be written")] = Path("runs"),
-    output: Annotated[
-        Literal["table", "json"], typer.Option("-o", "--output", help="table or json")
-    ] = "table",
+    output: Output = "table",
 ) -> None:
     """Check versions, clock, network, memory, speed and disk, and say for each trouble what to do.
 

@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from swarmtrain.cli.settings import Output
+
 if TYPE_CHECKING:
     from swarmtrain.experiments.execute import Ended
 
-app = typer.Typer(no_args_is_help=True, help="Run a matrix of experiments and report on it.")
-
-Output = Annotated[Literal["text", "json"], typer.Option("-o", "--output", help="text or json")]
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Run a matrix of experiments and report on it. Example: swarmtrain experiment run "
+    "deploy/experiments/diloco_islands.toml --quick",
+)
 
 
 @app.command()
@@ -122,7 +126,7 @@ def report(
 
     Example: swarmtrain experiment report runs/diloco
 
-    The same journals give the same bytes. Needs: pip install 'swarmtrain[report]'
+    The same journals give the same bytes. Needs: pip install 'swarmtrain\\[report]'
     """
     from swarmtrain.experiments.report import write_report
 
@@ -136,7 +140,7 @@ def compare(
         str, typer.Argument(help="DIR, or DIR:CHOICE of one of its groups", metavar="A")
     ],
     second: Annotated[str, typer.Argument(help="Another", metavar="B")],
-    output: Output = "text",
+    output: Output = "table",
 ) -> None:
     """Whether two results differ by more than noise: Welch's test over seeds, for every figure.
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from swarmtrain.cli.settings import Output
+
 if TYPE_CHECKING:
     from swarmtrain.experiments.export import Exported
 
@@ -28,7 +30,7 @@ def export(
     force: Annotated[
         bool, typer.Option("--force", help="Replace a model that was exported there before")
     ] = False,
-    output: Annotated[str, typer.Option("-o", "--output", help="table or json")] = "table",
+    output: Output = "table",
 ) -> None:
     """Write a model for other tools: config.json, model.safetensors and tokenizer, as Llama models are published.
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from swarmtrain.cli.settings import Device
+from swarmtrain.cli.settings import Device, Output
 
 if TYPE_CHECKING:
     from swarmtrain.experiments.partial_depth import Depth
@@ -44,7 +44,7 @@ def evaluate(
     ] = None,
     family: Family = None,
     device: Device = "auto",
-    output: Annotated[str, typer.Option("-o", "--output", help="table or json")] = "table",
+    output: Output = "table",
 ) -> None:
     """Measure a checkpoint, or an exported model, on the held-out part of its corpus, in nats per token.
 

@@ -1,12 +1,12 @@
 """Commands that train, and that judge a run: up, coordinator, peer, reference, simulate, check."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from swarmtrain.cli import terms
-from swarmtrain.cli.settings import Device, Out, Overrides, Resume, RunFile, Sinks, Steps
+from swarmtrain.cli.settings import Device, Out, Output, Overrides, Resume, RunFile, Sinks, Steps
 
 if TYPE_CHECKING:
     from swarmtrain.peer.joining import Staged
@@ -282,9 +282,7 @@ def check(
     folders: Annotated[
         list[Path], typer.Argument(help="Folder of a run, with every peer's journal below it")
     ],
-    output: Annotated[
-        Literal["text", "json"], typer.Option("-o", "--output", help="text or json")
-    ] = "text",
+    output: Output = "table",
 ) -> None:
     """Check the journals of a run: every gradient counted once, replicas equal, steps in order.
 

@@ -34,6 +34,8 @@ Device = Annotated[
     typer.Option("--device", help="Where to compute; auto: CUDA or MPS if the run's sums allow it"),
 ]
 
+Output = Annotated[Literal["table", "json"], typer.Option("-o", "--output", help="table or json")]
+
 ResumeChoice = Literal["auto", "never"]
 Resume = Annotated[
     ResumeChoice,

@@ -5,17 +5,27 @@ from typing import Annotated, Any
 
 import typer
 
+from swarmtrain.cli.settings import Output
+from swarmtrain.cli.terms import OwnPeer, show_own_peer
+
 EVENTS_SHOWN = 5
 
 
 def status(
-    address: Annotated[str, typer.Argument(help="The coordinator, host:port")],
+    address: Annotated[
+        str | None,
+        typer.Argument(
+            help="The coordinator, host:port; left out: a peer of yours on this machine",
+            metavar="HOST:PORT",
+        ),
+    ] = None,
     links: Annotated[
         bool, typer.Option("--links", help="Also what peers measured of their links")
     ] = False,
-    output: Annotated[str, typer.Option("-o", "--output", help="table or json")] = "table",
+    state: OwnPeer = None,
+    output: Output = "table",
 ) -> None:
-    """Show a run's step, loss, speed and peers.
+    """Show a run's step, loss, speed and peers; without an address what your own peer does, and why.
 
     Example: swarmtrain status 127.0.0.1:8765 -o json
     """
@@ -23,14 +33,17 @@ def status(
 
     from swarmtrain.peer.asking import ask
 
-    message = asyncio.run(ask(address, "status", 10.0))
-    state = json.loads(bytes(message.body))
-    if output == "json":
-        typer.echo(json.dumps(state, indent=2))
+    if address is None:
+        show_own_peer(state, output)
         return
-    typer.echo(_table(state))
+    message = asyncio.run(ask(address, "status", 10.0))
+    known = json.loads(bytes(message.body))
+    if output == "json":
+        typer.echo(json.dumps(known, indent=2))
+        return
+    typer.echo(_table(known))
     if links:
-        typer.echo(_links(state["peers"]))
+        typer.echo(_links(known["peers"]))
 
 
 def _table(state: dict[str, Any]) -> str:

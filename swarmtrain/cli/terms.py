@@ -1,17 +1,18 @@
-"""A volunteer's terms on the command line: options of `peer`, and `peer-control` from another terminal."""
+"""A volunteer's terms on the command line: options of `peer`, and `pause`, `resume`, `leave` from another terminal."""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from swarmtrain.cli.settings import Output
 from swarmtrain.core.errors import ConfigError, StateError
 
 if TYPE_CHECKING:
     from swarmtrain.peer.state_folder import Status
-    from swarmtrain.plan.terms import Hours, Terms
+    from swarmtrain.plan.terms import Hours, Request, Terms
     from swarmtrain.transport.caps import Caps
 
 _PANEL = "Your terms"
@@ -64,7 +65,7 @@ Nice = Annotated[
 ]
 State = Annotated[
     Path | None,
-    _option("--state", "Folder for counts and peer-control; default: one in your home"),
+    _option("--state", "Folder for counts and requests (pause, ...); default: one in your home"),
 ]
 
 
@@ -134,32 +135,56 @@ def states_folder() -> Path:
     return user_state_path("swarmtrain")
 
 
-def peer_control(
-    action: Annotated[
-        Literal["status", "pause", "resume", "finish"], typer.Argument(help="What to do")
-    ],
-    state: Annotated[
-        Path | None, typer.Option(help="The peer's --state; needed where several peers run")
-    ] = None,
-    output: Annotated[
-        Literal["text", "json"], typer.Option("-o", "--output", help="text or json")
-    ] = "text",
-) -> None:
-    """Pause a peer of yours that runs on this machine, let it go on, or have it leave after its step.
+OwnPeer = Annotated[
+    Path | None, typer.Option("--state", help="The peer's --state; needed where several peers run")
+]
 
-    Example: swarmtrain peer-control pause
 
-    A pause is a leave between two steps: nobody has to do its work again. `resume` joins again as the same peer.
+def pause(state: OwnPeer = None, output: Output = "table") -> None:
+    """Pause a peer of yours that runs on this machine: it leaves the run until you resume it.
+
+    Example: swarmtrain pause
+
+    It leaves between two steps: nobody has to do its work again.
     """
-    import json
-    from dataclasses import asdict
+    _ask("pause", state, output)
 
+
+def resume(state: OwnPeer = None, output: Output = "table") -> None:
+    """Let a paused peer of yours join its run again, as the same peer.
+
+    Example: swarmtrain resume
+    """
+    _ask("serve", state, output)
+
+
+def leave(state: OwnPeer = None, output: Output = "table") -> None:
+    """Have a peer of yours finish its step, leave its run and end.
+
+    Example: swarmtrain leave
+
+    The same as Ctrl+C in its own terminal.
+    """
+    _ask("finish", state, output)
+
+
+def show_own_peer(state: Path | None, output: str) -> None:
+    """Print what the peer of this machine says of itself. Raises StateError."""
+    _show(_answered(state or _running_folder(), None), output)
+
+
+def _ask(request: "Request", state: Path | None, output: str) -> None:
     from swarmtrain.peer.state_folder import ask_for
 
     folder = state or _running_folder()
-    if action != "status":
-        ask_for(folder, "serve" if action == "resume" else action)
-    status = _answered(folder, action)
+    ask_for(folder, request)
+    _show(_answered(folder, request), output)
+
+
+def _show(status: "Status", output: str) -> None:
+    import json
+    from dataclasses import asdict
+
     typer.echo(json.dumps(asdict(status)) if output == "json" else _in_words(status))
 
 
@@ -174,23 +199,22 @@ def _running_folder() -> Path:
         raise StateError(
             "no peer of yours runs here",
             f"nobody holds a folder in {states_folder()}",
-            "start one by swarmtrain peer, or name its folder by --state",
+            "start one by swarmtrain peer, or name its folder by --state; of a run: swarmtrain status HOST:PORT",
         )
     names = ", ".join(map(str, running))
     raise StateError(f"{len(running)} peers of yours run here", names, "choose one by --state")
 
 
-def _answered(folder: Path, action: str) -> "Status":
-    """The peer's status once it has seen the request. Raises StateError when it does not answer."""
+def _answered(folder: Path, request: "Request | None") -> "Status":
+    """The peer's status once it has seen the request, if any. Raises StateError when it does not answer."""
     import time
 
     from swarmtrain.peer.state_folder import is_owned, read_status
 
-    wanted = {"resume": "serve", "status": None}.get(action, action)
     deadline_seconds = time.monotonic() + ANSWER_SECONDS
     while is_owned(folder) and time.monotonic() < deadline_seconds:
         status = read_status(folder)
-        if status is not None and wanted in (None, status.request):
+        if status is not None and request in (None, status.request):
             return status
         time.sleep(LOOK_SECONDS)
     raise StateError(

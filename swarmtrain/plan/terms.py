@@ -115,7 +115,7 @@ _Obstacle = tuple[str, str] | None
 def _asked(machine: Machine) -> _Obstacle:
     if machine.request != "pause":
         return None
-    return "the volunteer asked for a pause", "after swarmtrain peer-control resume"
+    return "the volunteer asked for a pause", "after swarmtrain resume"
 
 
 def _on_battery(terms: Terms, machine: Machine) -> _Obstacle:

@@ -3,14 +3,17 @@
 import json
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import click
 import pytest
+from typer.main import get_command
 
-from swarmtrain.cli.app import main
+from swarmtrain.cli.app import app, main
 from swarmtrain.cli.host import parse_island, parse_stages
-from swarmtrain.core.errors import ConfigError
+from swarmtrain.core.errors import ConfigError, Incompatible, LinkError, SwarmError
 from swarmtrain.core.version import VERSION
 from tests.experiments.runs import SMALL
 
@@ -51,26 +54,45 @@ def test_version(shell: Shell):
     assert shell("--version") == (0, VERSION)
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "up",
-        "coordinator",
-        "peer",
-        "peer-control",
-        "reference",
-        "simulate",
-        "check",
-        "status",
-        "doctor",
-        "eval",
-        "generate",
-        "export",
-    ],
-)
+def commands_of(group: click.Group, path: str = "") -> Iterator[str]:
+    """Every command and group below `group`, as it is typed."""
+    for name, command in group.commands.items():
+        yield f"{path}{name}"
+        if isinstance(command, click.Group):
+            yield from commands_of(command, f"{path}{name} ")
+
+
+COMMANDS = tuple(commands_of(cast(click.Group, get_command(app))))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself_with_an_example(shell: Shell, command: str):
-    code, text = shell(command, "--help")
+    code, text = shell(*command.split(), "--help")
     assert code == 0 and f"Example: swarmtrain {command}" in text
+    assert "'swarmtrain'" not in text, "an extra's name in brackets was taken for markup"
+
+
+def test_exit_codes_are_documented_where_one_looks_first(shell: Shell):
+    _, text = shell("--help")
+    codes = {error.exit_code for error in (SwarmError, ConfigError, LinkError, Incompatible)}
+    assert codes == {1, 2, 3, 4}
+    assert "0 done, 1 error, 2 usage, 3 not reachable, 4 another version or run, 130" in text
+
+
+def test_the_commands_other_programs_call_are_there():
+    promised = (
+        "up coordinator peer reference simulate plan experiment status doctor bench eval generate export config "
+        "pause resume leave"
+    )
+    assert set(promised.split()) <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_prints_a_table_prints_json_too(shell: Shell, command: str):
+    _, text = shell(*command.split(), "--help")
+    if "--output" in text:
+        code, refused = shell(*command.split(), "-o", "yaml")
+        assert code == 2 and "'json'" in refused and "'table'" in refused
 
 
 def test_an_unknown_command_is_a_usage_error(shell: Shell):

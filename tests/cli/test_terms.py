@@ -1,6 +1,7 @@
-"""A volunteer's terms as written on the command line, and what peer-control says where nobody answers."""
+"""A volunteer's terms as written on the command line, and what is said to a running peer from another terminal."""
 
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ import pytest
 from swarmtrain.cli.app import main
 from swarmtrain.cli.terms import Said, parse_caps, parse_hours, parse_terms
 from swarmtrain.core.errors import ConfigError
-from swarmtrain.plan.terms import Hours, Terms
+from swarmtrain.peer.state_folder import StateFolder, Status
+from swarmtrain.plan.terms import Hours, Request, Terms
 
 NOTHING = Said((None, None), None, None, (False, "3m"), None, False, 10, None)
 
@@ -68,12 +70,54 @@ def test_wrong_terms_end_before_anything_is_joined(
     assert what in capsys.readouterr().err
 
 
-def test_peer_control_without_a_peer_says_what_to_do(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+@pytest.mark.parametrize("command", ["pause", "resume", "leave", "status"])
+def test_where_no_peer_runs_that_is_said_with_what_to_do(
+    command: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    monkeypatch.setattr(sys, "argv", ["swarmtrain", "peer-control", "pause"])
-    with pytest.raises(SystemExit) as ended:
+    assert told(command, monkeypatch, tmp_path) == 1
+    shown = capsys.readouterr().err
+    assert "no peer of yours runs here" in shown and "swarmtrain peer" in shown
+
+
+@pytest.mark.parametrize(
+    ("command", "request_"), [("pause", "pause"), ("resume", "serve"), ("leave", "finish")]
+)
+def test_what_is_said_in_another_terminal_reaches_the_peer(
+    command: str,
+    request_: Request,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    folder = StateFolder(tmp_path / "swarmtrain" / "peer")
+    ended = threading.Event()
+
+    def serve() -> None:
+        while not ended.wait(0.01):
+            folder.save(Status(7, "ab", "mine", folder.request(), "at work", "", "", 3, "", 5000))
+
+    peer = threading.Thread(target=serve)
+    peer.start()
+    try:
+        assert told(command, monkeypatch, tmp_path) == 0
+        assert folder.request() == request_
+        assert told("status", monkeypatch, tmp_path) == 0
+    finally:
+        ended.set()
+        peer.join()
+        folder.close()
+    assert capsys.readouterr().out.count("mine (process 7): at work") == 2
+
+
+def told(command: str, monkeypatch: pytest.MonkeyPatch, home: Path) -> int:
+    """The exit code of `swarmtrain COMMAND` where peers keep their folders below `home`."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(home))
+    monkeypatch.setattr(sys, "argv", ["swarmtrain", command])
+    try:
         main()
-    assert ended.value.code == 1
-    assert "no peer of yours runs here" in capsys.readouterr().err
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0

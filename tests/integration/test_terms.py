@@ -15,7 +15,7 @@ BIG = ("--set", "model.width=1024")
 
 
 def control(workplace: Workplace, action: str, *more: object) -> str:
-    shown = workplace.run("peer-control", action, *more, seconds=60)
+    shown = workplace.run(action, *more, seconds=60)
     assert shown.process.returncode == 0, shown.output
     return shown.output
 
@@ -27,7 +27,7 @@ def swarm(workplace: Workplace, out: Path, *more: str) -> tuple[str, Command]:
     return coordinator.until_prints("swarmtrain peer --join"), coordinator
 
 
-def test_pause_resume_and_finish_from_another_terminal(workplace: Workplace) -> None:
+def test_pause_resume_and_leave_from_another_terminal(workplace: Workplace) -> None:
     out = workplace.folder / "out"
     address, coordinator = swarm(workplace, out)
     join = ("peer", "--join", address, "--stage", "0:2")
@@ -49,7 +49,7 @@ def test_pause_resume_and_finish_from_another_terminal(workplace: Workplace) -> 
     assert not events_in(out, "replayed")
     shown = control(workplace, "status", "-o", "json")
     assert '"doing": "serving"' in shown
-    control(workplace, "finish")
+    control(workplace, "leave")
     assert mine.wait(60) == 0, mine.output
     assert all(other.process.poll() is None for other in others)
     coordinator.signal(2)

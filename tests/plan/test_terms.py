@@ -115,7 +115,7 @@ def test_hours_open_when_they_are_said_to(hours: Hours, seconds: float) -> None:
             Terms(not_on_battery=True),
             Machine(LocalTime("d", 0), "pause", on_battery=True),
             "the volunteer asked for a pause; the machine runs on its battery",
-            "after swarmtrain peer-control resume and when it is plugged in",
+            "after swarmtrain resume and when it is plugged in",
         ),
         (
             Terms(disk_bytes=1 << 30),
