@@ -32,6 +32,9 @@ StagedBy = Annotated[
         hidden=True, help="For experiments: JSON that says how slow lines and compute are made"
     ),
 ]
+Sharers = Annotated[
+    int, typer.Option(min=1, hidden=True, help="For up: peers that share this machine's device")
+]
 Island = Annotated[
     str,
     typer.Option(
@@ -195,6 +198,7 @@ def peer(
     fault: Faults = None,
     shape: LineShape = None,
     staged_by: StagedBy = None,
+    sharers: Sharers = 1,
 ) -> None:
     """Join a run and serve: self-test, take stages, train until the run ends.
 
@@ -226,6 +230,7 @@ def peer(
         island=parse_island(island),
         staged=_staged_alike(shape),
         device=device,
+        sharers=sharers,
         caps=terms.parse_caps(said),
     )
     process = PeerProcess(lifeline, tuple(map(parse_fault, fault or ())), metrics, said, staged_by)

@@ -26,6 +26,10 @@ class Place:
     bf16: bool = False
 
     @property
+    def is_cuda(self) -> bool:
+        return self.device is not None and self.device.type == "cuda"
+
+    @property
     def name(self) -> str:
         """As it stands in a kernel class: equal names are needed for equal bits, and are not enough for them."""
         kind = "cpu" if self.device is None else self.device.type
@@ -65,7 +69,8 @@ def seen_devices() -> Devices:
     if torch.cuda.is_available():
         free_bytes, _ = torch.cuda.mem_get_info()
         name = torch.cuda.get_device_name()
-        return Devices(name, torch.cuda.is_bf16_supported(), free_bytes)
+        # Older cards (T4) emulate bf16, slower than they compute in fp32.
+        return Devices(name, torch.cuda.is_bf16_supported(including_emulation=False), free_bytes)
     return Devices(mps=torch.backends.mps.is_available())
 
 
@@ -97,10 +102,22 @@ def choose_place(
     return _on(wanted, seen), f"{wanted} was asked for"
 
 
-def memory_on(place: Place, seen: Devices, memory_bytes: int) -> int:
-    """What stages may use: `memory_bytes` of the machine, and of a CUDA device no more than is free there now."""
-    is_cuda = place.device is not None and place.device.type == "cuda"
-    return min(memory_bytes, int(MEMORY_SHARE * seen.free_bytes)) if is_cuda else memory_bytes
+def memory_on(place: Place, seen: Devices, memory_bytes: int, sharers: int = 1) -> int:
+    """What stages may use: `memory_bytes` of the machine, and of a CUDA device no more than is free there now, in
+    equal parts where `sharers` peers start on it at once."""
+    if not place.is_cuda:
+        return memory_bytes
+    return min(memory_bytes, int(MEMORY_SHARE * seen.free_bytes) // sharers)
+
+
+def hold_memory(place: Place, memory_bytes: int) -> None:
+    """Let this process take no more than that of a CUDA device, so that peers that share it can go by what they chose.
+
+    The driver's own part (some hundred MB a process) comes on top.
+    """
+    if place.is_cuda:
+        _, total_bytes = torch.cuda.mem_get_info()
+        torch.cuda.set_per_process_memory_fraction(min(1.0, memory_bytes / total_bytes))
 
 
 def _automatic(is_exact: bool, seen: Devices) -> tuple[Place, str]:

@@ -89,7 +89,7 @@ class MiddleCompute:
         assert tape.x_BTD is not None
         place, inputs = self._place, [tape.x_BTD, *self._parameters]
         gradient = place.take(gradient_BTD).to(tape.y_BTD.dtype)
-        with weights_wait() as waiting:
+        with weights_wait(self._parameters) as waiting:
             input_gradient_BTD, *known = torch.autograd.grad(
                 tape.y_BTD, inputs, gradient, allow_unused=True
             )

@@ -125,7 +125,7 @@ class LocalSwarm:
         name = f"peer-{index + 1}"
         arguments = ["peer", "--join", self.coordinator.address, "--name", name, "--lifeline"]
         arguments += ["--listen", "127.0.0.1:0", "--config", str(self.folder / "config.toml")]
-        arguments += ["--device", self.device]
+        arguments += ["--device", self.device, "--sharers", str(self.peers * self.islands)]
         # Not a volunteer's: at full priority, and its counts stay with the run.
         arguments += ["--nice", "0", "--state", str(self.folder / "state" / name)]
         memory_bytes = self._share_bytes

@@ -4,8 +4,7 @@ The gradients are computed by the same two matrix products that autograd would c
 that whole and split backward give equal bits.
 """
 
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,17 +38,20 @@ class WaitingGradients:
         return [gradient for gradient in whole if gradient is not None]
 
 
-_thread = threading.local()
+_waiting: dict[int, WaitingGradients] = {}
+"""By the identity of their weight, as autograd calls backwards on a GPU in threads of its own."""
 
 
 @contextmanager
-def weights_wait() -> Iterator[WaitingGradients]:
-    """Backwards inside, in this thread, leave the weight gradients of projections to the yielded object."""
-    _thread.waiting = WaitingGradients()
+def weights_wait(parameters: Iterable[nn.Parameter]) -> Iterator[WaitingGradients]:
+    """Backwards inside leave the gradients of projections' weights among `parameters` to the yielded object."""
+    waiting, weights = WaitingGradients(), [id(one) for one in parameters]
+    _waiting.update(dict.fromkeys(weights, waiting))
     try:
-        yield _thread.waiting
+        yield waiting
     finally:
-        _thread.waiting = None
+        for weight in weights:
+            del _waiting[weight]
 
 
 def weight_gradient(x: Tensor, dy: Tensor) -> Tensor:
@@ -71,7 +73,7 @@ class _Linear(torch.autograd.Function):
     def backward(context: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = context.saved_tensors
         needs_dx, needs_weight = context.needs_input_grad
-        waiting: WaitingGradients | None = getattr(_thread, "waiting", None)
+        waiting = _waiting.get(id(weight))
         dx = None
         if needs_dx:
             # Autocast narrowed the factors in forward and is not on here; without it nothing is converted.

@@ -11,7 +11,14 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from swarmtrain.compute.lane import Observer, Task, ThreadLane
-from swarmtrain.compute.place import HERE, Place, choose_place, memory_on, seen_devices
+from swarmtrain.compute.place import (
+    HERE,
+    Place,
+    choose_place,
+    hold_memory,
+    memory_on,
+    seen_devices,
+)
 from swarmtrain.core.config import RunConfig, config_from_json
 from swarmtrain.core.errors import ConfigError, CorpusError, Incompatible, LinkError, ModelError
 from swarmtrain.core.events import Event, Noted, Record
@@ -56,6 +63,7 @@ class JoinOptions:
     """What a volunteer said on the command line. `config` is their own RUN.toml, which must match the run's.
 
     `key` is the identity itself, for a process that joins more than once; `memory_bytes` is for the whole process.
+    `sharers` peers of this machine, this one among them, start on its device at once.
     `staged` is for experiments: how this machine's compute and lines are made slower than they are.
     """
 
@@ -73,6 +81,7 @@ class JoinOptions:
     island: int | None = 0
     staged: Staged = Staged()
     device: str = "auto"
+    sharers: int = 1
     caps: Caps = NO_CAPS
     key: Identity | None = None
 
@@ -231,6 +240,8 @@ async def open_peer(
     transport = GrpcTransport(_link_limits(config), options.staged.lines, options.caps)
     world = World(transport, directory, ThreadLane(observe, options.staged.least_seconds))
     memory_bytes, why = stage_memory_bytes(options.memory_bytes)
+    memory_bytes = memory_on(place, seen_here, memory_bytes, options.sharers)
+    hold_memory(place, memory_bytes)
     record(Noted("memory", why))
     peer_options = PeerOptions(
         me=identity.peer_id,
@@ -238,7 +249,7 @@ async def open_peer(
         stages=options.stages,
         listen=options.listen,
         announce=options.announce,
-        memory_bytes=memory_on(place, seen_here, memory_bytes),
+        memory_bytes=memory_bytes,
         kernel_class=kernel_class(config.limits.threads, place),
         coordinator=description.coordinator,
         start=description.start,

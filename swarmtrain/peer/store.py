@@ -42,6 +42,10 @@ class Entry:
     waiting: Counter[PeerId] = field(default_factory=Counter)
     """Calls for it by caller, those among them whose link broke: only who withdraws stops to wait."""
 
+    def differs(self, digest: Digest) -> bool:
+        """Whether an input with that digest is another one than this (R15)."""
+        return self.input_digest not in (None, digest)
+
 
 @dataclass
 class Store:

@@ -28,6 +28,9 @@ from swarmtrain.transport.link import Buffer
 from swarmtrain.transport.requests import ProcessReply, ProcessRequest, Status
 from swarmtrain.wire.tensors import decode_tensor, encode_tensor, is_finite, roundtrip
 
+OTHER_BYTES = "came with other bytes, as from a replica with other kernels; the first ones count"
+"""R15 where sums are fast: they promise no equal bits, and what answered the first bytes is in the sum."""
+
 
 class NextHop(Protocol):
     """Calls a replica of the next position; `peer.hops.Hops` does it over links."""
@@ -53,6 +56,7 @@ class Worker:
         self._slots = Slots(config.limits.slots_shared, config.limits.queue)
         self._computing: set[tuple[int, Item]] = set()
         self._unsettled: set[tuple[int, Item]] = set()
+        self._is_exact = config.train.accumulation == "exact"
         self._launches = asyncio.Semaphore(config.limits.in_flight)
         self._moved = asyncio.Condition()
         # A position's failure reaches everybody who waits for its answer.
@@ -78,11 +82,12 @@ class Worker:
                 return self._reply(Status.FULL, "this peer retains no more keys this step"), b""
             entry = self._enter(opening, item, request.tensor.digest, x_BTD)
             self._start(opening, entry, request.route, ())
-        elif entry.input_digest not in (None, request.tensor.digest):
+        elif (is_other := entry.differs(request.tensor.digest)) and self._is_exact:
             self._record(BadMessage(caller, f"item {item} came again with other bytes (R15)"))
             return self._reply(Status.MISMATCH, "this item came before with other bytes"), b""
         else:
-            self._record(DuplicateDropped(request.step, item[1], item[0], "joined or stored call"))
+            reason = OTHER_BYTES if is_other else "joined or stored call"
+            self._record(DuplicateDropped(request.step, item[1], item[0], reason))
         entry.waiting[caller] += 1
         try:
             answer = await self._answer(opening, entry)

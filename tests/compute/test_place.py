@@ -7,7 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from swarmtrain.compute.place import HERE, Devices, Place, choose_place, memory_on, seen_devices
+from swarmtrain.compute.place import (
+    HERE,
+    Devices,
+    Place,
+    choose_place,
+    hold_memory,
+    memory_on,
+    seen_devices,
+)
 from swarmtrain.compute.replica import Replica
 from swarmtrain.compute.stage import EdgeCompute, MiddleCompute, build_compute
 from swarmtrain.core.errors import ConfigError
@@ -65,6 +73,36 @@ def test_a_cards_memory_bounds_what_stages_may_use() -> None:
     assert memory_on(choose_place("cuda", "fast", CUDA)[0], CUDA, 50_000) == 8_000
     assert memory_on(choose_place("cuda", "fast", CUDA)[0], CUDA, 5_000) == 5_000
     assert memory_on(HERE, CUDA, 50_000) == 50_000
+
+
+def test_peers_that_start_at_once_share_a_card() -> None:
+    assert memory_on(choose_place("cuda", "fast", CUDA)[0], CUDA, 50_000, sharers=4) == 2_000
+    assert memory_on(HERE, CUDA, 50_000, sharers=4) == 50_000
+
+
+def pretend_card(monkeypatch: pytest.MonkeyPatch, held: list[float]) -> None:
+    """A card of 16,000 bytes, a quarter of them taken, that emulates bf16 as a T4 does."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (12_000, 16_000))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "T4")
+    emulates = lambda including_emulation=True: including_emulation  # noqa: E731
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", emulates)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", held.append)
+
+
+def test_a_card_that_only_emulates_bf16_computes_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_card(monkeypatch, [])
+    assert seen_devices() == Devices("T4", cuda_bf16=False, free_bytes=12_000)
+    assert choose_place("auto", "fast", seen_devices())[0].name == "cuda"
+
+
+def test_a_process_takes_no_more_of_a_card_than_it_chose(monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[float] = []
+    pretend_card(monkeypatch, held)
+    hold_memory(choose_place("cuda", "fast", seen_devices())[0], 4_000)
+    hold_memory(choose_place("cuda", "fast", seen_devices())[0], 99_000)
+    hold_memory(HERE, 4_000)
+    assert held == [0.25, 1.0]
 
 
 def middle_pass(place: Place) -> tuple[Tensor, Tensor, list[Tensor]]:

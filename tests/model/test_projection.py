@@ -1,6 +1,8 @@
 """Split backward: the input gradient first, the weight gradients later, and the same bits as at once."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -31,7 +33,7 @@ class Case:
     def split(self) -> list[Tensor]:
         y_BTD = self.module(self.x_BTD)
         inputs = [self.x_BTD, *self.parameters]
-        with weights_wait() as waiting:
+        with weights_wait(self.parameters) as waiting:
             dx_BTD, *known = torch.autograd.grad(y_BTD, inputs, self.dy_BTD, allow_unused=True)
         return [dx_BTD, *waiting.complete(self.parameters, known)]
 
@@ -80,7 +82,7 @@ def test_a_shared_projection_gets_both_parts() -> None:
 
 def test_nothing_waits_outside_the_context(stage: MiddleStage) -> None:
     mine = case(stage, MODEL.width)
-    with weights_wait():
+    with weights_wait(mine.parameters):
         pass
     assert len(mine.at_once()) == 1 + len(mine.parameters)
 
@@ -90,9 +92,22 @@ def test_weights_really_wait(stage: MiddleStage) -> None:
     mine = case(stage, MODEL.width)
     weights = [parameter for parameter in mine.parameters if parameter.dim() == 2]
     y_BTD = stage(mine.x_BTD)
-    with weights_wait():
+    with weights_wait(weights):
         gradients = torch.autograd.grad(y_BTD, weights, mine.dy_BTD, allow_unused=True)
     assert weights and all(gradient is None for gradient in gradients)
+
+
+def test_weights_wait_in_threads_of_autograds_own(stage: MiddleStage) -> None:
+    """Where tensors are on a GPU, autograd calls backwards in a thread of that device."""
+    mine = case(stage, MODEL.width)
+    y_BTD, inputs = stage(mine.x_BTD), [mine.x_BTD, *mine.parameters]
+    with weights_wait(mine.parameters) as waiting, ThreadPoolExecutor(1) as device:
+        backward = partial(torch.autograd.grad, y_BTD, inputs, mine.dy_BTD, allow_unused=True)
+        dx_BTD, *known = device.submit(backward).result()
+    matrices = [one for one, its in zip(known, mine.parameters, strict=True) if its.dim() == 2]
+    assert matrices and all(gradient is None for gradient in matrices)
+    whole = [dx_BTD, *waiting.complete(mine.parameters, known)]
+    assert all(map(torch.equal, whole, mine.at_once()))
 
 
 def test_waiting_gradients_carry_no_graph(stage: MiddleStage) -> None:
