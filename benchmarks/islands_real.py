@@ -25,12 +25,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from swarmtrain.core.config import RunConfig, load_config, to_toml
 from swarmtrain.data.stream import load_corpus
+from swarmtrain.experiments.emulated import Emulated
 from swarmtrain.experiments.local import LocalSwarm
 from swarmtrain.experiments.virtual import Scenario, VirtualPeer, simulate
 from swarmtrain.monitor.journal import journal_line
+from swarmtrain.transport.shaping import Shape
 
 BYTES_PER_SECOND, LATENCY_SECONDS = 20e6 / 8, 0.05
-SHAPE = "20Mbit:50ms"
+LINE = Shape(BYTES_PER_SECOND, LATENCY_SECONDS)
 INNER_STEPS, STAGES = 60, 2
 POLL_SECONDS = 0.1
 FORWARD_SHARE = 1 / 3
@@ -72,12 +74,14 @@ async def real(config: RunConfig, islands: int, folder: Path) -> list[Entry]:
     (folder / "config.toml").write_text(to_toml(config))
 
     def arguments(index: int) -> list[str]:
-        return ["--out", str(folder / "peers" / str(index)), "--shape", SHAPE]
+        return ["--out", str(folder / "peers" / str(index))]
 
     stages = (f"0:{STAGES}",)
+    machine = Emulated((), None, "one on lines of 20 Mbit/s and 50 ms", (LINE,) * islands)
     swarm = LocalSwarm(
-        config, 1, folder, lambda *_: None, stages=stages, more=arguments, islands=islands
-    )
+        config, 1, folder, lambda *_: None, stages=stages, more=arguments, islands=islands,
+        machines=(machine,) * islands,
+    )  # fmt: skip
     paths = [folder / "peers" / str(index) / "journal.jsonl" for index in range(islands)]
     running = asyncio.create_task(swarm.run())
     await asyncio.wait(

@@ -1,15 +1,12 @@
 """Commands that train, and that judge a run: up, coordinator, peer, reference, simulate, check."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from swarmtrain.cli import terms
 from swarmtrain.cli.settings import Device, Out, Output, Overrides, Resume, RunFile, Sinks, Steps
-
-if TYPE_CHECKING:
-    from swarmtrain.peer.joining import Staged
 
 Region = Annotated[
     str, typer.Option(help="Where this machine stands, as others there write it (europe-west4)")
@@ -18,12 +15,6 @@ Faults = Annotated[
     list[str] | None,
     typer.Option(
         envvar="SWARMTRAIN_FAULT", hidden=True, help="For tests: POINT:ACTION:NTH; repeatable"
-    ),
-]
-LineShape = Annotated[
-    str | None,
-    typer.Option(
-        hidden=True, help="For experiments: lines as slow as RATE:LATENCY, as 20Mbit:50ms"
     ),
 ]
 StagedBy = Annotated[
@@ -101,7 +92,7 @@ def up(
         typer.Option(help="Make peers like these of peers/machines, in turn (t4); repeatable"),
     ] = None,
     network: Annotated[
-        str | None, typer.Option(help="Make lines like those of peers/networks (home, lan)")
+        str | None, typer.Option(help="Make lines like those of peers/networks (home, gcp5)")
     ] = None,
 ) -> None:
     """Train on this machine: a coordinator and N peer processes, ending with a summary and a sample.
@@ -196,7 +187,6 @@ def peer(
         bool, typer.Option("--lifeline", hidden=True, help="End when standard input closes")
     ] = False,
     fault: Faults = None,
-    shape: LineShape = None,
     staged_by: StagedBy = None,
     sharers: Sharers = 1,
 ) -> None:
@@ -228,7 +218,6 @@ def peer(
         memory_bytes=parse_bytes(max_memory) if max_memory else None,
         region=region,
         island=parse_island(island),
-        staged=_staged_alike(shape),
         device=device,
         sharers=sharers,
         caps=terms.parse_caps(said),
@@ -298,14 +287,6 @@ def check(
     from swarmtrain.cli.yardstick import check_folders
 
     check_folders(folders, output)
-
-
-def _staged_alike(shape: str | None) -> "Staged":
-    """All lines of this shape."""
-    from swarmtrain.peer.joining import Staged
-    from swarmtrain.transport.shaping import Lines, parse_shape
-
-    return Staged(Lines(parse_shape(shape)) if shape else None)
 
 
 def _cache_folder() -> Path:

@@ -1,12 +1,13 @@
 """Peers on this machine made like the machines and lines of `peers/`, as far as real processes can be.
 
 A machine's memory caps a peer's, its access line becomes the caps of a volunteer, its region what the peer says of
-itself; a network's lines are shaped below each connection. Compute runs at this machine's own speed.
+itself; a network's lines are shaped below each connection between two peers, as their files say (peer.staging).
+Compute runs at this machine's own speed.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from swarmtrain.core.errors import ConfigError
@@ -18,15 +19,22 @@ from swarmtrain.experiments.profiles import (
     read_network,
 )
 from swarmtrain.experiments.wires import site_of
+from swarmtrain.peer.staging import Staging, write_staging
+from swarmtrain.swarm.identity import Identity
+from swarmtrain.transport.shaping import Shape
 
 
 @dataclass(frozen=True, slots=True)
 class Emulated:
-    """One peer: its further arguments, the most memory it may use (None: its share), and what that is in words."""
+    """One peer: its further arguments, the most memory it may use (None: its share), and what that is in words.
+
+    `towards` has its lines to all peers in their order, itself among them; empty where they are as they are.
+    """
 
     arguments: tuple[str, ...]
     memory_bytes: int | None
     says: str
+    towards: tuple[Shape, ...] = ()
 
 
 def emulated(
@@ -34,33 +42,59 @@ def emulated(
 ) -> tuple[Emulated, ...]:
     """What each of `peers` is like: the named machines are dealt in turn, on the lines of the named network.
 
-    Empty where nothing is named. Profiles are looked for from `folder` on.
+    Machines whose profile names no region are dealt to the network's regions in turn, too. Empty where nothing is
+    named. Profiles are looked for from `folder` on.
 
     Raises:
-        ConfigError: there is no such profile, or the network's lines differ from pair to pair.
+        ConfigError: there is no such profile, or a machine stands where the network has no lines.
     """
     known = [(name, read_machine(name, folder)) for name in machines]
     lines = read_network(network, folder) if network else None
-    if lines is not None:
-        _check_alike(network or "", lines)
     if not known and lines is None:
         return ()
     dealt = [known[index % len(known)] if known else ("", None) for index in range(peers)]
-    return tuple(_like(name, machine, lines) for name, machine in dealt)
-
-
-def _check_alike(name: str, network: NetworkProfile) -> None:
-    if len(network.regions) == 1:
-        return
-    raise ConfigError(
-        f"--network {name} has {len(network.regions)} regions",
-        "all lines of a process on this machine are shaped alike, and those between regions differ",
-        "choose a network of one region, such as home or lan; swarmtrain simulate and swarmtrain experiment run "
-        "--world processes have lines between regions",
+    own = [machine.region or "" if machine is not None else "" for _, machine in dealt]
+    regions = own if lines is None else [_region(lines, *each) for each in enumerate(own)]
+    return tuple(
+        _like(name, machine, lines, regions, index) for index, (name, machine) in enumerate(dealt)
     )
 
 
-def _like(name: str, machine: MachineProfile | None, network: NetworkProfile | None) -> Emulated:
+def staged(machines: Sequence[Emulated], folder: Path) -> tuple[Emulated, ...]:
+    """`machines` with arguments that name what is written here to `folder`: their keys, and their lines."""
+    if not any(machine.towards for machine in machines):
+        return tuple(machines)
+    names = [f"peer-{number}" for number in range(1, len(machines) + 1)]
+    peers = [Identity.load_or_create(folder / "keys" / name).peer_id for name in names]
+    (folder / "staging").mkdir(exist_ok=True)
+    made = []
+    for number, (name, machine) in enumerate(zip(names, machines, strict=True)):
+        lines = dict(zip(peers, machine.towards, strict=True))
+        del lines[peers[number]]
+        path = folder / "staging" / f"{name}.json"
+        write_staging(Staging(seed=number, lines=dict(lines)), path)
+        more = ("--identity", str(folder / "keys" / name), "--staged-by", str(path))
+        made.append(replace(machine, arguments=(*machine.arguments, *more)))
+    return tuple(made)
+
+
+def _region(network: NetworkProfile, index: int, own: str) -> str:
+    if own and own not in network.regions:
+        raise ConfigError(
+            f"a machine stands in {own}, where the network has no lines",
+            f"its regions are {', '.join(network.regions)}",
+            "name another --machine or another --network",
+        )
+    return own or network.regions[index % len(network.regions)]
+
+
+def _like(
+    name: str,
+    machine: MachineProfile | None,
+    network: NetworkProfile | None,
+    regions: Sequence[str],
+    index: int,
+) -> Emulated:
     arguments: list[str] = []
     words: list[str] = []
     if machine is not None:
@@ -71,14 +105,31 @@ def _like(name: str, machine: MachineProfile | None, network: NetworkProfile | N
         if math.isfinite(rate):
             arguments += [f"--{way}-limit", f"{rate:.0f}B"]
             words.append(f"{way} {format_bytes_per_second(rate)}")
-    region = machine.region if machine is not None else None
+    towards: tuple[Shape, ...] = ()
     if network is not None:
-        region = network.regions[0]
-        flow, latency = network.bytes_per_second[0][0], network.one_way_latency_seconds[0][0]
-        arguments += ["--shape", f"{flow:.0f}B:{latency:.6f}s"]
-        words.append(f"lines of {format_bytes_per_second(flow)} and {format_seconds(latency)}")
-    if region:
-        arguments += ["--region", region]
-        words.append(f"region {region}")
-    says = f"{name or 'this machine'}: {', '.join(words)}; compute at this machine's own speed"
-    return Emulated(tuple(arguments), machine.memory_bytes if machine is not None else None, says)
+        towards = tuple(_line(network, regions[index], region) for region in regions)
+        words.append(_span(towards[:index] + towards[index + 1 :]))
+    if regions[index]:
+        arguments += ["--region", regions[index]]
+        words.append(f"region {regions[index]}")
+    told = ", ".join(filter(None, words))
+    says = f"{name or 'this machine'}: {told}; compute at this machine's own speed"
+    memory_bytes = machine.memory_bytes if machine is not None else None
+    return Emulated(tuple(arguments), memory_bytes, says, towards)
+
+
+def _line(network: NetworkProfile, here: str, there: str) -> Shape:
+    row, column = network.place(here), network.place(there)
+    flow_bytes_per_second = network.bytes_per_second[row][column]
+    return Shape(flow_bytes_per_second, network.one_way_latency_seconds[row][column])
+
+
+def _span(lines: Sequence[Shape]) -> str:
+    """The range of the lines in words; empty without any."""
+    if not lines:
+        return ""
+    slow, fast = (pick(line.bytes_per_second for line in lines) for pick in (min, max))
+    near, far = (pick(line.latency_seconds for line in lines) for pick in (min, max))
+    rates = list(dict.fromkeys(map(format_bytes_per_second, (slow, fast))))
+    waits = list(dict.fromkeys(map(format_seconds, (near, far))))
+    return f"lines of {' to '.join(rates)} and {' to '.join(waits)}"

@@ -17,7 +17,7 @@ from swarmtrain.core.events import Noted
 from swarmtrain.core.sizes import MEMORY_SHARE
 from swarmtrain.data.stream import load_corpus
 from swarmtrain.experiments.children import Child, start_child, stop_all, wait_all
-from swarmtrain.experiments.emulated import Emulated
+from swarmtrain.experiments.emulated import Emulated, staged
 from swarmtrain.monitor.sinks import ToOpen
 from swarmtrain.swarm.dht import DhtDirectory, DhtOptions
 from swarmtrain.swarm.identity import Identity
@@ -113,6 +113,7 @@ class LocalSwarm:
     async def _start_peers(self) -> None:
         count = self.peers * self.islands
         self._share_bytes = int(MEMORY_SHARE * psutil.virtual_memory().available / count)
+        self.machines = staged(self.machines, self.folder)
         for index, machine in enumerate(self.machines):
             self.coordinator.record(Noted("machine", f"peer-{index + 1} is like {machine.says}"))
         for index in range(count):

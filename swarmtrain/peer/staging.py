@@ -39,7 +39,7 @@ class StagedMachine:
         self._path = path
         self._said, self._changed_ns = self._read(), self._when()
         chance = random.Random(f"lines {self._said.seed}")
-        self.lines = Lines(None, self._towards(), chance)
+        self.lines = Lines(self._towards(), chance)
 
     def least_seconds(self, task: Task) -> float:
         """What the task takes on that machine; called from the lane's thread."""
@@ -75,7 +75,7 @@ class StagedMachine:
             raise ConfigError(
                 f"{self._path} does not say what to make of this machine",
                 str(error),
-                "it is written by swarmtrain experiment run --world processes",
+                "it is written by swarmtrain up --network and swarmtrain experiment run --world processes",
             ) from error
 
 

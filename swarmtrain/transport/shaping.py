@@ -13,9 +13,8 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from swarmtrain.core.errors import ConfigError, LinkClosed
+from swarmtrain.core.errors import LinkClosed
 from swarmtrain.core.types import PeerId
-from swarmtrain.core.units import parse_bytes_per_second, parse_seconds
 from swarmtrain.transport.memory_pipe import LINE_BUFFER_BYTES
 from swarmtrain.transport.pipe import Pipe
 
@@ -49,24 +48,23 @@ LEAST_TIMEOUT_SECONDS = 0.2
 
 
 class Lines:
-    """How this process's lines are shaped: to each peer its own way, and `usual` to all others (None: not at all).
+    """How this process's lines to each peer are shaped; those to others are not.
 
     May change while lines are in use (`change`). `chance` draws jitter and losses.
     """
 
     def __init__(
         self,
-        usual: Shape | None,
-        towards: Mapping[PeerId, Shape] | None = None,
+        towards: Mapping[PeerId, Shape],
         chance: random.Random | None = None,
     ) -> None:
-        self._usual, self._towards = usual, dict(towards or {})
+        self._towards = dict(towards)
         self.chance = chance or random.Random(0)
         self._changed: dict[asyncio.Event, None] = {}
 
     def towards(self, peer: PeerId | None) -> Shape | None:
         """`peer` is None while nobody knows who is there: until the other side said it, or the dialler did."""
-        return self._usual if peer is None else self._towards.get(peer, self._usual)
+        return None if peer is None else self._towards.get(peer)
 
     def change(self, towards: Mapping[PeerId, Shape]) -> None:
         """From now on. What is under way arrives when it was going to, unless its line is cut."""
@@ -83,19 +81,6 @@ class Lines:
                 await changed.wait()
             finally:
                 del self._changed[changed]
-
-
-def parse_shape(text: str) -> Shape:
-    """`20Mbit:50ms`. Raises ConfigError."""
-    rate, separator, latency = text.partition(":")
-    if not separator:
-        raise ConfigError(
-            f"{text!r} is not a line's shape", "", "write RATE:LATENCY, as 20Mbit:50ms"
-        )
-    shape = Shape(parse_bytes_per_second(rate), parse_seconds(latency))
-    if shape.bytes_per_second <= 0:
-        raise ConfigError(f"{text!r} carries nothing", "", "give the line a rate above zero")
-    return shape
 
 
 UNSHAPED = Shape(1e12, 0.0)

@@ -8,8 +8,11 @@ from typer.main import get_command
 from swarmtrain.cli.app import app
 from swarmtrain.core.errors import ConfigError
 from swarmtrain.core.units import parse_bytes_per_second
-from swarmtrain.experiments.emulated import emulated
-from swarmtrain.transport.shaping import parse_shape
+from swarmtrain.experiments.emulated import emulated, staged
+from swarmtrain.experiments.profiles import read_network
+from swarmtrain.peer.staging import StagedMachine
+from swarmtrain.swarm.identity import Identity
+from swarmtrain.transport.shaping import Shape
 
 ROOT = Path(__file__).parents[2]
 PROFILES = [path.stem for path in sorted((ROOT / "peers" / "machines").glob("*.toml"))]
@@ -27,15 +30,14 @@ def test_machines_are_dealt_in_turn_and_the_narrower_access_line_holds() -> None
         told = dict(zip(peer.arguments[::2], peer.arguments[1::2], strict=True))
         assert parse_bytes_per_second(told["--upload-limit"]) == 20e6 / 8
         assert parse_bytes_per_second(told["--download-limit"]) == 100e6 / 8
-        shape = parse_shape(told["--shape"])
-        assert (shape.bytes_per_second, shape.latency_seconds) == (1e9 / 8, 0.015)
+        assert peer.towards == (Shape(1e9 / 8, 0.015),) * 3
         assert told["--region"] == "home"
         assert "own speed" in peer.says, "what does not take effect is said"
 
 
 def test_a_machine_alone_keeps_its_own_line_and_no_shape() -> None:
     (laptop,) = emulated(("laptop",), None, 1, ROOT)
-    assert "--shape" not in laptop.arguments and "--upload-limit" in laptop.arguments
+    assert not laptop.towards and "--upload-limit" in laptop.arguments
 
 
 def test_a_network_alone_leaves_memory_to_the_machine() -> None:
@@ -44,16 +46,45 @@ def test_a_network_alone_leaves_memory_to_the_machine() -> None:
 
 
 @pytest.mark.parametrize("name", PROFILES)
-def test_peer_takes_what_every_shipped_machine_becomes(name: str) -> None:
-    (made,) = emulated((name,), "home", 1, ROOT)
+def test_peer_takes_what_every_shipped_machine_becomes(name: str, tmp_path: Path) -> None:
+    (made,) = staged(emulated((name,), "home", 1, ROOT), tmp_path)
     peer = get_command(app).commands["peer"]  # type: ignore[attr-defined]
     peer.make_context("peer", ["--join", "127.0.0.1:1", *made.arguments])
 
 
-def test_lines_that_differ_from_pair_to_pair_are_refused() -> None:
-    with pytest.raises(ConfigError, match="gcp5 has 5 regions") as error:
-        emulated((), "gcp5", 2, ROOT)
-    assert "simulate" in error.value.remedy
+def test_lines_between_regions_are_those_of_the_network(tmp_path: Path) -> None:
+    """Six peers in five regions: what each process reads of its lines is what the table says of both ends."""
+    made = staged(emulated((), "gcp5", 6, ROOT), tmp_path)
+    told = [dict(zip(peer.arguments[::2], peer.arguments[1::2], strict=True)) for peer in made]
+    regions = ["Iowa", "Oregon", "Belgium", "Japan", "Singapore", "Iowa"]
+    assert [each["--region"] for each in told] == regions
+    peers = [Identity.load_or_create(Path(each["--identity"])).peer_id for each in told]
+    lines = [StagedMachine(Path(each["--staged-by"])).lines for each in told]
+    network = read_network("gcp5", ROOT)
+    for me, (here, mine) in enumerate(zip(regions, lines, strict=True)):
+        for other, (there, peer) in enumerate(zip(regions, peers, strict=True)):
+            row, column = network.place(here), network.place(there)
+            latency_seconds = network.one_way_latency_seconds[row][column]
+            shape = Shape(network.bytes_per_second[row][column], latency_seconds)
+            assert mine.towards(peer) == (None if me == other else shape)
+    assert "1.00ms to 102ms" in made[0].says and "region Iowa" in made[0].says
+
+
+def test_who_starts_again_in_the_same_folder_is_the_same_peer(tmp_path: Path) -> None:
+    first = staged(emulated((), "lan", 2, ROOT), tmp_path)
+    keys = [path.read_text() for path in sorted((tmp_path / "keys").iterdir())]
+    assert staged(emulated((), "lan", 2, ROOT), tmp_path) == first
+    assert keys == [path.read_text() for path in sorted((tmp_path / "keys").iterdir())]
+
+
+def test_a_machine_where_the_network_has_no_lines_is_refused(tmp_path: Path) -> None:
+    laptop = (ROOT / "peers" / "machines" / "laptop.toml").read_text()
+    (tmp_path / "far.toml").write_text(laptop + '\nregion = "Mars"\n')
+    (tmp_path / "peers").mkdir()
+    (tmp_path / "lan.toml").write_text((ROOT / "peers" / "networks" / "lan.toml").read_text())
+    with pytest.raises(ConfigError, match="stands in Mars") as error:
+        emulated(("far.toml",), "lan.toml", 2, tmp_path)
+    assert "room" in error.value.why and error.value.remedy
 
 
 def test_an_unknown_machine_is_refused_with_those_there_are() -> None:

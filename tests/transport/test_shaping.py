@@ -6,7 +6,7 @@ import random
 import pytest
 
 from swarmtrain.core.clock import run_virtual
-from swarmtrain.core.errors import ConfigError, LinkClosed, LinkError
+from swarmtrain.core.errors import LinkClosed, LinkError
 from swarmtrain.core.types import PeerId
 from swarmtrain.transport.grpc_transport import GrpcTransport
 from swarmtrain.transport.link import LinkLimits
@@ -16,9 +16,10 @@ from swarmtrain.transport.shaping import (
     Lines,
     Shape,
     ShapedPipe,
-    parse_shape,
 )
 from tests.transport.worlds import Watcher
+
+NEAR, FAR = PeerId("near"), PeerId("far")
 
 
 class Wire:
@@ -44,10 +45,17 @@ class Wire:
 SHAPE = Shape(bytes_per_second=1000.0, latency_seconds=0.5)
 
 
+def shaped(wire: Wire, shape: Shape) -> ShapedPipe:
+    """A pipe to NEAR, on such a line."""
+    pipe = ShapedPipe(wire, Lines({NEAR: shape}))
+    pipe.peer = NEAR
+    return pipe
+
+
 def test_frames_queue_behind_each_other_and_arrive_a_latency_later() -> None:
     async def main() -> Wire:
         wire = Wire()
-        pipe = ShapedPipe(wire, Lines(SHAPE))
+        pipe = shaped(wire, SHAPE)
         begin = asyncio.get_running_loop().time()
         await pipe.send(bytes(1000))
         await pipe.send(bytes(500))
@@ -68,7 +76,7 @@ def test_frames_queue_behind_each_other_and_arrive_a_latency_later() -> None:
 
 def test_a_sender_waits_once_the_line_has_much_to_carry() -> None:
     async def main() -> float:
-        pipe = ShapedPipe(Wire(), Lines(Shape(LINE_BUFFER_BYTES, 0.0)))
+        pipe = shaped(Wire(), Shape(LINE_BUFFER_BYTES, 0.0))
         begin = asyncio.get_running_loop().time()
         await pipe.send(bytes(3 * LINE_BUFFER_BYTES))
         waited = asyncio.get_running_loop().time() - begin
@@ -81,7 +89,7 @@ def test_a_sender_waits_once_the_line_has_much_to_carry() -> None:
 def test_a_broken_connection_is_told_to_the_next_sender_and_does_not_keep_close() -> None:
     async def main() -> None:
         wire = Wire()
-        pipe = ShapedPipe(wire, Lines(SHAPE))
+        pipe = shaped(wire, SHAPE)
         wire.broken = True
         await pipe.send(b"lost")
         await asyncio.sleep(1.0)
@@ -91,16 +99,6 @@ def test_a_broken_connection_is_told_to_the_next_sender_and_does_not_keep_close(
         assert wire.arrived == []
 
     run_virtual(main())
-
-
-def test_shapes_are_read_from_the_command_line() -> None:
-    assert parse_shape("20Mbit:50ms") == Shape(2.5e6, 0.05)
-    for wrong in ("20Mbit", "0Mbit:1s", "fast:1s"):
-        with pytest.raises(ConfigError):
-            parse_shape(wrong)
-
-
-NEAR, FAR = PeerId("near"), PeerId("far")
 
 
 async def arrivals_of(lines: Lines, peer: PeerId | None, frames: int) -> list[float]:
@@ -117,17 +115,17 @@ async def arrivals_of(lines: Lines, peer: PeerId | None, frames: int) -> list[fl
 
 
 def test_each_peer_has_a_line_of_its_own() -> None:
-    lines = Lines(None, {NEAR: Shape(1e9, 0.001), FAR: Shape(1e9, 0.2)})
+    lines = Lines({NEAR: Shape(1e9, 0.001), FAR: Shape(1e9, 0.2)})
     for peer, seconds in ((NEAR, 0.001), (FAR, 0.2), (PeerId("coordinator"), 0.0), (None, 0.0)):
         assert run_virtual(arrivals_of(lines, peer, 1)) == pytest.approx([seconds], abs=1e-6)
 
 
 def test_jitter_and_losses_make_frames_late_and_never_lose_one() -> None:
-    jittery = Lines(Shape(1e9, 0.1, jitter_seconds=0.05), chance=random.Random(3))
-    arrived = run_virtual(arrivals_of(jittery, None, 50))
+    jittery = Lines({NEAR: Shape(1e9, 0.1, jitter_seconds=0.05)}, random.Random(3))
+    arrived = run_virtual(arrivals_of(jittery, NEAR, 50))
     assert all(0.1 <= at <= 0.151 for at in arrived) and len(set(arrived)) > 1
-    lossy = Lines(Shape(1e9, 0.01, loss=0.2), chance=random.Random(3))
-    arrived = run_virtual(arrivals_of(lossy, None, 50))
+    lossy = Lines({NEAR: Shape(1e9, 0.01, loss=0.2)}, random.Random(3))
+    arrived = run_virtual(arrivals_of(lossy, NEAR, 50))
     assert arrived[0] == pytest.approx(0.01, abs=1e-6)
     # Whatever was sent after the first lost one waits behind it.
     assert arrived[-1] == pytest.approx(0.01 + LEAST_TIMEOUT_SECONDS, abs=1e-5)
@@ -136,7 +134,7 @@ def test_jitter_and_losses_make_frames_late_and_never_lose_one() -> None:
 def test_a_cut_line_holds_what_is_under_way_until_it_is_mended_and_the_other_goes_on() -> None:
     async def main() -> tuple[list[float], list[float]]:
         shape, loop = Shape(1e9, 0.01), asyncio.get_running_loop()
-        lines = Lines(None, {NEAR: Shape(1e9, 0.01, is_cut=True), FAR: shape})
+        lines = Lines({NEAR: Shape(1e9, 0.01, is_cut=True), FAR: shape})
         wires = {NEAR: Wire(), FAR: Wire()}
         begin = loop.time()
         for peer, wire in wires.items():
@@ -160,7 +158,7 @@ def test_no_greeting_comes_through_a_cut_in_either_direction(cut_from: PeerId) -
     async def main() -> None:
         limits, towards = LinkLimits(), {NEAR: FAR, FAR: NEAR}
         cut = Shape(1e9, 0.0, is_cut=True)
-        lines = {me: Lines(None, {to: cut} if me == cut_from else {}) for me, to in towards.items()}
+        lines = {me: Lines({to: cut} if me == cut_from else {}) for me, to in towards.items()}
         near, far = (GrpcTransport(limits, lines[me]) for me in (NEAR, FAR))
         try:
             address = await far.listen("127.0.0.1:0", Watcher(FAR))
@@ -181,7 +179,7 @@ def test_no_greeting_comes_through_a_cut_in_either_direction(cut_from: PeerId) -
 def test_a_greeting_takes_as_long_as_the_lines_in_both_directions() -> None:
     async def main() -> float:
         shape = Shape(1e9, 0.2)
-        near, far = (GrpcTransport(LinkLimits(), Lines(None, {to: shape})) for to in (FAR, NEAR))
+        near, far = (GrpcTransport(LinkLimits(), Lines({to: shape})) for to in (FAR, NEAR))
         try:
             address = await far.listen("127.0.0.1:0", Watcher(FAR))
             begin, dialler = asyncio.get_running_loop().time(), Watcher(NEAR)
