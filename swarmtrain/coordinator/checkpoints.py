@@ -74,10 +74,8 @@ class Checkpoints:
         self._add(at, partial(load_stage, found.folder))
         return found.skipped
 
-    async def begin(self) -> CheckpointAt:
-        """Start from `model.initial`. Raises ModelError when it cannot be read or has other weights than the run's."""
-        initial = await asyncio.to_thread(InitialModel, self._config.model)
-        await asyncio.to_thread(initial.check)
+    def begin(self, initial: InitialModel) -> CheckpointAt:
+        """Start from an imported model."""
         at = CheckpointAt(0, initial.base)
         self._add(at, initial.stage)
         return at

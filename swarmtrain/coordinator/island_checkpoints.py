@@ -6,8 +6,10 @@ shown. People evaluate and export those of the island that is shown; on disk, of
 the rounds they were in, and the run ends as it would have uninterrupted.
 """
 
+import asyncio
 from pathlib import Path
 
+from swarmtrain.checkpoint.initial import InitialModel
 from swarmtrain.checkpoint.store import island_folder, island_folders, known_steps
 from swarmtrain.coordinator.checkpoints import Checkpoints
 from swarmtrain.core.config import RunConfig
@@ -25,11 +27,25 @@ class IslandCheckpoints:
         self._config, self.folder = config, folder
         self.first = Checkpoints(config, folder)
         self._all: dict[int, Checkpoints] = {FIRST_ISLAND: self.first}
+        self._initial: InitialModel | None = None
 
     def of(self, island: int) -> Checkpoints:
         if island not in self._all:
             self._all[island] = Checkpoints(self._config, island_folder(self.folder, island))
+            if self._initial is not None:
+                self._all[island].begin(self._initial)
         return self._all[island]
+
+    async def begin(self) -> CheckpointAt:
+        """Every island starts from `model.initial`, however late it comes.
+
+        Raises ModelError when it cannot be read or has other weights than the run's.
+        """
+        self._initial = await asyncio.to_thread(InitialModel, self._config.model)
+        await asyncio.to_thread(self._initial.check)
+        for island in self._all.values():
+            at = island.begin(self._initial)
+        return at
 
     @property
     def others_have_any(self) -> bool:

@@ -136,7 +136,7 @@ class Coordinator:
         Raises LinkError; ModelError when the run continues a model that cannot be read.
         """
         if not self._starts and self.config.model.initial:
-            self._start = await self._islands.first.begin()
+            self._start = await self._islands.begin()
             self.record(Noted("started", f"from the model in {self.config.model.initial}"))
         listening = await self._transport.listen(listen, self)
         self.address = announce or listening
@@ -364,7 +364,7 @@ class Coordinator:
             addresses=(self.address,),
             coordinator=self.address,
             corpus=self.corpus_digest,
-            start=self._start if self._start is not None and not self.state.step else None,
+            start=self._start,
             starts=self._starts_of_newcomers(),
         )
 

@@ -318,7 +318,7 @@ class Session:
     async def _stand(self, roster: Roster) -> None:
         mine = roster.member(self.options.me)
         assert mine is not None
-        await self._lock(mine.stages)
+        await self._lock(mine.stages, self._start)
         if self.runtime is not None and self.runtime.member.term == 0:
             self._is_founding = True
             self.runtime.island.conducting.leading.look(self.placing.records)
@@ -330,7 +330,7 @@ class Session:
         if not assignment.stages:
             self._locking = None
             return
-        await self._lock(assignment.stages)
+        await self._lock(assignment.stages, None)
         if self.runtime is not None and self.runtime.island.parts.may_learn:
             self.runtime.island.recovering.learn(self._siblings, self._ask_in)
         await self._ask_until_in()
@@ -366,7 +366,7 @@ class Session:
                 self.links.learn(member.peer, member.address)
             mine = message.roster.member(self.options.me)
             if mine is not None and self._must_lock(mine.stages):
-                self._locking = self._tasks.spawn(self._lock(mine.stages), "lock")
+                self._locking = self._tasks.spawn(self._lock(mine.stages, self._start), "lock")
         if self.runtime is not None:
             self.runtime.island.receive(sender, message)
         elif self._locking is not None and len(self._queued) < MOST_QUEUED:
@@ -381,8 +381,8 @@ class Session:
         member = self.runtime.member
         return member.stages != stages and not self._has_begun(member)
 
-    async def _lock(self, stages: tuple[int, ...]) -> None:
-        """Build the stages that a roster gives this peer."""
+    async def _lock(self, stages: tuple[int, ...], start: CheckpointAt | None) -> None:
+        """Build the stages that a roster gives this peer. Who joins siblings needs no `start`: they have more."""
         if self.runtime is not None:
             old, self.runtime = self.runtime, None
             await old.close()
@@ -390,7 +390,7 @@ class Session:
             reason = "Takes what the conductor saw fit when it looked into the directory."
             self.placing.assignment = Assignment(stages, reason)
         self._record(Placed(self.options.me, stages, self.placing.assignment.reason))
-        self.runtime = await self._build(self._start, stages, self._record)
+        self.runtime = await self._build(start, stages, self._record)
         self.service.runtime = self.runtime
         self._moving.serve(self.runtime)
         queued, self._queued = self._queued, []
@@ -524,7 +524,7 @@ class Session:
         )
 
     def _describe(self) -> Description:
-        # Who founds the run must start where the others do; later, siblings have what a newcomer needs.
+        # Who founds an island must start where the others do; once it has begun, siblings have what a newcomer needs.
         has_begun = self.runtime is not None and self._has_begun(self.runtime.member)
         return Description(
             version=VERSION,
@@ -534,6 +534,6 @@ class Session:
             addresses=(self.address,),
             coordinator=self.options.coordinator,
             corpus=self.corpus.digest,
-            start=None if has_begun else self.options.start,
+            start=self.options.start,
             starts=() if has_begun else self.options.starts,
         )

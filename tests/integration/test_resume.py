@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from swarmtrain.core.config import load_config
+from swarmtrain.experiments.imported import settings_of
+from tests.checkpoint.llamas import write_llama
 from tests.experiments.island_worlds import plain_islands
 from tests.integration.processes import SMALL_RUN, Workplace, events_in, lines_of, read_json, until
 
@@ -91,6 +93,29 @@ def test_islands_that_were_killed_whole_resume_bit_for_bit(workplace: Workplace)
     assert "resumed" in told and "islands begin anew" not in told
     counted = {(event["round"], *event["islands"]) for event in events_in(out, "round_chosen")}
     assert counted == {(number, 0, 1) for number in range(4)}, "without the bits of the plain loop"
+    expected = plain_islands(load_config([out / "config.toml"]), 2)
+    summary = read_json(out / "summary.json")
+    assert summary["parameters_sha256"] == expected.active[0].parameters_sha256()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_islands_continue_an_imported_model_each_from_its_weights(workplace: Workplace) -> None:
+    """Both begin with the model and not with the seed, and end with the bits of the plain loop that does so, too."""
+    settings = settings_of(write_llama(workplace.folder / "llama"))
+    more = ["run.steps=60", "train.microbatches=12", "train.microbatch_size=2"]
+    rounds = ["outer.inner_steps=30", "outer.grace_seconds=60", "train.sequence_length=128"]
+    said = [part for each in (*settings, *more, *rounds) for part in ("--set", each)]
+    out = workplace.folder / "out"
+    pinned = ("--stage", "0", "--stage", "1:2")
+    done = workplace.run(
+        "up", *said, "--peers", 2, "--islands", 2, "--out", out, *pinned, seconds=200
+    )
+    assert done.process.returncode == 0, done.output
+    from_model = [e for e in events_in(out, "recovered") if e["tier"] == "checkpoint"]
+    assert sorted(event["stage"] for event in from_model) == [0, 0, 1, 1, 2, 2]
+    chosen = {(event["round"], *event["islands"]) for event in events_in(out, "round_chosen")}
+    assert chosen == {(0, 0, 1), (1, 0, 1)}, "without the bits of the plain loop"
     expected = plain_islands(load_config([out / "config.toml"]), 2)
     summary = read_json(out / "summary.json")
     assert summary["parameters_sha256"] == expected.active[0].parameters_sha256()

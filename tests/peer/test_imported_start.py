@@ -30,6 +30,7 @@ from swarmtrain.recovery.snapshots import Snapshots
 from swarmtrain.swarm.identity import Identity
 from swarmtrain.transport.link import PROTOCOL, Hello, LinkLimits
 from swarmtrain.transport.memory import MemoryNetwork
+from swarmtrain.transport.requests import IslandStart
 from tests.checkpoint.llamas import write_llama
 from tests.experiments.runs import corpus, small_config
 from tests.transport.worlds import Watcher
@@ -42,10 +43,11 @@ class Guest(Watcher):
     """A peer of the run."""
 
     config: RunConfig
+    island: int
 
     def hello(self) -> Hello:
         run = bytes.fromhex(self.config.hash)
-        return Hello(PROTOCOL, VERSION, run, ME, "", "", "", "peer")
+        return Hello(PROTOCOL, VERSION, run, ME, "", "", "", "peer", self.island)
 
 
 def config_of(folder: Path) -> RunConfig:
@@ -53,7 +55,9 @@ def config_of(folder: Path) -> RunConfig:
     return load_config((), [*settings_of(write_llama(folder / "llama")), *rounds])
 
 
-def with_parts(folder: Path, act: Callable[[Any, CheckpointAt], Awaitable[None]]) -> list[Event]:
+def with_parts(
+    folder: Path, act: Callable[[Any, CheckpointAt], Awaitable[None]], island: int = 0
+) -> list[Event]:
     """`act` with the parts of a peer that hosts stages 1 and 2 and has a link to the coordinator; its events."""
     torch.set_num_threads(1)
     config, events = config_of(folder), list[Event]()
@@ -68,13 +72,13 @@ def with_parts(folder: Path, act: Callable[[Any, CheckpointAt], Awaitable[None]]
             lambda *_: None,
         )
         lane, guest = ThreadLane(), Guest("anna")
-        guest.config = config
+        guest.config, guest.island = config, island
         try:
             await coordinator.start("coordinator:0", "")
             transport = network.transport("guest")
             link = await transport.dial(coordinator.address, guest.hello(), guest, 5.0)
             replicas = {s: Replica(config, s, build_compute(config, 257, s)) for s in (1, 2)}
-            outer = OuterStates(config, 0)
+            outer = OuterStates(config, island)
             for replica in replicas.values():
                 outer.begin(replica)
             member = SimpleNamespace(stages=(1, 2), step=3, base=b"")
@@ -103,13 +107,14 @@ def assert_as_imported(parts: Any) -> None:
     assert not parts.outer.stranded
 
 
-def test_a_founder_starts_from_the_coordinators_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize("island", [0, 1, 7])
+def test_a_founder_starts_from_the_coordinators_model(tmp_path: Path, island: int) -> None:
     async def act(parts: Any, start: CheckpointAt) -> None:
         assert start.step == 0
         await restore.load_checkpoint(parts, start)
         assert_as_imported(parts)
 
-    events = with_parts(tmp_path, act)
+    events = with_parts(tmp_path, act, island)
     assert [event.tier for event in events] == ["checkpoint"] * 2  # type: ignore[attr-defined]
 
 
@@ -136,7 +141,7 @@ def test_it_never_begins_from_its_seed(tmp_path: Path) -> None:
     with_parts(tmp_path, act)
 
 
-def test_a_peer_passes_on_where_the_run_starts_until_it_has_begun() -> None:
+def test_a_peer_passes_on_where_the_run_starts() -> None:
     scenes: list[Stage] = []
 
     async def main() -> None:
@@ -145,9 +150,11 @@ def test_a_peer_passes_on_where_the_run_starts_until_it_has_begun() -> None:
     with asyncio.Runner(loop_factory=MachineLoop) as runner:
         runner.run(main())
     (session,) = scenes[0].sessions.values()
-    session.options = replace(session.options, start=START)
-    assert session._describe().start == START, "two steps were committed, START is later"
-    session.options = replace(session.options, start=replace(START, step=0))
-    assert session._describe().start is None
+    starts, imported = (IslandStart(0, START),), replace(START, step=0)
+    session.options = replace(session.options, start=imported, starts=starts)
+    assert session._describe().starts == starts, "two steps were committed, START is later"
+    session.options = replace(session.options, starts=(IslandStart(0, imported),))
+    assert session._describe().starts == ()
+    assert session._describe().start == imported, "islands that come late begin with it"
     session.runtime = None
-    assert session._describe().start == session.options.start
+    assert session._describe().starts == session.options.starts
