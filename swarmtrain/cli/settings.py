@@ -108,8 +108,18 @@ def sinks_to_open(texts: Sequence[str] | None, config: "RunConfig", folder: Path
         parse_sink(text)
     is_offline = os.environ.get("WANDB_MODE", "offline") != "online"
     values = json.loads(config.to_json())
-    run = SinkRun(config.run.name, config.hash, values, folder, is_offline, time.time)
+    run = SinkRun(config.run.name, _run_id(folder), values, folder, is_offline, time.time)
     return tuple((text, partial(open_sink, text, run)) for text in texts)
+
+
+def _run_id(folder: Path) -> str:
+    """By what sinks know the run in `folder`: drawn once, so that one which goes on there is the same to them."""
+    import secrets
+
+    path = folder / "run_id"
+    if not path.exists():
+        path.write_text(secrets.token_hex(4) + "\n", encoding="ascii")
+    return path.read_text(encoding="ascii").strip()
 
 
 def _write_config(folder: Path, config: "RunConfig") -> Path:

@@ -15,14 +15,14 @@ from swarmtrain.core.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class SinkRun:
-    """The run that a sink shows: `hash` is its configuration's, `folder` its own.
+    """The run that a sink shows: `folder` is its own, and `id` (hex) is this run's alone, also when it goes on later.
 
     `is_offline` keeps everything on this machine, for sinks that could send it elsewhere. `wall_seconds` is the time of
     day, which some of them show.
     """
 
     name: str
-    hash: str
+    id: str
     config: Mapping[str, Any]
     folder: Path
     is_offline: bool
@@ -80,7 +80,10 @@ class TensorBoardSink:
 
 
 class WandbSink:
-    """A run of Weights & Biases. Offline, which needs no account, it lies in the run's folder for `wandb sync`."""
+    """A run of Weights & Biases. Offline, which needs no account, it lies in the run's folder for `wandb sync`.
+
+    Each process writes a folder of its own; the id in all of them makes one run of them there.
+    """
 
     def __init__(self, project: str, run: SinkRun) -> None:
         import wandb
@@ -89,6 +92,8 @@ class WandbSink:
         self._run = wandb.init(
             project=project,
             name=run.name,
+            id=run.id,
+            resume="allow",
             config=dict(run.config),
             dir=str(run.folder),
             mode="offline" if run.is_offline else "online",
@@ -115,7 +120,7 @@ class TrackioSink:
         self._run = trackio.init(
             project=project,
             # The name is what a resumed run is found by, so it must be one run's alone.
-            name=f"{run.name}-{run.folder.resolve().name}-{run.hash[:8]}",
+            name=f"{run.name}-{run.id}",
             config=dict(run.config),
             resume="allow",
             embed=False,

@@ -3,6 +3,7 @@
 import json
 import sqlite3
 import struct
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,8 @@ class World:
         self.kind, self.target, self.read = kind, target, read
         self.folder = Path()
 
-    def open(self) -> Sink:
-        run = SinkRun("demo", "ab" * 32, {"run": {"seed": 7}}, self.folder, True, lambda: 1e9)
+    def open(self, run_id: str = "ab12cd34") -> Sink:
+        run = SinkRun("demo", run_id, {"run": {"seed": 7}}, self.folder, True, lambda: 1e9)
         return open_sink(f"{self.kind}:{self.target.format(self.folder)}", run)
 
     def rows(self) -> list[Row]:
@@ -118,24 +119,45 @@ def test_steps_and_marks_can_be_read_back(world: World) -> None:
 
 def test_a_run_that_goes_on_is_shown_once(world: World) -> None:
     """A resumed run trains its last steps again."""
-    if world.kind == "wandb":
-        pytest.skip(
-            "an offline run of Weights & Biases cannot be continued: it becomes a second one"
-        )
     for steps in (range(4), range(2, 6)):
         sink = world.open()
         for step in steps:
             sink.step(step, {LOSS: 5.0 - step})
         sink.close()
+        if world.kind == "wandb":
+            time.sleep(1.1)  # its folders are named by the second in which they begin
     losses: dict[int, Any] = {step: value for step, name, value in world.rows() if name == LOSS}
     assert losses == {step: 5.0 - step for step in range(6)}
     if world.kind == "tensorboard":
         assert len(world.rows()) == 6, "what is trained again hides what was"
+    assert len(runs_of(world)) <= 1, "by its id both parts are one run"
+
+
+def test_runs_of_one_name_are_kept_apart(world: World) -> None:
+    if world.kind == "tensorboard":
+        pytest.skip("a run of TensorBoard is its folder")
+    for run_id in ("ab12cd34", "0077ff00"):
+        sink = world.open(run_id)
+        sink.step(0, {LOSS: 5.0})
+        sink.close()
+    assert len(runs_of(world)) == 2
+
+
+def runs_of(world: World) -> set[str]:
+    """The ids of the runs that its library wrote; none for TensorBoard, where folders are runs."""
+    if world.kind == "wandb":
+        return {path.name.rpartition("-")[2] for path in world.folder.glob("wandb/offline-run-*")}
+    paths = list((world.folder / "trackio").glob("*.db")) if world.kind == "trackio" else []
+    names = set[str]()
+    for path in paths:
+        with sqlite3.connect(path) as database:
+            names |= {name for (name,) in database.execute("select run_name from metrics")}
+    return names
 
 
 def test_a_sink_that_cannot_be_opened_says_why(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
-    run = SinkRun("demo", "ab" * 32, {}, tmp_path, True, lambda: 1e9)
+    run = SinkRun("demo", "ab12cd34", {}, tmp_path, True, lambda: 1e9)
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be opened"):
         open_sink(f"tensorboard:{tmp_path}/file/below", run)
@@ -143,7 +165,7 @@ def test_a_sink_that_cannot_be_opened_says_why(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["tensorboard", "tensorboard:", "mlflow:x", ""])
 def test_what_names_no_sink_is_refused(text: str, tmp_path: Path) -> None:
-    run = SinkRun("demo", "ab" * 32, {}, tmp_path, True, lambda: 1e9)
+    run = SinkRun("demo", "ab12cd34", {}, tmp_path, True, lambda: 1e9)
     with pytest.raises(ConfigError, match="names no sink"):
         open_sink(text, run)
 
@@ -152,7 +174,7 @@ def test_a_missing_library_is_named_with_its_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
-    run = SinkRun("demo", "ab" * 32, {}, tmp_path, True, lambda: 1e9)
+    run = SinkRun("demo", "ab12cd34", {}, tmp_path, True, lambda: 1e9)
     with pytest.raises(ConfigError) as error:
         open_sink("wandb:project", run)
     assert "swarmtrain[wandb]" in error.value.remedy
