@@ -3,7 +3,8 @@
 `checkpoint/` holds those of the first island, its `island-0001/` those of the second, and so on, whichever of them is
 shown. People evaluate and export those of the island that is shown; on disk, of the one that came furthest
 (`store.furthest`). A run goes on from the newest step of which every island has a whole one: then all of them continue
-the rounds they were in, and the run ends as it would have uninterrupted.
+the rounds they were in, and the run ends as it would have uninterrupted. Without such a step it goes on from the first
+island's, which founds the rounds, also where another one came further: what that one learnt is set aside.
 """
 
 import asyncio
@@ -47,10 +48,6 @@ class IslandCheckpoints:
             at = island.begin(self._initial)
         return at
 
-    @property
-    def others_have_any(self) -> bool:
-        return bool(island_folders(self.folder))
-
     def resume(self) -> tuple[dict[int, CheckpointAt], list[Noted]]:
         """Where each island starts, and what there is to tell of it. Raises StateError as `Checkpoints.resume` does.
 
@@ -70,11 +67,38 @@ class IslandCheckpoints:
                 notes.append(Noted("a checkpoint was passed over", str(error)))
                 continue
             return {number: _newest(one) for number, one in everybody.items()}, notes
-        names = ", ".join(map(str, numbers))
-        why = f"no step of which all islands have a whole checkpoint; those that catch up: {names}"
-        notes.append(Noted("islands begin anew", why))
         self.first.resume()
-        return {FIRST_ISLAND: _newest(self.first)}, notes
+        start = _newest(self.first)
+        why = f"step {start.step}: there is no step of which all islands have a whole checkpoint"
+        return {FIRST_ISLAND: start}, [*notes, *self.set_aside(why)]
+
+    def set_aside(self, why: str) -> list[Noted]:
+        """All islands but the first one begin anew. What they saved is another history now: it is kept under another
+        name, as a later resume would mix the two. Raises StateError when that cannot be."""
+        notes = []
+        for number, path in sorted(island_folders(self.folder).items()):
+            self._all.pop(number, None)
+            steps, kept = known_steps(path), _free_name(path)
+            try:
+                path.rename(kept)
+            except OSError as error:
+                raise StateError(
+                    f"{path} cannot be renamed", str(error), f"move it away, for example to {kept}"
+                ) from error
+            saved = f"up to step {max(steps)} " if steps else ""
+            detail = (
+                f"island {number}, as the first one goes on from {why}. What it saved {saved}is in {kept}; "
+                f"swarmtrain export {kept} MODEL, then config init --from-hf MODEL, start a run from it"
+            )
+            notes.append(Noted("an island begins anew", detail))
+        return notes
+
+
+def _free_name(path: Path) -> Path:
+    number = 1
+    while (free := path.with_name(f"{path.name}-set-aside-{number}")).exists():
+        number += 1
+    return free
 
 
 def _newest(checkpoints: Checkpoints) -> CheckpointAt:

@@ -112,9 +112,10 @@ class Coordinator:
         self.state = reopened(read_journal(self.folder.path / "journal.jsonl"), now)
         self._is_resumed = True
         if not self._islands.first.has_any:
-            whose = " of the first island" if self._islands.others_have_any else ""
-            why = f"from the beginning: no checkpoint{whose} was saved yet"
-            self.record(Noted("resumed", why))
+            why = "from the beginning: no checkpoint was saved yet"
+            others = self._islands.set_aside("the beginning: it has not saved any checkpoint yet")
+            for note in (*others, Noted("resumed", why)):
+                self.record(note)
             return
         self._starts, notes = self._islands.resume()
         for note in notes:

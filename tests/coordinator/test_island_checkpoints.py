@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from swarmtrain.checkpoint.store import furthest, save
+from swarmtrain.checkpoint.store import furthest, known_steps, save
 from swarmtrain.coordinator.island_checkpoints import IslandCheckpoints
 from swarmtrain.core.errors import StateError
 from swarmtrain.core.messages import CheckpointAt
@@ -77,7 +77,28 @@ def test_islands_without_a_common_step_begin_anew_and_it_is_told(tmp_path: Path)
     write(tmp_path, 0, 10, 30)
     write(tmp_path, 1, 20)
     found, notes = starts(tmp_path)
-    assert found == {0: at(0, 30)} and notes == ["islands begin anew"]
+    assert found == {0: at(0, 30)} and notes == ["an island begins anew"]
+
+
+def test_who_begins_anew_has_what_it_saved_set_aside_and_its_owner_reads_where(
+    tmp_path: Path,
+) -> None:
+    """The first island died at step 30, the second one trained on: another history than what comes now."""
+    write(tmp_path, 0, 10, 30)
+    write(tmp_path, 1, 50, 60)
+    islands = IslandCheckpoints(CONFIG, tmp_path)
+    islands.of(1).resume(60)
+    _, (note,) = islands.resume()
+    kept = tmp_path / "island-0001-set-aside-1"
+    for said in ("island 1", "from step 30", "up to step 60", f"swarmtrain export {kept}"):
+        assert said in note.detail
+    assert furthest(kept) == kept and known_steps(kept) == [60, 50]
+    assert islands.of(1).newest is None, "nobody restores from it"
+    write(tmp_path, 0, 60)
+    assert starts(tmp_path)[0] == {0: at(0, 60)}, "its step 60 is not that of this history"
+    write(tmp_path, 1, 70)
+    starts(tmp_path)
+    assert (tmp_path / "island-0001-set-aside-2").is_dir()
 
 
 def test_without_any_there_is_nothing_to_go_on_from(tmp_path: Path) -> None:
