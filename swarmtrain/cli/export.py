@@ -2,8 +2,6 @@
 
 import json
 import re
-import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +13,6 @@ if TYPE_CHECKING:
     from swarmtrain.experiments.export import Exported
 
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
-_PROGRESS_SECONDS = 2.0
 
 
 def export(
@@ -57,33 +54,16 @@ def export(
 
 def _export(source: str, folder: Path, force: bool) -> "Exported":
     from swarmtrain.cli.model import checkpoint_folder
+    from swarmtrain.cli.progress import Count
+    from swarmtrain.core.units import format_bytes
 
+    count = Count("", format_bytes)
     if not Path(source).exists() and _ADDRESS.fullmatch(source):
         import asyncio
 
         from swarmtrain.experiments.live_export import export_live
 
-        return asyncio.run(export_live(source, folder, force, _Progress()))
+        return asyncio.run(export_live(source, folder, force, count))
     from swarmtrain.experiments.export import checkpoint_weights, export
 
-    return export(checkpoint_weights(checkpoint_folder(Path(source))), folder, force, _Progress())
-
-
-class _Progress:
-    """A line every few seconds of a long export, none of a short one."""
-
-    def __init__(self) -> None:
-        self._started_seconds = self._shown_seconds = time.monotonic()
-
-    def __call__(self, done_bytes: int, total_bytes: int) -> None:
-        from swarmtrain.core.units import format_bytes
-
-        now = time.monotonic()
-        if now - self._shown_seconds < _PROGRESS_SECONDS:
-            return
-        self._shown_seconds = now
-        left_seconds = (now - self._started_seconds) * (total_bytes / done_bytes - 1)
-        print(
-            f"  {format_bytes(done_bytes)} of {format_bytes(total_bytes)}, ETA {left_seconds:.0f} s",
-            file=sys.stderr,
-        )
+    return export(checkpoint_weights(checkpoint_folder(Path(source))), folder, force, count)

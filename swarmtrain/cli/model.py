@@ -52,6 +52,7 @@ def evaluate(
     """
     import math
 
+    from swarmtrain.cli.progress import Count
     from swarmtrain.experiments.partial_depth import measure, parse_shares
     from swarmtrain.experiments.trained import TrainedModel
 
@@ -64,6 +65,7 @@ def evaluate(
 
     def loss_with(stages: tuple[int, ...]) -> float:
         if stages not in measured:
+            model.progress = Count("batches")
             measured[stages] = model.held_out_loss(batches, stages)
             if shares and output != "json":
                 _show_choice(stages, measured[stages], len(whole))
@@ -120,11 +122,13 @@ def generate(
 
     Example: swarmtrain generate runs/demo-1 --prompt "import "
     """
+    from swarmtrain.cli.progress import Count
     from swarmtrain.experiments.trained import TrainedModel
 
     _trust(family)
     model = TrainedModel.load(checkpoint_folder(checkpoint))
     _compute_on(device, model)
+    model.progress = Count("tokens")
     typer.echo(prompt + model.sample(prompt, tokens, temperature, top_k, seed))
 
 

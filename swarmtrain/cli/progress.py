@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -11,6 +12,25 @@ from rich.table import Table
 from rich.text import Text
 
 PLAIN_SECONDS = 5.0
+COUNT_SECONDS = 2.0
+
+
+class Count:
+    """Tells on stderr how far long work is: a line every few seconds, none of what is over sooner."""
+
+    def __init__(self, unit: str, in_words: Callable[[int], str] = str) -> None:
+        self._unit, self._in_words = unit, in_words
+        self._started_seconds = self._shown_seconds = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        """`done` (above 0) of `total` is done."""
+        now = time.monotonic()
+        if now - self._shown_seconds < COUNT_SECONDS:
+            return
+        self._shown_seconds = now
+        left_seconds = (now - self._started_seconds) * (total / done - 1)
+        text = f"{self._in_words(done)} of {self._in_words(total)} {self._unit}".rstrip()
+        print(f"  {text}, ETA {left_seconds:.0f} s", file=sys.stderr)
 
 
 class Progress:
@@ -23,7 +43,7 @@ class Progress:
             Live(console=self._console, auto_refresh=False) if sys.stderr.isatty() else None
         )
         self._started_seconds = self._printed_seconds = time.monotonic()
-        self._first_step_seconds: float | None = None
+        self._first: tuple[float, int] | None = None
         self._figures: dict[str, Any] = {}
 
     def __enter__(self) -> "Progress":
@@ -47,7 +67,7 @@ class Progress:
     def step(self, done: int, loss: float, tokens_per_second: float, peers: str = "") -> None:
         """`done` steps are committed; `peers` says who holds which stages."""
         now = time.monotonic()
-        self._first_step_seconds = self._first_step_seconds or now
+        self._first = self._first or (now, done)
         self._step = done
         self._figures = {"loss": loss, "rate": tokens_per_second, "peers": peers}
         if self._live is not None:
@@ -57,10 +77,11 @@ class Progress:
             self.note(self._line())
 
     def _eta_seconds(self) -> float:
-        """From the pace since the first step; the time before it was start-up."""
-        if self._first_step_seconds is None or self._step < 2:
+        """From the pace since the first step that was seen: before it was start-up, and perhaps an earlier process."""
+        if self._first is None or self._step <= self._first[1]:
             return float("nan")
-        pace = (time.monotonic() - self._first_step_seconds) / (self._step - 1)
+        since_seconds, first = self._first
+        pace = (time.monotonic() - since_seconds) / (self._step - first)
         return pace * (self._steps - self._step)
 
     def _line(self) -> str:

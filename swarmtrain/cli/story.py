@@ -6,6 +6,27 @@ from swarmtrain.cli.progress import Progress
 from swarmtrain.coordinator.state import RunState
 from swarmtrain.coordinator.story import PEER_ID
 
+TOLD = frozenset(
+    {
+        "coordinator",
+        "started",
+        "resumed",
+        "machine",
+        "checkpoint failed",
+        "a checkpoint was passed over",
+        "a damaged checkpoint was passed over",
+        "an island begins anew",
+        "no checkpoint",
+        "a sink is too slow",
+        "a sink missed entries",
+        "a sink broke",
+        "a sink did not close",
+        "peers did not leave by themselves",
+        "internal error",
+    }
+)
+"""Notes that a run owner acts on; the others are in the journal and on the dashboard."""
+
 
 class Story:
     """Tells a coordinator's events on a progress display; call it with every entry."""
@@ -58,16 +79,7 @@ class Story:
                 )
             case "checkpoint_saved":
                 note(f"checkpoint {event['path']} saved in {event['seconds']:.2f} s")
-            case "noted" if event["what"] in (
-                "coordinator",
-                "started",
-                "resumed",
-                "checkpoint failed",
-                "machine",
-                "a sink is too slow",
-                "a sink broke",
-                "a sink did not close",
-            ):
+            case "noted" if event["what"] in TOLD:
                 note(f"{event['what']}: {event['detail']}")
             case "noted" if event["what"] == "killed on purpose":
                 note(f"killed on purpose: {event['detail']}")

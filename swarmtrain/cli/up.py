@@ -100,13 +100,16 @@ def run_up(config: "RunConfig", folder: Path, options: UpOptions) -> None:
 
 def _verify(config: "RunConfig", state: "RunState") -> bool:
     """Whether the plain loop ends with the same parameters; said in words."""
+    from swarmtrain.cli.progress import Count
     from swarmtrain.data.stream import load_corpus
     from swarmtrain.experiments.reference import Reference
 
     typer.echo(f"verifying: the same {state.step} steps as one plain loop ...")
     corpus = load_corpus(config.data, None)
     loop = Reference(config, corpus, config.model.vocab_size or corpus.tokenizer.vocab_size)
+    count = Count("steps")
     for done in loop.train():
+        count(done.step + 1, state.step)
         if done.step + 1 == state.step:
             break
     equal = loop.parameters_sha256() == state.parameters_sha256

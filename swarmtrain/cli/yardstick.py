@@ -12,7 +12,7 @@ from swarmtrain.core.errors import ConfigError
 if TYPE_CHECKING:
     from swarmtrain.core.config import RunConfig
     from swarmtrain.experiments.sweep import Verdict
-    from swarmtrain.experiments.virtual import VirtualRun
+    from swarmtrain.experiments.virtual import Stage, VirtualRun
 
 
 def run_reference(config: "RunConfig", folder: Path) -> None:
@@ -73,7 +73,8 @@ def run_scenario(path: Path, steps: int | None, out: Path | None, overrides: Seq
     folder = new_run_folder(out, config)
     torch.set_num_threads(config.limits.threads)
     begin = time.monotonic()
-    run, verdict = run_seed(config, file.scenario, load_corpus(config.data, None))
+    corpus, watched = load_corpus(config.data, None), _watched(config.run.steps)
+    run, verdict = run_seed(config, file.scenario, corpus, watched)
     (folder / "journal.jsonl").write_text("".join(run.journal.lines), encoding="utf-8")
     metrics = MetricsFile(folder / "metrics.jsonl")
     for commit in run.commits:
@@ -86,6 +87,29 @@ def run_scenario(path: Path, steps: int | None, out: Path | None, overrides: Seq
     typer.echo(f"{run.seconds:.1f} virtual seconds in {time.monotonic() - begin:.1f} real ones")
     write(folder, config, summary | _faults_of(run, verdict))
     _report(verdict, folder)
+
+
+def _watched(steps: int) -> "type[Stage]":
+    """A world in virtual time that tells how many steps are committed."""
+    from swarmtrain.cli.progress import Count
+    from swarmtrain.core.events import Event, Record, StepCommitted
+    from swarmtrain.core.types import PeerId
+    from swarmtrain.experiments.virtual import Stage
+
+    count = Count("steps")
+
+    class Watched(Stage):
+        def record_for(self, peer: PeerId, name: str = "") -> Record:
+            record = super().record_for(peer, name)
+
+            def seen(event: Event) -> None:
+                record(event)
+                if isinstance(event, StepCommitted):
+                    count(event.step + 1, steps)
+
+            return seen
+
+    return Watched
 
 
 def _faults_of(run: "VirtualRun", verdict: "Verdict") -> dict[str, Any]:
@@ -134,6 +158,7 @@ def run_seeds(
     from collections import Counter
     from dataclasses import asdict
 
+    from swarmtrain.cli.progress import Count
     from swarmtrain.cli.settings import new_run_folder, read_config
     from swarmtrain.core.errors import Stopped
     from swarmtrain.experiments.scenario import read_scenario
@@ -145,10 +170,11 @@ def run_seeds(
     folder = new_run_folder(out, config)
     counts: Counter[str] = Counter()
     failed: list[str] = []
-    begin = time.monotonic()
+    begin, told = time.monotonic(), Count("seeds")
     with open(folder / "seeds.jsonl", "w", encoding="utf-8") as lines:
         for verdict in Range(first, last, config.to_json(), file.scenario).run():
             counts[verdict.outcome] += 1
+            told(counts.total(), last - first)
             lines.write(json.dumps(asdict(verdict)) + "\n")
             lines.flush()
             if verdict.outcome not in GOOD:

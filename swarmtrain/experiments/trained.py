@@ -1,10 +1,13 @@
 """A trained model to use, from a checkpoint or from a folder in the Hugging Face layout: held-out loss and text."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -22,19 +25,25 @@ from swarmtrain.experiments.imported import config_of
 from swarmtrain.model.stages import build_stage, model_vocab_size
 from swarmtrain.model.text import Sampling, evaluate, generate
 
+Batch = npt.NDArray[np.int64]
+
 EVAL_BATCHES = 32
 """Held-out batches behind a quick figure: 32 x 4 x 128 tokens in the demo."""
 
 
 @dataclass(slots=True)
 class TrainedModel:
-    """All stages of a model in this process; `step` steps trained, 0 where that is not known."""
+    """All stages of a model in this process; `step` steps trained, 0 where that is not known.
+
+    `progress(done, total)`, if set, hears of every batch that is measured and every token that is chosen.
+    """
 
     config: RunConfig
     tokenizer: Tokenizer
     stages: list[nn.Module]
     step: int
     _corpus: Corpus | None = None
+    progress: Callable[[int, int], None] | None = None
 
     @staticmethod
     def load(folder: Path, data: str | None = None) -> "TrainedModel":
@@ -84,7 +93,7 @@ class TrainedModel:
         held_out = held_out_batches(self._corpus, train.microbatch_size, train.sequence_length)
         route = range(1, len(self.stages)) if middle is None else middle
         stages = [self.stages[0], *(self.stages[stage] for stage in route)]
-        return evaluate(stages, islice(held_out, batches))
+        return evaluate(stages, self._counted(islice(held_out, batches), batches))
 
     def sample(
         self,
@@ -98,7 +107,17 @@ class TrainedModel:
         context = self.config.train.sequence_length
         sampling = Sampling(max_new_tokens, context, temperature, top_k)
         generator = torch.Generator().manual_seed(seed)
-        return generate(self.stages, self.tokenizer, prompt, sampling, generator)
+        told = partial(self._tell, total=max_new_tokens)
+        return generate(self.stages, self.tokenizer, prompt, sampling, generator, told)
+
+    def _counted(self, batches: Iterable[Batch], total: int) -> Iterator[Batch]:
+        for done, batch in enumerate(batches, 1):
+            yield batch
+            self._tell(done, total)
+
+    def _tell(self, done: int, total: int) -> None:
+        if self.progress is not None:
+            self.progress(done, total)
 
 
 def _with_values(module: nn.Module, state: StageState) -> nn.Module:

@@ -3,7 +3,7 @@
 Both take the stages as a list [edge, middle 1, ..., middle S] on one device and leave them unchanged.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -65,8 +65,10 @@ def generate(
     prompt: str,
     sampling: Sampling,
     generator: torch.Generator,
+    told: Callable[[int], None] = lambda tokens: None,
 ) -> str:
     """Continue `prompt`; returns the new text alone. Stops early at an end of text. `generator` is a CPU one.
+    `told` hears how many tokens are there.
 
     Every token runs the whole context again (no key-value cache), cropped to `sampling.context_tokens`: meant for
     samples of a training run, not for serving.
@@ -83,6 +85,7 @@ def generate(
         if token == codec.end_of_text:
             break
         ids.append(token)
+        told(len(ids) - prompt_tokens)
     return codec.decode(ids[prompt_tokens:])
 
 
