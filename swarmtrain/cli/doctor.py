@@ -18,9 +18,13 @@ COLOURS = {"ok": typer.colors.GREEN, "warn": typer.colors.YELLOW, "fail": typer.
 def doctor(
     files: RunFile = None,
     join: Annotated[
-        str,
-        typer.Option("--join", envvar="SWARMTRAIN_JOIN", help="Also try that run, at host:port"),
-    ] = "",
+        list[str] | None,
+        typer.Option(
+            "--join",
+            envvar="SWARMTRAIN_JOIN",
+            help="Also try that run, at host:port; repeatable, as for peer",
+        ),
+    ] = None,
     overrides: Overrides = None,
     listen: Annotated[
         str, typer.Option(help="host:port as you would give it to peer")
@@ -52,7 +56,7 @@ def doctor(
     from swarmtrain.peer.examining import Patient
 
     patient = Patient(
-        join=join,
+        joins=tuple(join or ()),
         config=read_config(files, overrides, None) if files or overrides else None,
         listen=listen,
         announce=announce,

@@ -284,6 +284,8 @@ def _print_event(event: "Event") -> None:
                 f"self-test: forward {1000 * measured.forward_seconds:.1f} ms, "
                 f"backward {1000 * measured.backward_seconds:.1f} ms a stage; {measured.reason}"
             )
+        case events.Noted(what="an address does not answer", detail=detail):
+            typer.echo(detail)
         case events.Noted(what="device", detail=detail):
             typer.echo(f"device {detail}")
         case events.Waiting(reason=reason):

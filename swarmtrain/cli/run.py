@@ -34,8 +34,12 @@ Island = Annotated[
 ]
 
 Join = Annotated[
-    str,
-    typer.Option("--join", envvar="SWARMTRAIN_JOIN", help="Any peer or coordinator, host:port"),
+    list[str],
+    typer.Option(
+        "--join",
+        envvar="SWARMTRAIN_JOIN",
+        help="Any peer or coordinator, host:port; repeatable: the first that answers is asked",
+    ),
 ]
 Stages = Annotated[
     str, typer.Option("--stage", help="auto, one stage (3), or a range (1:3 is 1, 2 and 3)")
@@ -206,7 +210,7 @@ def peer(
     rates, when = (upload_limit, download_limit), (only_when_idle, idle_after)
     said = terms.Said(rates, daily_transfer, disk, when, hours, not_on_battery, nice, state)
     options = JoinOptions(
-        join=join,
+        join=tuple(join),
         name=name,
         stages=parse_stages(stage),
         listen=listen,

@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from swarmtrain.core.sizes import memory_estimate, parameter_count, vocabulary
 from swarmtrain.core.version import VERSION
 from swarmtrain.data.tokenizer import load_tokenizer
 from swarmtrain.peer import diagnosis
-from swarmtrain.peer.asking import Asker
+from swarmtrain.peer.asking import Asker, reaching
 from swarmtrain.peer.diagnosis import Finding, MemoryFacts, ReachFacts
 from swarmtrain.peer.joining import accept_config, describe, usable_memory_bytes
 from swarmtrain.swarm.dht import DhtDirectory, DhtOptions
@@ -46,12 +46,13 @@ STATE_BYTES_PER_PARAMETER = 12
 
 @dataclass(frozen=True, slots=True)
 class Patient:
-    """What to examine. `config` is the volunteer's own RUN.toml, if any; `join` is empty to look at the machine alone.
+    """What to examine. `config` is the volunteer's own RUN.toml, if any; `joins` is empty to look at the machine alone.
 
+    Of several addresses the first that answers is examined, and those before it are findings.
     `wall_seconds()` is this machine's clock, which only the command line may read.
     """
 
-    join: str
+    joins: tuple[str, ...]
     config: RunConfig | None
     listen: str
     announce: str
@@ -61,10 +62,17 @@ class Patient:
     run_folder: Path
     wall_seconds: Callable[[], float]
 
+    @property
+    def join(self) -> str:
+        return self.joins[0] if self.joins else ""
+
 
 async def examine(patient: Patient) -> AsyncIterator[Finding]:
     """Every check in turn, as it is known. Raises nothing that is wrong with this machine, its network or the run."""
     for finding in diagnosis.judge_versions(sys.version_info[:2], _installed()):
+        yield finding
+    patient, silent = await _answering(patient)
+    for finding in silent:
         yield finding
     config, description, run = await _run(patient)
     if run is not None:
@@ -84,6 +92,19 @@ def _installed() -> dict[str, str | None]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = None
     return found
+
+
+async def _answering(patient: Patient) -> tuple[Patient, list[Finding]]:
+    """The patient with the first address that answers, or the last one; what is wrong with those before."""
+    silent: list[Finding] = []
+    for number, address in enumerate(patient.joins[:-1]):
+        try:
+            async with reaching(address, CONNECT_SECONDS):
+                return replace(patient, joins=(address,)), silent
+        except SwarmError as error:
+            rest = ", ".join(patient.joins[number + 1 :])
+            silent.append(Finding("address", "warn", f"{error.what}: {error.why}", f"try {rest}"))
+    return replace(patient, joins=patient.joins[-1:]), silent
 
 
 async def _run(patient: Patient) -> tuple[RunConfig, Description | None, Finding | None]:

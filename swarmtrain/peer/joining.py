@@ -2,7 +2,7 @@
 
 import asyncio
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,12 +62,13 @@ class Staged:
 class JoinOptions:
     """What a volunteer said on the command line. `config` is their own RUN.toml, which must match the run's.
 
+    `join` are addresses of one run, of which the first that answers is asked.
     `key` is the identity itself, for a process that joins more than once; `memory_bytes` is for the whole process.
     `sharers` peers of this machine, this one among them, start on its device at once.
     `staged` is for experiments: how this machine's compute and lines are made slower than they are.
     """
 
-    join: str
+    join: tuple[str, ...]
     name: str
     stages: tuple[int, ...] | None
     listen: str
@@ -96,6 +97,28 @@ async def describe(address: str, timeout_seconds: float = 30.0) -> tuple[Descrip
             "install the run's version",
         )
     return description, config_from_json(description.config_json)
+
+
+async def describe_first(addresses: Sequence[str]) -> tuple[Description, RunConfig, list[str]]:
+    """What run is at the first of `addresses` that answers, and why those before it did not.
+
+    Raises as `describe`; LinkError with all reasons when none answers.
+    """
+    silent: list[str] = []
+    for address in addresses:
+        try:
+            return *await describe(address), silent
+        except Incompatible:
+            raise
+        except LinkError as error:
+            if len(addresses) == 1:
+                raise
+            silent.append(f"{error.what}: {error.why}")
+    raise LinkError(
+        f"none of the run's {len(addresses)} addresses answers",
+        "; ".join(silent),
+        "ask the run's owner for an address that is up; swarmtrain doctor --join ADDRESS says more of each",
+    )
 
 
 def accept_config(offered: RunConfig, own: RunConfig | None) -> RunConfig:
@@ -200,7 +223,7 @@ async def open_peer(
     options: JoinOptions, observe: Observer | None, seen: Callable[[Event], None]
 ) -> JoinedPeer:
     """Join the run at `options.join`: directory open, links ready, nothing served yet. Raises SwarmError."""
-    description, offered = await describe(options.join)
+    description, offered, silent = await describe_first(options.join)
     config = accept_config(offered, options.config)
     _trust_and_check(options, config)
     torch.set_num_threads(config.limits.threads)
@@ -233,6 +256,8 @@ async def open_peer(
         sampler.heard(event)
         seen(event)
 
+    for why_not in silent:
+        record(Noted("an address does not answer", f"{why_not}; another one does"))
     record(Noted("device", f"{place.name}: {why}"))
     host = options.listen.rpartition(":")[0].replace("localhost", "127.0.0.1")
     discovery = DhtOptions(bootstrap=description.directory, host=host)

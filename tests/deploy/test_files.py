@@ -185,7 +185,8 @@ def test_peers_join_the_service_of_the_coordinator() -> None:
     service = next(
         one for one in documents("kubernetes/coordinator.yaml") if one["kind"] == "Service"
     )
-    host, _, port = parsed(main_command("kubernetes/peers.yaml", "peer"))["join"].rpartition(":")
+    (address,) = parsed(main_command("kubernetes/peers.yaml", "peer"))["join"]
+    host, _, port = address.rpartition(":")
     assert host == service["metadata"]["name"]
     assert int(port) in {entry["port"] for entry in service["spec"]["ports"]}
     announced = parsed(main_command("kubernetes/coordinator.yaml", "coordinator"))["announce"]

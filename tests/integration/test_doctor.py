@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from swarmtrain.cli.app import main
+from swarmtrain.core.errors import LinkError
 from swarmtrain.peer.diagnosis import Finding, exit_code
 from swarmtrain.peer.examining import Patient, examine
+from swarmtrain.peer.joining import describe_first
 from swarmtrain.swarm.checkups import DIAL_PAUSE_SECONDS
 from tests.experiments.runs import SMALL, small_config
 
@@ -45,9 +47,9 @@ def _printed_address(process: "subprocess.Popen[bytes]", log: Path) -> str:
     raise AssertionError(log.read_text())
 
 
-def patient(join: str, folder: Path) -> Patient:
+def patient(join: str, folder: Path, *before: str) -> Patient:
     return Patient(
-        join=join,
+        joins=(*before, join) if join else (),
         config=None,
         listen="127.0.0.1:0",
         announce="",
@@ -94,6 +96,25 @@ def test_another_runs_configuration_and_a_taken_port(coordinator: str, tmp_path:
     found = examined(replace(one, config=small_config("run.seed=99"), listen=coordinator))
     assert found["run"].state == found["port"].state == "fail"
     assert found["exit"].found == "4" and "in use" in found["port"].found
+
+
+SILENT = "127.0.0.1:1"
+
+
+def test_of_several_addresses_the_first_that_answers_counts(
+    coordinator: str, tmp_path: Path
+) -> None:
+    found = examined(patient(coordinator, tmp_path, SILENT))
+    assert found["run"].state == "ok" and found["address"].state == "warn"
+    assert SILENT in found["address"].found and coordinator in found["address"].remedy
+    description, _, (why,) = asyncio.run(describe_first((SILENT, coordinator)))
+    assert description.coordinator == coordinator and SILENT in why
+
+
+def test_where_no_address_answers_each_is_named_with_its_reason() -> None:
+    with pytest.raises(LinkError, match="none of the run's 2 addresses") as caught:
+        asyncio.run(describe_first((SILENT, "127.0.0.1:2")))
+    assert SILENT in caught.value.why and "127.0.0.1:2" in caught.value.why and caught.value.remedy
 
 
 def test_nobody_at_that_address_and_json(
