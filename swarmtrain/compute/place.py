@@ -64,10 +64,11 @@ class Devices:
     mps: bool = False
 
 
-def seen_devices() -> Devices:
-    """Ask torch; a device that cannot be asked is none."""
+def seen_devices(is_weighed: bool = True) -> Devices:
+    """Ask torch; a device that cannot be asked is none. Its free memory is asked for only if it `is_weighed`, as that
+    takes some hundred MB of a card."""
     if torch.cuda.is_available():
-        free_bytes, _ = torch.cuda.mem_get_info()
+        free_bytes = torch.cuda.mem_get_info()[0] if is_weighed else 0
         name = torch.cuda.get_device_name()
         # Older cards (T4) emulate bf16, slower than they compute in fp32.
         return Devices(name, torch.cuda.is_bf16_supported(including_emulation=False), free_bytes)
@@ -100,6 +101,12 @@ def choose_place(
             "leave --device out to compute on the CPU, or start the run with train.accumulation = fast",
         )
     return _on(wanted, seen), f"{wanted} was asked for"
+
+
+def find_place(wanted: str, accumulation: Literal["exact", "fast"]) -> tuple[Place, str, Devices]:
+    """As `choose_place`, of what is on this machine; a card that cannot be chosen is left alone."""
+    seen = seen_devices(is_weighed=accumulation == "fast" and wanted != "cpu")
+    return *choose_place(wanted, accumulation, seen), seen
 
 
 def memory_on(place: Place, seen: Devices, memory_bytes: int, sharers: int = 1) -> int:

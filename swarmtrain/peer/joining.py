@@ -14,10 +14,9 @@ from swarmtrain.compute.lane import Observer, Task, ThreadLane
 from swarmtrain.compute.place import (
     HERE,
     Place,
-    choose_place,
+    find_place,
     hold_memory,
     memory_on,
-    seen_devices,
 )
 from swarmtrain.core.config import RunConfig, config_from_json
 from swarmtrain.core.errors import ConfigError, CorpusError, Incompatible, LinkError, ModelError
@@ -227,8 +226,7 @@ async def open_peer(
     config = accept_config(offered, options.config)
     _trust_and_check(options, config)
     torch.set_num_threads(config.limits.threads)
-    seen_here = seen_devices()
-    place, why = choose_place(options.device, config.train.accumulation, seen_here)
+    place, why, devices = find_place(options.device, config.train.accumulation)
     corpus = _load_corpus(config, options, description)
     identity = options.key or identity_at(options.identity)
     loop = asyncio.get_running_loop()
@@ -265,7 +263,7 @@ async def open_peer(
     transport = GrpcTransport(_link_limits(config), options.staged.lines, options.caps)
     world = World(transport, directory, ThreadLane(observe, options.staged.least_seconds))
     memory_bytes, why = stage_memory_bytes(options.memory_bytes)
-    memory_bytes = memory_on(place, seen_here, memory_bytes, options.sharers)
+    memory_bytes = memory_on(place, devices, memory_bytes, options.sharers)
     hold_memory(place, memory_bytes)
     record(Noted("memory", why))
     peer_options = PeerOptions(

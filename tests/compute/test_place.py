@@ -3,6 +3,8 @@
 No test here needs a device: the copy is kept on the CPU, and bf16 autocast is the CPU's.
 """
 
+from typing import Literal
+
 import pytest
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from swarmtrain.compute.place import (
     Devices,
     Place,
     choose_place,
+    find_place,
     hold_memory,
     memory_on,
     seen_devices,
@@ -94,6 +97,16 @@ def test_a_card_that_only_emulates_bf16_computes_in_fp32(monkeypatch: pytest.Mon
     pretend_card(monkeypatch, [])
     assert seen_devices() == Devices("T4", cuda_bf16=False, free_bytes=12_000)
     assert choose_place("auto", "fast", seen_devices())[0].name == "cuda"
+
+
+@pytest.mark.parametrize(("wanted", "accumulation"), [("cpu", "fast"), ("auto", "exact")])
+def test_a_card_that_cannot_be_chosen_is_left_alone(
+    wanted: str, accumulation: Literal["exact", "fast"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_card(monkeypatch, [])
+    assert find_place("auto", "fast")[2].free_bytes == 12_000
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: pytest.fail("this takes memory there"))
+    assert find_place(wanted, accumulation)[0] == HERE
 
 
 def test_a_process_takes_no_more_of_a_card_than_it_chose(monkeypatch: pytest.MonkeyPatch) -> None:
