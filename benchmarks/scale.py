@@ -21,11 +21,12 @@ from pathlib import Path
 import torch
 
 from swarmtrain.core.config import RunConfig, load_config
-from swarmtrain.core.events import StepCommitted, StepOpened
+from swarmtrain.core.events import Event, StepCommitted, StepOpened
+from swarmtrain.core.types import PeerId
 from swarmtrain.data.stream import Corpus, load_corpus
-from swarmtrain.experiments.machines import MachineLoop
 from swarmtrain.experiments.scenario import read_scenario
-from swarmtrain.experiments.virtual import Scenario, Stage, VirtualRun
+from swarmtrain.experiments.virtual import Scenario, Stage, VirtualRun, simulate
+from swarmtrain.swarm.memory_directory import View
 from swarmtrain.transport.frames import Kind
 from swarmtrain.transport.memory_pipe import Way
 
@@ -41,6 +42,7 @@ class Counts:
 
     is_on: bool = False
     frames: int = 0
+    events: int = 0
     bytes_by: Counter[str] = field(default_factory=Counter)
 
     def count(self, purpose: str, count_bytes: float) -> None:
@@ -64,46 +66,55 @@ class CountingWay:
         return left_seconds, is_body
 
 
-def counted(stage: Stage, counts: Counts) -> None:
-    """Count what the stage's lines and directory carry between the first opening and the last commit."""
-    way, entries = stage.network.way, stage.hub.entries
-    assert way is not None
-    stage.network.way = lambda a, b: CountingWay(way(a, b), counts)
+class CountedStage(Stage):
+    """Counts what its lines and directory carry between the first opening and the last commit."""
 
-    def read(run: str, now: float):  # type: ignore[no-untyped-def]
-        found = entries(run, now)
-        counts.count("directory", sum(len(entry.sealed) for entry in found) if counts.is_on else 0)
-        return found
+    def __init__(self, config: RunConfig, scenario: Scenario, corpus: Corpus) -> None:
+        super().__init__(config, scenario, corpus)
+        self.counts = counts = Counts()
+        way, look = self.network.way, self.hub.look
+        assert way is not None
+        self.network.way = lambda a, b: CountingWay(way(a, b), counts)
 
-    stage.hub.entries = read  # type: ignore[method-assign]
-    write = stage._write
+        def read(run: str, now: float) -> View:
+            view = look(run, now)
+            counts.count("directory", view.sealed_bytes)
+            return view
 
-    def watch(peer, event):  # type: ignore[no-untyped-def]
-        write(peer, event)
+        self.hub.look = read  # type: ignore[method-assign]
+
+    def _write(self, peer: PeerId, event: Event) -> None:
+        """Events are counted; a journal of ten thousand peers would be most of the memory."""
+        self.counts.events += 1
+        if isinstance(event, StepOpened | StepCommitted):
+            self.run.events.append((asyncio.get_running_loop().time(), peer, event))
         if isinstance(event, StepOpened):
-            counts.is_on = True
-        if isinstance(event, StepCommitted) and event.step + 1 == stage.config.run.steps:
-            counts.is_on = False
-
-    stage._write = watch  # type: ignore[method-assign]
+            self.counts.is_on = True
+        if isinstance(event, StepCommitted) and event.step + 1 == self.config.run.steps:
+            self.counts.is_on = False
 
 
-def thinned(scenario: Scenario, count: int) -> Scenario:
-    """Every so-manieth machine of the scenario, `count` in all, so that edges keep their share."""
-    every = len(scenario.peers) / count
-    return replace(scenario, peers=tuple(scenario.peers[int(i * every)] for i in range(count)))
+def sized(scenario: Scenario, count: int) -> Scenario:
+    """`count` of the scenario's machines: every so-manieth, so that edges keep their share, or each several times."""
+    copies = -(-count // len(scenario.peers))
+    machines = [
+        replace(peer, name=f"{peer.name}-copy{copy}" if copy else peer.name)
+        for peer in scenario.peers
+        for copy in range(copies)
+    ]
+    every = len(machines) / count
+    return replace(scenario, peers=tuple(machines[int(i * every)] for i in range(count)))
 
 
 def run_one(config: RunConfig, scenario: Scenario, corpus: Corpus) -> tuple[VirtualRun, Counts]:
-    counts = Counts()
+    scenes: list[CountedStage] = []
 
-    async def main() -> VirtualRun:
-        stage = Stage(config, scenario, corpus)
-        counted(stage, counts)
-        return await stage.play(None)
+    class Kept(CountedStage):
+        def __init__(self, config: RunConfig, scenario: Scenario, corpus: Corpus) -> None:
+            super().__init__(config, scenario, corpus)
+            scenes.append(self)
 
-    with asyncio.Runner(loop_factory=MachineLoop) as runner:
-        return runner.run(main()), counts
+    return simulate(config, scenario, corpus, Kept), scenes[0].counts
 
 
 def measure(peers: int, steps: int, overrides: list[str]) -> dict[str, float]:
@@ -115,7 +126,7 @@ def measure(peers: int, steps: int, overrides: list[str]) -> dict[str, float]:
     corpus = load_corpus(config.data, None)
     before_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     begin = time.process_time()
-    run, counts = run_one(config, thinned(file.scenario, peers), corpus)
+    run, counts = run_one(config, sized(file.scenario, peers), corpus)
     cpu_seconds = time.process_time() - begin
     opened = [at for at, _, event in run.events if isinstance(event, StepOpened)]
     committed = [at for at, _, event in run.events if isinstance(event, StepCommitted)]
@@ -132,7 +143,8 @@ def measure(peers: int, steps: int, overrides: list[str]) -> dict[str, float]:
         "step_kib_per_peer_step": counts.bytes_by["step"] / peers / steps / 1024,
         "frames_per_virtual_second": counts.frames / seconds,
         "frames_per_cpu_second": counts.frames / cpu_seconds,
-        "journal_lines": len(run.journal.lines),
+        "events": counts.events,
+        "events_per_cpu_second": counts.events / cpu_seconds,
         "cpu_seconds": cpu_seconds,
         "cpu_seconds_per_virtual_second": cpu_seconds / run.seconds,
         "kib_per_peer": grown_bytes / peers / 1024,

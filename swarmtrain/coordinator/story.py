@@ -19,6 +19,7 @@ HIDDEN = frozenset(
         "paths_planned",
         "links_measured",
         "traffic",
+        "links_carried",
         "vitals",
         "step_traced",
         "round_sent",

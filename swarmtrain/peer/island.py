@@ -27,6 +27,7 @@ from swarmtrain.core.messages import (
     StepMessage,
     Tell,
 )
+from swarmtrain.core.remembered import remembered
 from swarmtrain.core.tasks import Tasks
 from swarmtrain.core.types import PeerId, Roster
 from swarmtrain.peer.acknowledgements import Acknowledgements
@@ -275,10 +276,8 @@ class Island:
         if before is None or roster.version >= before.version:
             self.recovering.see(roster)
             # Who was lost and is taken in again is back, also for those it has not spoken to yet.
-            known = frozenset(before.peers) if before is not None else frozenset()
-            self.conducting.found([peer for peer in roster.peers if peer not in known])
-            for member in roster.members:
-                self.parts.links.learn(member.peer, member.address)
+            self.conducting.found(_newcomers(before, roster))
+            self.parts.links.learn_roster(roster)
 
     async def _apply(self, commit: Commit) -> None:
         parts, clip_norm = self.parts, self.parts.config.optimizer.clip_norm
@@ -372,3 +371,10 @@ class Island:
             else:
                 pause_seconds = links.heartbeat_seconds
             seen = self._progress
+
+
+@remembered(4)
+def _newcomers(before: Roster | None, roster: Roster) -> tuple[PeerId, ...]:
+    """Who is in `roster` and was not in the one before."""
+    known = frozenset(before.peers) if before is not None else frozenset()
+    return tuple(peer for peer in roster.peers if peer not in known)

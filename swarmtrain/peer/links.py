@@ -2,14 +2,20 @@
 
 import asyncio
 import re
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import replace
 
+from swarmtrain.core.carried import CarriedRow, LinksCarried
 from swarmtrain.core.errors import LinkClosed, LinkError
+from swarmtrain.core.events import Event, Traffic
 from swarmtrain.core.tasks import Tasks
-from swarmtrain.core.types import PeerId
-from swarmtrain.swarm.records import LINK_PEER_DIGITS, MOST_LINKS, LinkRow
+from swarmtrain.core.types import PeerId, Roster
+from swarmtrain.swarm.records import LINK_PEER_DIGITS, MOST_LINKS, LinkRow, PeerRecord
 from swarmtrain.transport.link import Handler, Hello, Link, LinkStats, Transport
+
+MOST_REMEMBERED = 10_000
+"""Of so many peers whose links ended it is remembered what they carried: anybody can greet by ever new names (I8)."""
 
 
 class Links:
@@ -20,18 +26,55 @@ class Links:
     def __init__(self, transport: Transport, handler: Handler, connect_seconds: float) -> None:
         self._transport, self._handler = transport, handler
         self._connect_seconds = connect_seconds
-        self._addresses: dict[PeerId, str] = {}
+        self._greeted: dict[PeerId, str] = {}
+        self._roster, self._records = Roster.of(0, ()), tuple[tuple[PeerRecord, ...], ...]()
+        self._is_roster_newer = False
         self._open: dict[PeerId, dict[Link, None]] = {}
         self._dialling: dict[PeerId, asyncio.Task[Link]] = {}
         self._waiting: dict[PeerId, list[tuple[str, bytes]]] = {}
         self._past = LinkStats()
+        self._past_of: dict[PeerId, LinkStats] = {}
         self._tasks = Tasks(failed=lambda error: None)
         self.unreachable = lambda peer, reason: None
 
     def learn(self, peer: PeerId, address: str) -> None:
-        """Where a peer can be dialled, as the directory, a roster or its greeting said."""
+        """Where a peer can be dialled, as its greeting said."""
         if address:
-            self._addresses[peer] = address
+            self._greeted[peer] = address
+
+    def learn_roster(self, roster: Roster) -> None:
+        """Where its members can be dialled. Kept as it is: copies would grow with the square of the peers."""
+        self._roster, self._is_roster_newer = roster, True
+        self._forget_greeted(self._in_roster)
+
+    def learn_records(self, *records: tuple[PeerRecord, ...]) -> None:
+        """Where the directory says that peers can be dialled; each tuple ascends by peer id."""
+        self._records, self._is_roster_newer = records, False
+        self._forget_greeted(self._in_records)
+
+    def address(self, peer: PeerId) -> str:
+        """Where `peer` can be dialled, by what was said last; empty where nobody said."""
+        said = self._greeted.get(peer, "")
+        if said:
+            return said
+        first, second = self._in_records, self._in_roster
+        if self._is_roster_newer:
+            first, second = second, first
+        return first(peer) or second(peer)
+
+    def _forget_greeted(self, said: Callable[[PeerId], str]) -> None:
+        self._greeted = {peer: at for peer, at in self._greeted.items() if not said(peer)}
+
+    def _in_roster(self, peer: PeerId) -> str:
+        member = self._roster.member(peer)
+        return member.address if member is not None else ""
+
+    def _in_records(self, peer: PeerId) -> str:
+        for records in self._records:
+            place = bisect_left(records, peer, key=lambda record: record.peer)
+            if place < len(records) and records[place].peer == peer:
+                return records[place].address
+        return ""
 
     def totals(self) -> LinkStats:
         """Bytes and calls over all links there ever were."""
@@ -39,6 +82,23 @@ class Links:
         for link in self.open_links:
             _add(totals, link.stats)
         return totals
+
+    def told(self, me: PeerId) -> tuple[Event, ...]:
+        """What a peer says of its links as it ends."""
+        stats = self.totals()
+        traffic = Traffic(me, stats.bytes_sent, stats.bytes_received, stats.calls)
+        return traffic, LinksCarried(me, self.carried())
+
+    def carried(self) -> tuple[CarriedRow, ...]:
+        """Bytes sent and received by peer, ascending, over all links there ever were; strangers' names aside."""
+        peers = sorted({*self._past_of, *self._open})
+        found = []
+        for peer in filter(_PEER_ID.fullmatch, peers):
+            totals = replace(self._past_of.get(peer, LinkStats()))
+            for link in self._open.get(peer, ()):
+                _add(totals, link.stats)
+            found.append((peer, totals.bytes_sent, totals.bytes_received))
+        return tuple(found)
 
     @property
     def open_links(self) -> tuple[Link, ...]:
@@ -79,6 +139,9 @@ class Links:
     def closed(self, link: Link, reason: str) -> None:
         """Forget the link; the last one to a peer makes that peer unreachable until it is dialled again."""
         _add(self._past, link.stats)
+        peer = link.remote.peer
+        if peer in self._past_of or len(self._past_of) < MOST_REMEMBERED:
+            _add(self._past_of.setdefault(peer, LinkStats()), link.stats)
         links = self._open.get(link.remote.peer, {})
         links.pop(link, None)
         if not links and self._open.pop(link.remote.peer, None) is not None:
@@ -111,7 +174,7 @@ class Links:
         await self._tasks.cancel_all()
 
     async def _dial(self, peer: PeerId) -> Link:
-        address = self._addresses.get(peer)
+        address = self.address(peer)
         if not address:
             raise LinkClosed(
                 f"peer {peer} has no known address", "", "it must dial us, or publish one"

@@ -4,13 +4,15 @@ The decision is `plan.assign`, a pure function of the records, so peers that see
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from swarmtrain.compute.meter import Meter
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.errors import DirectoryError
 from swarmtrain.core.events import LinksMeasured, Measured, Noted, Record, Waiting
+from swarmtrain.core.remembered import remembered
 from swarmtrain.core.types import Member, PeerId, Roster
 from swarmtrain.core.version import VERSION
 from swarmtrain.peer.published import lines_of
@@ -22,6 +24,12 @@ FIRST_ROSTER_VERSION = 1
 
 MOST_SILENT_LOOKS = 3
 """A newcomer that found the directory silent so often in a row ends with its error."""
+
+RECORD_BYTES = 1024
+JOINING_BYTES_PER_SECOND, SERVING_BYTES_PER_SECOND = 1 << 20, 64 << 10
+"""A look brings all records, of about so many bytes each; looks are so far apart that they carry no more than this a
+second, who waits for the run to begin looks more often. Without that bound ten thousand newcomers, each looking every
+quarter of a second, would read 40 MB/s each."""
 
 NOTABLE = 1.5
 """A link's figures are told again when one of them changed by this factor."""
@@ -53,7 +61,8 @@ class Placing:
     elsewhere: tuple[PeerRecord, ...] = ()
     records: tuple[PeerRecord, ...] = ()
     assignment: Assignment = field(default_factory=lambda: Assignment((), ""))
-    is_steady: bool = False
+    _before: tuple[PeerRecord, ...] | None = None
+    _may_read_seconds: float = 0.0
     _published: tuple[PeerRecord | None, float] = (None, 0.0)
     _avoided: dict[PeerId, int] = field(default_factory=dict)
     _obstacle: str = ""
@@ -85,15 +94,25 @@ class Placing:
         if _differ(self._told_links, own.links):
             self._told_links = own.links
             self.record(LinksMeasured(self.me, own.links))
+        if self.directory.now() < self._may_read_seconds:
+            return
         everybody = await self.directory.records()
-        previous, self.records = (
-            self.records,
-            tuple(r for r in everybody if r.island == self.island and r.state != "forming"),
-        )
-        self.elsewhere = tuple(r for r in everybody if r.island != self.island)
-        self.is_steady = _plain(previous) == _plain(self.records)
+        rate = SERVING_BYTES_PER_SECOND if state == "serving" else JOINING_BYTES_PER_SECOND
+        self._may_read_seconds = self.directory.now() + len(everybody) * RECORD_BYTES / rate
+        self._before = self.records
+        self.records, self.elsewhere = _by_island(everybody, self.island)
         if state == "joining":
-            self.assignment = self._assign().get(self.me, self.assignment)
+            self.assignment = self._picture.assignments.get(self.me, self.assignment)
+
+    @property
+    def rest_seconds(self) -> float:
+        """How long from now on a look would bring nothing new."""
+        return max(0.0, self._may_read_seconds - self.directory.now())
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether the last two looks showed the same peers, and the same of them but for what changes all the time."""
+        return self._before is not None and _plain(self._before) == _plain(self.records)
 
     def avoid(self, peer: PeerId) -> None:
         """Leave a peer out of reach out of all choices until it publishes again."""
@@ -107,21 +126,18 @@ class Placing:
         self._obstacle = obstacle
         if obstacle or not self.is_steady:
             return None
-        assignments = self._assign()
-        members = [
-            Member(entry.peer, assignments[entry.peer].stages, entry.address, entry.region)
-            for entry in self._reachable()
-            if assignments[entry.peer].stages
-        ]
-        roster = Roster.of(FIRST_ROSTER_VERSION, members)
+        roster = self._picture.first_roster
         return roster if roster.edges and roster.edges[0] == self.me else None
 
     @property
     def serving(self) -> tuple[PeerRecord, ...]:
         """The other peers of a run that has started."""
-        return tuple(
-            entry for entry in self.records if entry.state == "serving" and entry.peer != self.me
-        )
+        return tuple(entry for entry in _serving(self.records) if entry.peer != self.me)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether others serve already."""
+        return any(entry.peer != self.me for entry in _serving(self.records))
 
     def place_beside_serving(self) -> Assignment:
         """The stages to take in a running run: those that serve or will stay where they are, and links count."""
@@ -138,33 +154,28 @@ class Placing:
     @property
     def can_begin(self) -> bool:
         """Whether the island trains, or could as far as the directory shows."""
-        return bool(self.serving) or not self.obstacle()
+        return self.has_begun or not self.obstacle()
 
     def obstacle(self) -> str:
         """Why the run cannot start with what the directory shows; empty when it can."""
-        if self.serving:
+        if self.has_begun:
             return "the run has started; asking to join it"
-        placed = [entry.stages for entry in self._assign().values() if entry.stages]
-        missing_peers = self.config.swarm.min_peers - len(placed)
+        picture = self._picture
+        missing_peers = self.config.swarm.min_peers - picture.placed
         if missing_peers > 0:
-            return f"{missing_peers} more peers with room for a stage must join: {len(placed)} are here"
-        hosted = {stage for stages in placed for stage in stages}
-        missing = [s for s in range(self.config.model.stages + 1) if s not in hosted]
-        if missing:
-            stages = ", ".join(map(str, missing))
+            return f"{missing_peers} more peers with room for a stage must join: {picture.placed} are here"
+        if picture.missing:
+            stages = ", ".join(map(str, picture.missing))
             return f"no peer has room for stages {stages}; more or larger peers must join"
         return ""
 
-    def _reachable(self) -> list[PeerRecord]:
-        return [r for r in self.records if self._avoided.get(r.peer, -1) < r.sequence]
-
-    def _assign(self) -> dict[PeerId, Assignment]:
-        """For the first roster, on which all must agree: by regions, and not by links, whose figures tremble."""
-        candidates = [
-            candidate_of(entry, entry.stages if entry.pinned else None)
-            for entry in self._reachable()
-        ]
-        return assign(candidates, self.config.model.stages)
+    @property
+    def _picture(self) -> "_Picture":
+        """Of those that can be reached."""
+        records = self.records
+        if self._avoided:
+            records = tuple(r for r in records if self._avoided.get(r.peer, -1) < r.sequence)
+        return _picture(records, self.config.model.stages)
 
     def own_record(self, machine: Machine, address: str, state: State) -> PeerRecord:
         """What this peer says of itself now."""
@@ -219,6 +230,55 @@ def candidate_of(entry: PeerRecord, pinned: tuple[int, ...] | None) -> Candidate
     )
 
 
+@dataclass(frozen=True)
+class _Picture:
+    """What the records say of the first roster: who takes which stages, how many have one, which stages nobody has."""
+
+    reachable: tuple[PeerRecord, ...]
+    assignments: Mapping[PeerId, Assignment]
+    placed: int
+    missing: tuple[int, ...]
+
+    @cached_property
+    def first_roster(self) -> Roster:
+        members = [
+            Member(entry.peer, self.assignments[entry.peer].stages, entry.address, entry.region)
+            for entry in self.reachable
+            if self.assignments[entry.peer].stages
+        ]
+        return Roster.of(FIRST_ROSTER_VERSION, members)
+
+
+@remembered(8)
+def _picture(reachable: tuple[PeerRecord, ...], stages: int) -> _Picture:
+    """For the first roster, on which all must agree: by regions, and not by links, whose figures tremble."""
+    candidates = [
+        candidate_of(entry, entry.stages if entry.pinned else None) for entry in reachable
+    ]
+    assignments = assign(candidates, stages)
+    placed = [entry.stages for entry in assignments.values() if entry.stages]
+    hosted = {stage for its in placed for stage in its}
+    missing = tuple(stage for stage in range(stages + 1) if stage not in hosted)
+    return _Picture(reachable, assignments, len(placed), missing)
+
+
+@remembered(8)
+def _by_island(
+    everybody: tuple[PeerRecord, ...], island: int
+) -> tuple[tuple[PeerRecord, ...], tuple[PeerRecord, ...]]:
+    """Those of `island` that are in it, and those of other islands or of none yet."""
+    mine = tuple(r for r in everybody if r.island == island and r.state != "forming")
+    if len(mine) == len(everybody):
+        return everybody, ()
+    return mine, tuple(r for r in everybody if r.island != island)
+
+
+@remembered(8)
+def _serving(records: tuple[PeerRecord, ...]) -> tuple[PeerRecord, ...]:
+    return tuple(entry for entry in records if entry.state == "serving")
+
+
+@remembered(8)
 def _plain(records: tuple[PeerRecord, ...]) -> list[tuple[object, ...]]:
     """Of the records what stays while the peers and their figures stay the same."""
     return [

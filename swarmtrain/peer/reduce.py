@@ -44,11 +44,13 @@ class Shared:
 
 def slice_bounds(elements: int, slices: int) -> list[tuple[int, int]]:
     """Equal slices of a flat sum, starting on multiples of ALIGN_ELEMENTS; the last may be shorter or empty."""
+    return [slice_bound(elements, slices, index) for index in range(slices)]
+
+
+def slice_bound(elements: int, slices: int, index: int) -> tuple[int, int]:
+    """One of `slice_bounds`."""
     width = -(-elements // (slices * ALIGN_ELEMENTS)) * ALIGN_ELEMENTS
-    return [
-        (min(index * width, elements), min((index + 1) * width, elements))
-        for index in range(slices)
-    ]
+    return min(index * width, elements), min((index + 1) * width, elements)
 
 
 class Reducer:
@@ -128,7 +130,8 @@ class Reducer:
         bounds = slice_bounds(snapshot.numel(), len(siblings))
         rank = siblings.index(self._me)
         await self._sum_own_slice(tag, stage, siblings, bounds[rank])
-        others = [index for index in range(len(siblings)) if index != rank]
+        # A sum of few elements has fewer slices than replicas.
+        others = [i for i, (start, end) in enumerate(bounds) if i != rank and start < end]
         pieces = await asyncio.gather(
             *(
                 self.pull(siblings[i], tag, stage, (i, len(siblings)), True, bounds[i])
@@ -146,7 +149,7 @@ class Reducer:
         shared, rank = self._shared[tag, stage], siblings.index(self._me)
         start, end = bounds
         place = (rank, len(siblings))
-        others = [peer for peer in siblings if peer != self._me]
+        others = [peer for peer in siblings if peer != self._me and start < end]
         pulled = await asyncio.gather(
             *(self.pull(peer, tag, stage, place, False, bounds) for peer in others)
         )
@@ -154,6 +157,8 @@ class Reducer:
         pieces[self._me] = shared.snapshot[start:end]
 
         def add() -> None:
+            if start == end:
+                return
             out = shared.reduced[start:end].copy_(pieces[siblings[0]])
             for peer in siblings[1:]:
                 out.add_(pieces[peer])
@@ -232,7 +237,7 @@ def cut(total: Tensor, request: PieceRequest) -> tuple[PieceReply, Buffer]:
     """The slice of a flat sum that `request` asks for; FENCED if there is no such slice."""
     if not 0 <= request.slice < request.slices:
         return PieceReply(Status.FENCED, "int64", 0, b""), b""
-    start, end = slice_bounds(total.numel(), request.slices)[request.slice]
+    start, end = slice_bound(total.numel(), request.slices, request.slice)
     piece = total[start:end]
     body = piece.view(torch.uint8).numpy().data if end > start else b""
     return PieceReply(Status.OK, _DTYPES[piece.dtype], end - start, _digest(body)), body

@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 
+from swarmtrain.core.carried import LinksCarried
 from swarmtrain.core.errors import LinkError
 from swarmtrain.core.events import Event, SealAssigned, SumChanged, SumSealed
 from swarmtrain.core.types import PeerId
@@ -21,7 +22,7 @@ PAUSE_SECONDS = 0.1
 REDIAL_SECONDS = 1.0
 
 
-LOCAL_EVENTS = (SealAssigned, SumChanged, SumSealed)
+LOCAL_EVENTS = (SealAssigned, SumChanged, SumSealed, LinksCarried)
 """Events for the peer's own journal only: one for each contribution, or as long as the roster. `swarmtrain check` reads
 them there; the coordinator gets what they come to, in Sealed and StateApplied."""
 

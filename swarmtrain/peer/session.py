@@ -19,7 +19,6 @@ from swarmtrain.core.events import (
     Placed,
     Record,
     RunStopped,
-    Traffic,
 )
 from swarmtrain.core.live import Vitals
 from swarmtrain.core.messages import CheckpointAt, NewTerm, Open, StepMessage
@@ -64,6 +63,7 @@ class Session:
         self.config, self.options, self.world = config, options, world
         self.corpus, self._record = corpus, record
         self.vocab_size = config.model.vocab_size or corpus.tokenizer.vocab_size
+        self._run_hash = bytes.fromhex(config.hash)
         self.address = ""
         self.runtime: Runtime | None = None
         self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
@@ -130,7 +130,8 @@ class Session:
             await self.world.directory.withdraw()
         except DirectoryError as error:
             self._record(Noted("could not withdraw from the directory", error.what))
-        self._record(self._traffic())
+        for event in self.links.told(self.options.me):
+            self._record(event)
         self._record(PeerLeft(self.options.me, self._reason()))
         if farewell is not None:
             await farewell()
@@ -183,10 +184,6 @@ class Session:
         """Peers that the newest roster names, 0 before there is one."""
         roster = self.runtime.member.roster if self.runtime is not None else None
         return len(roster.members) if roster is not None else 0
-
-    def _traffic(self) -> Traffic:
-        stats = self.links.totals()
-        return Traffic(self.options.me, stats.bytes_sent, stats.bytes_received, stats.calls)
 
     def _reason(self) -> str:
         done = self.outcome.done() and not self.outcome.cancelled()
@@ -247,14 +244,13 @@ class Session:
         while True:
             self._note_stages()
             await placing.look(machine, self.address, self._state(), self.runtime is not None)
-            for entry in (*placing.records, *placing.elsewhere):
-                self.links.learn(entry.peer, entry.address)
+            self.links.learn_records(placing.records, placing.elsewhere)
             usual_seconds = ASK_SECONDS if self._meet_islands() else life_seconds / 3
             if self.runtime is None and self._locking is None:
                 roster = placing.first_roster()
                 if roster is not None:
                     self._locking = self._tasks.spawn(self._stand(roster), "stand")
-                elif placing.serving:
+                elif placing.has_begun:
                     self._locking = self._tasks.spawn(self._join_running(), "join")
             self._rebalance()
             if self._state() != "joining" or placing.can_begin:
@@ -263,7 +259,10 @@ class Session:
             if self.options.island is None and is_over:
                 return placing.obstacle()
             pauses_seconds = {"joining": LOOK_SECONDS, "learning": ASK_SECONDS}
-            await asyncio.sleep(pauses_seconds.get(self._state(), usual_seconds))
+            least_seconds = placing.rest_seconds if self._state() == "joining" else 0.0
+            await asyncio.sleep(
+                max(pauses_seconds.get(self._state(), usual_seconds), least_seconds)
+            )
 
     def _meet_islands(self) -> bool:
         """Peers of other islands that host stages of this one are in its groups. Whether it seeks others."""
@@ -362,8 +361,7 @@ class Session:
         ):
             self._is_founding = False
         if isinstance(message, NewTerm):
-            for member in message.roster.members:
-                self.links.learn(member.peer, member.address)
+            self.links.learn_roster(message.roster)
             mine = message.roster.member(self.options.me)
             if mine is not None and self._must_lock(mine.stages):
                 self._locking = self._tasks.spawn(self._lock(mine.stages, self._start), "lock")
@@ -514,7 +512,7 @@ class Session:
         return Hello(
             protocol=PROTOCOL,
             version=VERSION,
-            run=bytes.fromhex(self.config.hash),
+            run=self._run_hash,
             peer=self.options.me,
             corpus=self.corpus.digest,
             kernel_class=self.options.kernel_class,
@@ -529,7 +527,7 @@ class Session:
         return Description(
             version=VERSION,
             config_json=self.config.to_json(),
-            run=bytes.fromhex(self.config.hash),
+            run=self._run_hash,
             directory=self.world.directory.bootstrap,
             addresses=(self.address,),
             coordinator=self.options.coordinator,

@@ -7,6 +7,7 @@ the terms before it may have decided, and only then conducts.
 from dataclasses import dataclass, replace
 
 from swarmtrain.core.messages import Commit, NewTerm, Open, Prepared, Promise, StageSum
+from swarmtrain.core.remembered import remembered
 from swarmtrain.core.types import Digest, PeerId, Roster, is_majority
 from swarmtrain.steps.effects import Effect, Send
 
@@ -89,7 +90,7 @@ class Candidate:
         """Ask `peer`, if it has not answered."""
         if peer in self.promises or peer not in self.roster:
             return []
-        return [Send(peer, NewTerm(self.term, self.step, self.base, self.roster))]
+        return [Send(peer, _question(self.term, self.step, self.base, self.roster))]
 
     def promised(self, sender: PeerId, message: Promise) -> None:
         if message.term == self.term and sender in self.roster:
@@ -164,3 +165,7 @@ class Candidate:
         sums = [self._sums(self.promises[peer], wanted) for peer in sealed]
         covered = {stage for member in wanted.roster.members for stage in member.stages}
         return all(sums) and {entry.stage for own in sums for entry in own} == covered
+
+
+_question = remembered(2)(NewTerm)
+"""One message for all who are asked: it names the whole roster, and is encoded and kept once."""

@@ -15,7 +15,6 @@ from swarmtrain.core.messages import (
     Commit,
     Decision,
     Done,
-    Freeze,
     Held,
     Join,
     Kept,
@@ -48,11 +47,11 @@ from swarmtrain.steps.effects import (
     StepDown,
     Unsurvivable,
 )
-from swarmtrain.steps.gathering import Acknowledging, Gathering, agree, mean_loss
+from swarmtrain.steps.gathering import Acknowledging, Gathering, mean_loss
 from swarmtrain.steps.holdings import Audit, driver_of, hints_for, missing_runs, ownerships
 from swarmtrain.steps.keys import next_base, pack_keys, unpack_keys
 from swarmtrain.steps.membership import Membership, listed
-from swarmtrain.steps.plan import Plan
+from swarmtrain.steps.plan import Plan, freeze_of, with_roster
 from swarmtrain.steps.reviving import Reviving
 
 Phase = Literal["run", "freeze", "replay", "assign", "ballot", "revive", "leaving", "finished"]
@@ -215,7 +214,7 @@ class StepConductor:
         if peer not in self.roster:
             return []
         # A peer that never heard the opening cannot answer for it.
-        freeze = Freeze(self.term, self.step, self.seal, self.roster)
+        freeze = freeze_of(self.term, self.step, self.seal, self.roster)
         return [Send(peer, self._opening_now()), Send(peer, freeze)]
 
     def drain(self, reason: str) -> list[Effect]:
@@ -251,7 +250,7 @@ class StepConductor:
     def _opening_now(self) -> Open:
         """The step's opening with the roster as it is by now."""
         assert self.open is not None
-        return replace(self.open, roster=self.roster)
+        return with_roster(self.open, self.roster)
 
     def _done(self, message: Done) -> list[Effect]:
         if message.step != self.step or self.phase != "run":
@@ -262,7 +261,7 @@ class StepConductor:
     def _freeze(self) -> list[Effect]:
         self.seal += 1
         self.phase, self._got = "freeze", Gathering()
-        return self._broadcast(Freeze(self.term, self.step, self.seal, self.roster))
+        return self._broadcast(freeze_of(self.term, self.step, self.seal, self.roster))
 
     def _held(self, sender: PeerId, message: Held) -> list[Effect]:
         if self.phase != "freeze" or (message.step, message.seal) != (self.step, self.seal):
@@ -439,8 +438,7 @@ class StepConductor:
             return []
         if sender not in waiting.commit.roster:
             return []
-        waiting.ready[sender] = message
-        agreed, split = agree(waiting.ready)
+        agreed, split = waiting.take(sender, message)
         effects: list[Effect] = [*map(Note, split), *self._ask_again(sender)]
         release = Release(self.term, message.step, agreed)
         if waiting.done:

@@ -61,10 +61,26 @@ class Acknowledging:
     commit: Commit
     ready: dict[PeerId, Ready] = field(default_factory=dict)
     done: bool = False
+    _found: dict[int, set[Digest]] = field(default_factory=dict)
+    """By stage what was ever reported, so that thousands of equal answers need not be counted with each new one."""
+
+    def take(
+        self, sender: PeerId, message: Ready
+    ) -> tuple[tuple[StageDigest, ...], list[Diverged]]:
+        """What all answers so far add up to, as `agree` says."""
+        self.ready[sender] = message
+        for entry in message.stages:
+            self._found.setdefault(entry.stage, set()).add(entry.digest)
+        if any(len(digests) > 1 for digests in self._found.values()):
+            return agree(self.ready)
+        agreed = [StageDigest(stage, next(iter(its))) for stage, its in self._found.items()]
+        return tuple(sorted(agreed, key=lambda entry: entry.stage)), []
 
     @property
     def is_enough(self) -> bool:
         roster = self.commit.roster
+        if 2 * len(self.ready) + 1 < len(roster.members):
+            return False  # not even with the second vote of an edge
         reported = {entry.stage for ready in self.ready.values() for entry in ready.stages}
         hosted = {stage for member in roster.members for stage in member.stages}
         return is_majority(self.ready, roster) and reported >= hosted

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from swarmtrain.core.events import SealAssigned
 from swarmtrain.core.messages import Assign, Commit, Decision, Open, Prepared
+from swarmtrain.core.remembered import remembered
 from swarmtrain.core.types import Item, PeerId, Roster
 from swarmtrain.steps.keys import unpack_keys
 
@@ -44,6 +45,8 @@ def moves(peer: PeerId, stages: tuple[int, ...], roster: Roster) -> bool:
     return place is not None and place.stages != stages
 
 
+# In a virtual world all peers read one and the same message.
+@remembered(4)
 def seal_assigned(assign: Assign, opening: Open) -> SealAssigned:
     """The owners that this peer accepted, as its journal shows them."""
     owners = tuple(

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from swarmtrain.core.closing import Closing
-from swarmtrain.core.messages import Commit, Open, Ownership, Prepared
+from swarmtrain.core.messages import Commit, Freeze, Open, Ownership, Prepared
+from swarmtrain.core.remembered import remembered
 from swarmtrain.core.types import Digest, PeerId, Roster
 from swarmtrain.steps.keys import keep_leads, leads_of, share_leads
 from swarmtrain.steps.restoring import RecoveryPolicy
@@ -102,3 +103,13 @@ class Plan:
             loss=prepared.loss,
             void=prepared.void,
         )
+
+
+freeze_of = remembered(2)(Freeze)
+"""One message for all who are asked one by one: it names the whole roster, and is encoded and kept once."""
+
+
+@remembered(2)
+def with_roster(opening: Open, roster: Roster) -> Open:
+    """The same opening for `roster`."""
+    return opening if opening.roster is roster else replace(opening, roster=roster)

@@ -119,7 +119,7 @@ def open_record(data: bytes, now: float, run: str) -> PeerRecord:
     return record
 
 
-@functools.lru_cache(maxsize=8192)
+@functools.lru_cache(maxsize=1 << 15)
 def read_sealed(data: bytes) -> PeerRecord:
     """The record in `data` after every check that needs neither time nor run; else WireError.
 

@@ -96,14 +96,10 @@ class Endpoint:
     def _open(self, pipe: Pipe, remote: Hello, handler: Handler) -> Mux:
         _leads_to(pipe, remote.peer)
         link = Mux(pipe, remote, handler, self._limits, self.tasks, self._caps)
+        link.gone = self._links.pop
         self._links[link] = None
-        self.tasks.spawn(self._forget(link), f"forget {remote.peer}")
         link.start()
         return link
-
-    async def _forget(self, link: Mux) -> None:
-        await link.closed.wait()
-        del self._links[link]
 
     async def _drop(self, pipe: Pipe, reason: str) -> None:
         try:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from swarmtrain.core.errors import Incompatible, Refused, SwarmError, WireError
+from swarmtrain.core.remembered import remembered
 from swarmtrain.transport.link import Buffer, LinkLimits
 
 _HEADER = struct.Struct("<BBHIIQQ")
@@ -65,6 +66,10 @@ _WITH_PAYLOAD = frozenset((Kind.REQUEST, Kind.REQUEST_CHUNK, Kind.ANSWER, Kind.A
 _WITH_FLAGS = _WITH_PAYLOAD | {Kind.REFUSE, Kind.ERROR}
 
 
+LARGE_TELL_BYTES = 4096
+"""One-way messages from here on name a whole roster: broadcasts, of which a copy for each of thousands weighs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """One frame, taken apart; `body_bytes` is the whole message's body where a frame declares one."""
@@ -89,6 +94,30 @@ def pack(frame: Frame) -> bytes:
 
 def unpack(data: bytes, limits: LinkLimits) -> Frame:
     """Take a received frame apart; its payload stays a view of `data`. Raises WireError."""
+    if len(data) >= LARGE_TELL_BYTES and data[0] == Kind.TELL:
+        return _unpack_broadcast(data, limits)
+    return _unpack(data, limits)
+
+
+def tell_frame(method: str, meta: bytes) -> bytes:
+    """A one-way message as bytes: the same for all links, so that a broadcast takes the memory of one."""
+    if len(meta) >= LARGE_TELL_BYTES:
+        return _pack_broadcast(method, meta)
+    return pack(Frame(Kind.TELL, method=method, meta=meta))
+
+
+@remembered(4)
+def _pack_broadcast(method: str, meta: bytes) -> bytes:
+    return pack(Frame(Kind.TELL, method=method, meta=meta))
+
+
+@remembered(4)
+def _unpack_broadcast(data: bytes, limits: LinkLimits) -> Frame:
+    """What a virtual world hands to all receivers by reference."""
+    return _unpack(data, limits)
+
+
+def _unpack(data: bytes, limits: LinkLimits) -> Frame:
     if len(data) < HEADER_BYTES:
         raise _malformed(f"{len(data)} bytes are less than a header")
     kind_value, flags, method_bytes, meta_bytes, note, call, body_bytes = _HEADER.unpack_from(data)

@@ -10,7 +10,6 @@ holds the round trip as well, which is right for a window and far too low for wh
 """
 
 import math
-from collections import deque
 
 ROUND_TRIPS = 60
 """The empty round trip is the shortest of so many pings: others waited behind bulk, or for a busy process."""
@@ -32,7 +31,7 @@ class LineRate:
     def __init__(self) -> None:
         self.messages = 0
         self.rated_seconds = self.round_trip_seconds = 0.0
-        self._round_trips: deque[float] = deque(maxlen=ROUND_TRIPS)
+        self._round_trips: list[float] = []
         self._bytes = self._busy_seconds = self._message_seconds = 0.0
 
     @property
@@ -45,6 +44,7 @@ class LineRate:
 
     def pinged(self, round_trip_seconds: float) -> None:
         self._round_trips.append(round_trip_seconds)
+        del self._round_trips[:-ROUND_TRIPS]
         self.round_trip_seconds = min(self._round_trips)
 
     def acknowledged(

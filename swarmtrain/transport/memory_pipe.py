@@ -8,7 +8,6 @@ until it gives up; nothing is lost inside a pipe.
 import asyncio
 import contextvars
 import heapq
-from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -16,6 +15,9 @@ from swarmtrain.core.errors import LinkClosed
 
 LINE_BUFFER_BYTES = 256 << 10
 """What a sender may hand over before the line has carried it, like a socket's buffer."""
+
+_WIRE = contextvars.Context()
+"""The wire belongs to no machine: what is under way arrives also when its sender stands still."""
 
 
 class Tap(Protocol):
@@ -91,12 +93,11 @@ class Flow:
     def __init__(self, line: Line) -> None:
         self._line = line
         self._loop = asyncio.get_running_loop()
-        # The wire belongs to no machine: what is under way arrives also when its sender stands still.
-        self._context = contextvars.Context()
         self._under_way: list[tuple[float, int, float, bytes | None]] = []
         self._put_count = 0
-        self._latest_seconds = {False: 0.0, True: 0.0}
-        self._arrived: deque[bytes] = deque()
+        self._latest_seconds = [0.0, 0.0]
+        """Of what is not overtaken, and of what is."""
+        self._arrived: list[bytes] = []
         self._timer: asyncio.TimerHandle | None = None
         self._waiting: asyncio.Future[None] | None = None
         self._hung_up: str | None = None
@@ -124,7 +125,7 @@ class Flow:
         if self._hung_up is None:
             self._hung_up = reason
             # The end overtakes nothing.
-            self._latest_seconds[False] = max(self._latest_seconds.values())
+            self._latest_seconds[False] = max(self._latest_seconds)
             self._put(self._loop.time(), None)
 
     async def receive(self) -> bytes:
@@ -133,7 +134,7 @@ class Flow:
                 raise LinkClosed("the connection ended", self._ended)
             self._waiting = self._loop.create_future()
             await self._waiting
-        frame = self._arrived.popleft()
+        frame = self._arrived.pop(0)
         if self._line.tap is not None:
             self._line.tap.received(frame)
         return frame
@@ -149,7 +150,7 @@ class Flow:
         self._under_way = [entry for entry in self._under_way if entry[2] <= now]
         heapq.heapify(self._under_way)
         last = max((entry[0] for entry in self._under_way), default=0.0)
-        self._latest_seconds = {False: last, True: last}
+        self._latest_seconds = [last, last]
         self.arm()
 
     def arm(self) -> None:
@@ -159,7 +160,7 @@ class Flow:
             self._timer = None
         if self._under_way and not self._line.cut:
             due_seconds = self._under_way[0][0]
-            self._timer = self._loop.call_at(due_seconds, self._arrive, context=self._context)
+            self._timer = self._loop.call_at(due_seconds, self._arrive, context=_WIRE)
 
     def _put(
         self, left_seconds: float, frame: bytes | None, may_be_overtaken: bool = False
@@ -182,7 +183,7 @@ class Flow:
             if self._hung_up is None:
                 self._put(self._loop.time(), frame)
 
-        self._loop.call_later(late_seconds, put, context=self._context)
+        self._loop.call_later(late_seconds, put, context=_WIRE)
 
     def _arrive(self) -> None:
         now = self._loop.time()

@@ -7,7 +7,7 @@ WireError. It does not judge meaning: terms, fences and digests are the step pro
 
 import types
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from enum import IntEnum
 from functools import lru_cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -16,7 +16,8 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message import Message as ProtoMessage
 
 from swarmtrain.core.errors import WireError
-from swarmtrain.core.messages import StepMessage
+from swarmtrain.core.messages import Decision, StepMessage
+from swarmtrain.core.remembered import remembered
 from swarmtrain.core.rounds import RoundMessage
 from swarmtrain.proto import coordinator_pb2, round_pb2, stage_pb2, step_pb2, tensor_pb2
 from swarmtrain.transport.checks import (
@@ -60,21 +61,18 @@ def decode(kind: type[T], data: bytes) -> T:
     return _build(kind, _parse(_PROTO_TYPES[kind.__name__], data))
 
 
+# A broadcast is encoded once, also where other messages go out in between.
+@remembered(8)
 def encode_step(message: StepMessage) -> bytes:
-    """A step message in its envelope, which names its kind. A broadcast is encoded once."""
-    known, data = _last_encoded[0]
-    if known is message:
-        return data
+    """A step message in its envelope, which names its kind."""
     envelope = step_pb2.StepEnvelope()
     member = getattr(envelope, _STEP_FIELDS[type(message)])
     member.SetInParent()
     _fill(member, message)
-    data = envelope.SerializeToString()
-    _last_encoded[0] = (message, data)
+    if _names_one_roster(message):
+        member.open.ClearField("roster")
+    data: bytes = envelope.SerializeToString()
     return data
-
-
-_last_encoded: list[tuple[StepMessage | None, bytes]] = [(None, b"")]
 
 
 @lru_cache(maxsize=64)
@@ -87,7 +85,21 @@ def decode_step(data: bytes) -> StepMessage:
     field = envelope.WhichOneof("message")
     if field is None:
         raise WireError("malformed message", "a step message of no known kind")
-    return _build(_STEP_KINDS[field], getattr(envelope, field))
+    member = getattr(envelope, field)
+    if field == "decision" and member.HasField("open") and not member.open.HasField("roster"):
+        member.open.roster.CopyFrom(member.commit.roster)
+    message: StepMessage = _build(_STEP_KINDS[field], member)
+    if isinstance(message, Decision) and message.open and _names_one_roster(message):
+        return replace(message, open=replace(message.open, roster=message.commit.roster))
+    return message
+
+
+def _names_one_roster(message: StepMessage) -> bool:
+    """Whether it is a decision that opens the next step with its own roster, which is then sent and kept once: rosters
+    are most of what a step's control carries."""
+    if not isinstance(message, Decision) or message.open is None:
+        return False
+    return message.open.roster == message.commit.roster
 
 
 def encode_round(message: RoundMessage) -> bytes:

@@ -5,12 +5,13 @@ The same code serves every transport; only the pipe below differs.
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from swarmtrain.core.errors import LinkClosed, WireError
 from swarmtrain.core.tasks import Tasks
 from swarmtrain.transport.assembly import Assembler
 from swarmtrain.transport.caps import NO_CAPS, Caps
-from swarmtrain.transport.frames import BULK, Frame, Kind, printable, unpack
+from swarmtrain.transport.frames import BULK, Frame, Kind, printable, tell_frame, unpack
 from swarmtrain.transport.incoming import IncomingCalls
 from swarmtrain.transport.leaving import leaving
 from swarmtrain.transport.link import Handler, Hello, LinkLimits, LinkStats, Message
@@ -22,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class Mux:
-    """One greeted link. `start` once; `closed` is set when the pipe is gone and no task of its own runs."""
+    """One greeted link. `start` once; `gone(link)` is called when the pipe is gone and no task of its own runs."""
 
     def __init__(
         self,
@@ -34,7 +35,9 @@ class Mux:
         caps: Caps = NO_CAPS,
     ) -> None:
         self.remote, self.stats = remote, LinkStats()
-        self.closed = asyncio.Event()
+        self.gone: Callable[[Mux], None] = lambda link: None
+        self._is_gone = False
+        self._until_gone: asyncio.Event | None = None
         self._pipe, self._handler, self._limits, self._tasks = pipe, handler, limits, tasks
         self._caps = caps
         self._loop = asyncio.get_running_loop()
@@ -48,20 +51,6 @@ class Mux:
         self._heard_seconds = self._beat_due_seconds = self._loop.time()
         self._ping_due_seconds = self._beat_due_seconds
         self._beat_timer: asyncio.TimerHandle | None = None
-        self._take_kind = {
-            Kind.REQUEST: self._incoming.take_request,
-            Kind.REQUEST_CHUNK: self._incoming.take_chunk,
-            Kind.WITHDRAW: self._incoming.take_withdrawal,
-            Kind.ANSWER: self._outgoing.take_answer,
-            Kind.ANSWER_CHUNK: self._outgoing.take_chunk,
-            Kind.ERROR: self._outgoing.take_error,
-            Kind.NOTE: self._outgoing.take_note,
-            Kind.TELL: self._take_tell,
-            Kind.PING: self._take_ping,
-            Kind.PONG: self._take_pong,
-            Kind.ACK: self._take_ack,
-            Kind.BYE: self._take_bye,
-        }
 
     @property
     def observed_host(self) -> str:
@@ -92,7 +81,7 @@ class Mux:
         return await self._outgoing.call(method, request, patience)
 
     def tell(self, method: str, meta: bytes) -> None:
-        self._outbox.put(Frame(Kind.TELL, method=method, meta=meta))
+        self._outbox.put_packed(tell_frame(method, meta))
 
     async def close(self, reason: str = "") -> None:
         if not self._closing:
@@ -103,7 +92,10 @@ class Mux:
                 await asyncio.wait((self._writer,), timeout=self._limits.farewell_seconds)
             finally:
                 self._end(reason)
-        await self.closed.wait()
+        if not self._is_gone:
+            # Made here, since an event takes as much memory as half a link, and few links are waited for.
+            self._until_gone = self._until_gone or asyncio.Event()
+            await self._until_gone.wait()
 
     def _close_soon(self, reason: str) -> None:
         self._tasks.spawn(self.close(reason), f"close {self.remote.peer}")
@@ -141,13 +133,39 @@ class Mux:
         self._heard_seconds = self._loop.time()
         self.stats.bytes_received += len(data)
         frame = unpack(data, self._limits)
-        take = self._take_kind.get(frame.kind)
-        if take is None:
-            raise WireError("malformed frame", f"{frame.kind.name} on an open link")
-        take(frame)
+        self._dispatch(frame)
         if frame.flags & BULK:
             self._bulk_received_bytes += len(data)
         self._acknowledge(len(data), bool(frame.flags & BULK))
+
+    def _dispatch(self, frame: Frame) -> None:
+        match frame.kind:
+            case Kind.REQUEST:
+                self._incoming.take_request(frame)
+            case Kind.REQUEST_CHUNK:
+                self._incoming.take_chunk(frame)
+            case Kind.WITHDRAW:
+                self._incoming.take_withdrawal(frame)
+            case Kind.ANSWER:
+                self._outgoing.take_answer(frame)
+            case Kind.ANSWER_CHUNK:
+                self._outgoing.take_chunk(frame)
+            case Kind.ERROR:
+                self._outgoing.take_error(frame)
+            case Kind.NOTE:
+                self._outgoing.take_note(frame)
+            case Kind.TELL:
+                self._take_tell(frame)
+            case Kind.PING:
+                self._take_ping(frame)
+            case Kind.PONG:
+                self._take_pong(frame)
+            case Kind.ACK:
+                self._take_ack(frame)
+            case Kind.BYE:
+                self._take_bye(frame)
+            case _:
+                raise WireError("malformed frame", f"{frame.kind.name} on an open link")
 
     def _acknowledge(self, frame_bytes: int, is_bulk: bool) -> None:
         """Tell the sender that its chunk arrived: now, or when a line of the rate that is allowed would have."""
@@ -228,4 +246,7 @@ class Mux:
         finally:
             for task in (self._reader, self._writer):
                 task.cancel()
-            self.closed.set()
+            self._is_gone = True
+            self.gone(self)
+            if self._until_gone is not None:
+                self._until_gone.set()

@@ -71,7 +71,7 @@ class Outbox:
         self._control: deque[bytes] = deque()
         self._control_bytes = 0
         self._control_turn: int | None = None
-        self._bulk: deque[Upload] = deque()
+        self._bulk: list[Upload] = []
         self._ack_total: int | None = None
         self._last: bytes | None = None
         self._wake: asyncio.Future[None] | None = None
@@ -82,9 +82,12 @@ class Outbox:
 
     def put(self, frame: Frame) -> None:
         """Queue control; when more would wait than `control_bytes`, calls `overflow` once and closes."""
+        self.put_packed(pack(frame))
+
+    def put_packed(self, data: bytes) -> None:
+        """As `put`, for a frame in its bytes."""
         if self.closed:
             return
-        data = pack(frame)
         if self._control_bytes + len(data) > self._limits.control_bytes:
             self.closed = True
             self._overflow(
@@ -159,7 +162,7 @@ class Outbox:
         return last
 
     def _next_chunk(self) -> bytes:
-        upload = self._bulk.popleft()
+        upload = self._bulk.pop(0)
         chunk_bytes = self.pacer.chunk_bytes
         if self._cap is not None:
             chunk_bytes = min(chunk_bytes, self._cap.chunk_bytes)

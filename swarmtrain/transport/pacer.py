@@ -5,7 +5,6 @@ the link holds back: two round trips' worth of the measured rate, plus a slack f
 BBR, Cardwell et al. 2016: rate is the largest lately delivered, round trip the smallest ever seen).
 """
 
-from collections import deque
 from typing import NamedTuple
 
 from swarmtrain.core.errors import WireError
@@ -34,7 +33,7 @@ class Pacer:
 
     def __init__(self, limits: LinkLimits) -> None:
         self._limits = limits
-        self._under_way: deque[_Sent] = deque()
+        self._under_way: list[_Sent] = []
         self._round_trip_seconds = float("inf")
         self._window_was_full = False
         self.sent_bytes = 0
@@ -78,7 +77,7 @@ class Pacer:
         oldest: _Sent | None = self._under_way[0] if self._under_way else None
         newest: _Sent | None = None
         while self._under_way and self._under_way[0].total_bytes <= total_bytes:
-            newest = self._under_way.popleft()
+            newest = self._under_way.pop(0)
         if newest is not None and oldest is not None:
             self._sample(newest, now_seconds)
             acked_bytes = total_bytes - before_bytes

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from swarmtrain.core.types import PeerId
+from swarmtrain.core.types import Member, PeerId, Roster
 from swarmtrain.peer.links import Links
 from swarmtrain.swarm.records import LINK_PEER_DIGITS, MOST_LINKS
 from swarmtrain.transport.link import LinkStats
@@ -82,3 +82,38 @@ def test_who_is_dialled_is_said_to_the_transport():
 
     asyncio.run(main())
     assert dialled == [("host:7", GOOD)]
+
+
+def test_an_address_is_what_was_said_last() -> None:
+    """Rosters and records are kept as they are, not copied for each peer: ten thousand each for ten thousand."""
+    links, peer = links_of(), PeerId(GOOD)
+    record = SimpleNamespace(peer=peer, address="record:1")
+    first, last = (SimpleNamespace(peer=PeerId(c * 32), address=f"{c}:1") for c in "0f")
+    assert links.address(peer) == ""
+    links.learn(peer, "greeting:1")
+    assert links.address(peer) == "greeting:1"
+    links.learn_records((first, record, last), ())  # type: ignore[arg-type]
+    assert [links.address(PeerId(p)) for p in ("0" * 32, peer, "f" * 32, "e" * 32)] == [
+        "0:1",
+        "record:1",
+        "f:1",
+        "",
+    ]
+    links.learn_roster(Roster.of(1, [Member(peer, (1,), "roster:1")]))
+    assert links.address(peer) == "roster:1"
+    links.learn_records((), (record,))  # type: ignore[arg-type]
+    assert links.address(peer) == "record:1", "those of other islands count as well"
+    links.learn(peer, "")
+    links.learn_records((SimpleNamespace(peer=peer, address=""),), ())  # type: ignore[arg-type]
+    assert links.address(peer) == "roster:1", "who says no address takes none away"
+
+
+def test_what_links_carried_outlives_them_and_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("swarmtrain.peer.links.MOST_REMEMBERED", 2)
+    links = links_of((GOOD, LinkStats(bytes_sent=5, bytes_received=7)))
+    for name, count in (("cd" * 16, 1), ("cd" * 16, 2), ("ef" * 16, 3), ("12" * 16, 9)):
+        link: Any = SimpleNamespace(
+            remote=SimpleNamespace(peer=name), stats=LinkStats(bytes_sent=count)
+        )
+        links.closed(link, "over")
+    assert links.carried() == ((GOOD, 5, 7), ("cd" * 16, 3, 0), ("ef" * 16, 3, 0))

@@ -8,7 +8,13 @@ from swarmtrain.compute.meter import Meter
 from swarmtrain.core.errors import DirectoryError
 from swarmtrain.core.events import Event, Measured, Noted
 from swarmtrain.core.types import PeerId
-from swarmtrain.peer.placing import MOST_SILENT_LOOKS, Machine, Placing
+from swarmtrain.peer.placing import (
+    MOST_SILENT_LOOKS,
+    RECORD_BYTES,
+    SERVING_BYTES_PER_SECOND,
+    Machine,
+    Placing,
+)
 from swarmtrain.swarm.records import PeerRecord
 from tests.experiments.runs import small_config
 
@@ -23,9 +29,10 @@ class Silent:
     def __init__(self, good: int) -> None:
         self.good = good
         self.kept: tuple[PeerRecord, ...] = ()
+        self.seconds = 0.0
 
     def now(self) -> float:
-        return 0.0
+        return self.seconds
 
     async def publish(self, record: PeerRecord, life_seconds: float) -> None:
         self.kept = (record,)
@@ -45,6 +52,7 @@ def looks(is_in: bool, good: int, count: int) -> tuple[Placing, list[Event]]:
         placing = Placing(small_config(), ME, "me", (1,), directory, events.append)  # type: ignore[arg-type]
         machine = Machine(Measured(0.1, 0.2, 10**9, ""), 3, Meter(0.0))
         for _ in range(count):
+            directory.seconds += 1.0
             await placing.look(machine, "here:1", "serving", is_in)
         return placing
 
@@ -61,3 +69,33 @@ def test_a_newcomer_gives_up_after_a_few_silent_looks() -> None:
     looks(is_in=False, good=1, count=MOST_SILENT_LOOKS)
     with pytest.raises(DirectoryError):
         looks(is_in=False, good=1, count=MOST_SILENT_LOOKS + 1)
+
+
+def test_looks_carry_no_more_than_their_share_however_many_peers_there_are() -> None:
+    """Ten thousand records are 10 MB: who serves reads them every few minutes, and says of itself as often as ever."""
+
+    class Crowded(Silent):
+        published = read = 0
+
+        async def publish(self, record: PeerRecord, life_seconds: float) -> None:
+            self.published += 1
+            self.kept = (record,) * 10_000
+
+        async def records(self) -> tuple[PeerRecord, ...]:
+            self.read += 1
+            return self.kept
+
+    async def run(seconds: int) -> Crowded:
+        directory = Crowded(0)
+        config = small_config("swarm.announce_seconds=30")
+        placing = Placing(config, ME, "me", (1,), directory, lambda _: None)  # type: ignore[arg-type]
+        machine = Machine(Measured(0.1, 0.2, 10**9, ""), 3, Meter(0.0))
+        for second in range(seconds):
+            directory.seconds = float(second)
+            await placing.look(machine, "here:1", "serving", True)
+        return directory
+
+    directory = asyncio.run(run(600))
+    read_bytes = directory.read * 10_000 * RECORD_BYTES
+    assert directory.read >= 2 and read_bytes <= SERVING_BYTES_PER_SECOND * (600 + 160)
+    assert directory.published >= 600 / 11

@@ -61,3 +61,29 @@ def test_a_hundred_peers_give_the_same_story_twice() -> None:
         return story
 
     assert run_virtual(scenario()) == run_virtual(scenario())
+
+
+def test_readers_share_what_is_there_until_something_changes() -> None:
+    """A list for each of ten thousand readers would be a hundred million entries."""
+
+    async def scenario() -> None:
+        hub = MemoryDirectoryHub()
+        people = [Identity.from_seed(b"%032d" % index) for index in range(3)]
+        doors = [hub.directory(RUN, who, lambda _: None) for who in people]
+        for who, door in zip(people, doors, strict=True):
+            await door.publish(replace(TEMPLATE, peer=who.peer_id), 30.0)
+        first, second = await doors[0].records(), await doors[1].records()
+        assert first is second and len(first) == 3
+        await doors[2].publish(replace(TEMPLATE, peer=people[2].peer_id, stages=(1,)), 30.0)
+        third = await doors[0].records()
+        assert [r.stages for r in third if r.peer == people[2].peer_id] == [(1,)]
+        assert [r for r in first if r.peer != people[2].peer_id] == [
+            r for r in third if r.peer != people[2].peer_id
+        ]
+        await doors[0].withdraw()
+        assert people[0].peer_id not in [r.peer for r in await doors[1].records()]
+        await asyncio.sleep(31.0)
+        assert await doors[1].records() == ()
+        assert hub.look(RUN, asyncio.get_running_loop().time()).sealed_bytes == 0
+
+    run_virtual(scenario())

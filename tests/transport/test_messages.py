@@ -157,6 +157,29 @@ def test_scalars_must_be_finite_but_a_loss_need_not(value: float) -> None:
         decode_step(encode_step(core.Tell(broken)))
 
 
+def test_a_decision_names_the_roster_of_the_next_step_once() -> None:
+    """Rosters are most of what control carries: with the next opening on its back a decision is hardly longer."""
+    members = [Member(PeerId(f"{index:032x}"), (1,), f"host-{index}:7") for index in range(1000)]
+    roster = Roster.of(3, members)
+    done = closing.Closing(closing.Scalars(1e-3, 0.1, 0.2), 3)
+    commit = core.Commit(1, 2, 3, b"", roster, (), done, 4, 1.0, b"")
+    ending, going_on, changing = (
+        core.Decision(1, commit, opening)
+        for opening in (
+            None,
+            replace(OPEN, roster=roster),
+            replace(OPEN, roster=roster.without(members[0].peer)),
+        )
+    )
+    for message in (ending, going_on, changing):
+        assert decode_step(encode_step(message)) == message
+    read = decode_step(encode_step(going_on))
+    assert isinstance(read, core.Decision) and read.open is not None
+    assert read.open.roster is read.commit.roster
+    assert len(encode_step(going_on)) < len(encode_step(ending)) + 200
+    assert len(encode_step(changing)) > 1.9 * len(encode_step(ending))
+
+
 def test_more_members_than_a_swarm_has_are_refused() -> None:
     members = [Member(PeerId(f"{index:06d}"), (), "") for index in range(10_001)]
     with pytest.raises(WireError, match="members"):
