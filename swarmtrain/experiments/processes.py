@@ -53,6 +53,7 @@ class ProcessRun:
     lines: list[str]
     islands: dict[str, int]
     island_risks: dict[int, str]
+    names: dict[str, PeerId]
 
 
 class ProcessStage:
@@ -121,6 +122,7 @@ class ProcessStage:
             lines=lines,
             islands=self._islands(),
             island_risks=self._island_risks(),
+            names=self.names,
         )
 
     def _islands(self) -> dict[str, int]:

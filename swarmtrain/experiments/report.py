@@ -49,7 +49,10 @@ def write_report(folder: Path, out: Path) -> list[Path]:
 
 def _notes(study: Study) -> list[str]:
     """What the columns mean, with the figures of this study."""
-    notes = ["Means over seeds with the half width of their 95 % interval (Student's t)."]
+    notes = [
+        "Means over seeds with the half width of their 95 % interval (Student's t).",
+        _cost(study),
+    ]
     if not study.has_curves:
         return notes
     window, warm = study.report.window_steps, study.report.warm_steps
@@ -69,6 +72,12 @@ def _notes(study: Study) -> list[str]:
     ends = [said[axis](end) for axis, end in study.ends.items()]
     notes.append(f"Equal tokens, time and bytes are what every run reached: {', '.join(ends)}.")
     return notes
+
+
+def _cost(study: Study) -> str:
+    """What the finished runs took to compute, so that experiments can be planned."""
+    seconds = sum(float(result.summary.get("cpu_seconds", 0.0)) for result in study.results)
+    return f"{len(study.results)} runs took {seconds:,.1f} processor seconds."
 
 
 def _markdown(study: Study, table: Table, plots: list[str]) -> str:

@@ -10,7 +10,7 @@ import platform
 import resource
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
@@ -20,14 +20,17 @@ from typing import Any
 import psutil
 import torch
 
+from swarmtrain.core.carried import LinksCarried
 from swarmtrain.core.config import DataSection, RunConfig, load_config, to_toml
 from swarmtrain.core.errors import ConfigError, Stopped
 from swarmtrain.core.events import Restored
 from swarmtrain.core.version import VERSION
 from swarmtrain.data.stream import Corpus, load_corpus
 from swarmtrain.experiments import market_trial
+from swarmtrain.experiments.checker import read_folder
 from swarmtrain.experiments.curves import Point, points_of
 from swarmtrain.experiments.experiment import PlannedRun
+from swarmtrain.experiments.link_bytes import by_regions, sent_bytes, told_in
 from swarmtrain.experiments.market_trial import MarketTrial
 from swarmtrain.experiments.metered import MeteredStage
 from swarmtrain.experiments.processes import run_processes
@@ -163,7 +166,8 @@ def _simulated(trial: RunTrial, folder: Path) -> tuple[dict[str, Any], dict[str,
     points = points_of(run.journal.lines)
     done = Done(steps_of(points), run.seconds, run.bytes_sent, kinds)
     summary = _summary(trial, done, verdict)
-    summary["bytes_by_regions"] = _by_regions(scenes[0])
+    regions = _regions(scenario, scenes[0].names)
+    summary["bytes_by_regions"] = by_regions(scenes[0].sent_bytes, regions)
     peer_steps = max(summary["steps"] * summary["peers"], 1)
     summary["control_bytes_per_peer_step"] = scenes[0].control_bytes / peer_steps
     return summary, facts | {"events": len(run.events)}
@@ -186,23 +190,18 @@ def _run_for_real(trial: RunTrial, folder: Path) -> tuple[dict[str, Any], dict[s
     _raise_if_bad(verdict, is_flagged, f"{folder}/journal.jsonl and {folder}/logs")
     done = Done(steps_of(points), run.seconds, run.state.bytes_sent, kinds)
     facts = {"corpus_sha256": corpus.digest, "run_hash": trial.config.hash, "world": "processes"}
-    return _summary(trial, done, verdict), facts | {"events": len(run.lines)}
+    summary = _summary(trial, done, verdict)
+    regions = _regions(trial.scenario, run.names)
+    evidence, _ = read_folder(folder / "peers")
+    pairs = sent_bytes(told_in(evidence.of(LinksCarried.kind_of())))
+    summary["bytes_by_regions"] = by_regions(pairs, {run.names[n]: r for n, r in regions.items()})
+    return summary, facts | {"events": len(run.lines)}
 
 
-def _by_regions(stage: MeteredStage) -> dict[str, int]:
-    """Bytes carried from region to region, as `"Iowa > Oregon"`; of worlds with regions only."""
-    regions = {peer.name: peer.region for peer in stage.scenario.peers}
-    total: dict[str, int] = {}
-    for (sender, receiver), sent_bytes in sorted(stage.sent_bytes.items()):
-        # A replacement is called after the machine that it replaces: `edge.1` after `edge`.
-        ends = [
-            regions.get(name) or regions.get(name.rpartition(".")[0], "")
-            for name in (sender, receiver)
-        ]
-        if all(ends):
-            pair = " > ".join(map(str, ends))
-            total[pair] = total.get(pair, 0) + sent_bytes
-    return total
+def _regions(scenario: Scenario, names: Iterable[str]) -> dict[str, str]:
+    """Of machines that were there from the beginning, and of those that came for one: `edge.1` came for `edge`."""
+    first = {peer.name: peer.region for peer in scenario.peers}
+    return {name: first.get(name) or first.get(name.rpartition(".")[0], "") for name in names}
 
 
 @dataclass(frozen=True, slots=True)

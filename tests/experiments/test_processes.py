@@ -11,6 +11,7 @@ from swarmtrain.core.types import PeerId
 from swarmtrain.experiments.execute import split
 from swarmtrain.experiments.experiment import in_worlds, read_experiment
 from swarmtrain.experiments.figures import Figures
+from swarmtrain.experiments.report import write_report
 from swarmtrain.experiments.results import read_study
 from swarmtrain.experiments.staging import arguments_of, staging_of
 from swarmtrain.experiments.trials import RunTrial, prepared
@@ -134,6 +135,14 @@ def test_three_regions_train_the_same_curve_in_both_worlds(tmp_path: Path) -> No
     assert len(steps) == 24 * 3, "three islands that differ between rounds"
     for result in (virtual, real):
         assert result.summary["faults"] == 1 and result.summary["violations"] == 0
+    carried = [result.summary["bytes_by_regions"] for result in (virtual, real)]
+    # In virtual time two machines of one region greet each other only when they have something to say.
+    assert carried[0].keys() <= carried[1].keys() and "Iowa > Belgium" in carried[0]
+    for pair, sent_bytes in carried[0].items():
+        assert 0.7 < carried[1][pair] / sent_bytes < 1.5, pair
+    write_report(tmp_path / "out", tmp_path / "report")
+    drawn = (tmp_path / "report" / "traffic.svg").read_text(encoding="utf-8")
+    assert "world=processes" in drawn and drawn.count("Belgium") == 2
 
 
 CHURN = """
