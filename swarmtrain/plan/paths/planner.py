@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from swarmtrain.core.errors import ConfigError
-from swarmtrain.plan.paths.bounds import lower_bound_seconds
+from swarmtrain.plan.paths.bounds import better_bound_seconds, lower_bound_seconds
 from swarmtrain.plan.paths.construct import first_routes
 from swarmtrain.plan.paths.draft import Change, Draft
 from swarmtrain.plan.paths.instance import Chance, Instance
@@ -61,6 +61,8 @@ def plan(instance: Instance, spent: Spent, chance: Chance, report: Report | None
         teller.done += tried.evaluations
         best = min(best, tried, key=lambda annealer: annealer.best_seconds)
     done = teller.done
+    if spent(done) < 1.0:
+        bound = better_bound_seconds(instance, bound, best.best_seconds)
     teller.done -= best.evaluations
     rest = _part(spent, teller.done, spent(done), 1.0)
     best.search(rest, AGAIN if instance.unplaced else ROUNDS)

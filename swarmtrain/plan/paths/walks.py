@@ -24,20 +24,30 @@ START: State = (0, 0, False, 0)
 class Walks:
     """Seconds without waiting, the least over all legal routes; infinite where there is none.
 
-    `round_trip` per edge peer: from the embedding's start to the end of its backward. Per peer, as a middle visit:
-    `residence` from the forward's start to the backward's end, `head` before it and `tail` after it. `stays` are
-    residences at each place of a route after the edge, by peer.
+    `round_trip` per edge peer: from the embedding's start to the end of its backward. By peer, as a middle visit:
+    `residence` from the forward's start to the backward's end, `head` before it and `tail` after it, `answer` from the
+    embedding's start to the backward's start, `finish` from the forward's end to the end of the microbatch. `stays`,
+    `heads` and `tails` are residences and so on at each place of a route after the edge, by peer.
     """
 
     round_trip: dict[int, float]
     residence: dict[int, float]
     head: dict[int, float]
     tail: dict[int, float]
+    answer: dict[int, float]
+    finish: dict[int, float]
     stays: list[list[float]]
+    heads: list[list[float]]
+    tails: list[list[float]]
 
 
 def cheapest_walks(instance: Instance) -> Walks:
     return _Search(instance).walks()
+
+
+def _least(places: list[Floats]) -> dict[int, float]:
+    """By peer, the least over all places of a route."""
+    return dict(enumerate(np.minimum.reduce(places).tolist()))
 
 
 class _Search:
@@ -64,12 +74,18 @@ class _Search:
         stays = [
             self._both_P + np.minimum.reduce(list(layer.values())).min(axis=1) for layer in rest[1:]
         ]
+        heads = self._reach(self._send_PQ, self._forward_P)
+        tails = self._reach(self._send_PQ.T, self._backward_P)
+        there = [head_P + stay_P for head_P, stay_P in zip(heads, stays, strict=True)]
+        back = [tail_P + stay_P for tail_P, stay_P in zip(tails, stays, strict=True)]
         return Walks(
             {edge: float(trip) for edge, trip in zip(self._edges, trips_E, strict=True)},
-            dict(enumerate(np.minimum.reduce(stays).tolist())),
-            self._reach(self._send_PQ, self._forward_P),
-            self._reach(self._send_PQ.T, self._backward_P),
-            [stay_P.tolist() for stay_P in stays],
+            _least(stays),
+            _least(heads),
+            _least(tails),
+            _least([there_P - self._backward_P for there_P in there]),
+            _least([back_P - self._forward_P for back_P in back]),
+            *([by_P.tolist() for by_P in places] for places in (stays, heads, tails)),
         )
 
     def _rests_anywhere(self) -> list[dict[State, Floats]]:
@@ -116,12 +132,12 @@ class _Search:
                 rest[at][state] = self._only_hosts(rest_PE, state)
         return rest
 
-    def _reach(self, send_PQ: Floats, seconds_P: Floats) -> dict[int, float]:
-        """The least seconds of sends and tasks between an edge and a middle visit, by peer."""
+    def _reach(self, send_PQ: Floats, seconds_P: Floats) -> list[Floats]:
+        """The least seconds of sends and tasks between an edge and a middle visit, by its place and by peer."""
         start_P = np.full(len(seconds_P), np.inf)
         start_P[self._edges] = 0.0
         reached = {START: start_P}
-        best_P = np.full(len(seconds_P), np.inf)
+        places = []
         for layer in self._layers[1:]:
             following: dict[State, Floats] = {}
             for state, at_P in reached.items():
@@ -132,8 +148,8 @@ class _Search:
                         known = following.get(after)
                         following[after] = arrival if known is None else np.minimum(known, arrival)
             reached = following
-            best_P = np.minimum.reduce([best_P, *reached.values()])
-        return dict(enumerate(best_P.tolist()))
+            places.append(np.minimum.reduce(list(reached.values())))
+        return places
 
     def _only_hosts(self, value_P: Floats, state: State) -> Floats:
         if self._anywhere:

@@ -1,20 +1,21 @@
 """The bound against exhaustive optima, and against plans by hand."""
 
 import math
+import random
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 
 import pytest
 
-from swarmtrain.plan.paths import bounds
-from swarmtrain.plan.paths.bounds import lower_bound_seconds
+from swarmtrain.plan.paths.bounds import better_bound_seconds, lower_bound_seconds
 from swarmtrain.plan.paths.execution import Executor
 from swarmtrain.plan.paths.instance import Instance
 from swarmtrain.plan.paths.routes import Plan, PlannedRoute, violations
 from swarmtrain.plan.paths.sequences import orders, stage_sets
+from swarmtrain.plan.paths.stage_peers import StagePeers
 from swarmtrain.plan.paths.walks import cheapest_walks
-from tests.plan.paths.networks import peer, random_instance, unplaced
+from tests.plan.paths.networks import eighths, peer, random_instance, unplaced
 
 MOST_PLANS = 1500
 
@@ -52,13 +53,21 @@ def small_instances(seeds: range) -> list[tuple[int, Instance]]:
     return found
 
 
+def closest_bound(instance: Instance) -> float:
+    """With the closer look, up to twice the quick bound."""
+    quick = lower_bound_seconds(instance)
+    return better_bound_seconds(instance, quick, 2 * quick)
+
+
 def test_the_bound_is_never_above_an_exhaustive_optimum():
     tight = 0
     for seed, instance in small_instances(range(1000, 1150)):
         optimum, bound = optimum_seconds(instance), lower_bound_seconds(instance)
         assert bound <= optimum, seed
         if all(len(own.stages or ()) == 1 for own in instance.peers):
-            assert lower_bound_seconds(unplaced(instance)) <= optimum, seed
+            sizes = tuple(map(len, instance.hosts))
+            for free in (unplaced(instance), replace(unplaced(instance), stage_sizes=sizes)):
+                assert closest_bound(free) <= optimum, seed
         tight += bound > 0.9 * optimum
     assert tight > 20
 
@@ -81,14 +90,47 @@ def test_the_bound_of_free_places_is_never_above_the_best_of_all_placements():
             continue
         best, bound = (
             min(map(optimum_seconds, options), default=math.inf),
-            lower_bound_seconds(instance),
+            closest_bound(instance),
         )
         assert bound <= best, seed
         checked, tight = checked + 1, tight + (bound > 0.8 * best)
     assert checked > 20 and tight > 5
 
 
-def test_whole_peers_make_the_bound_of_free_places_longer(monkeypatch: pytest.MonkeyPatch):
+def test_bounds_are_never_above_what_turns_of_slots_come_to():
+    """One route only and many microbatches, far more than slots: what is executed is the only plan there is."""
+    tight = 0
+    for seed in range(300):
+        chance = random.Random(seed)
+        instance = lone_route(chance)
+        route = PlannedRoute(tuple(range(instance.stages)), tuple(range(instance.stages)))
+        plan = Plan(instance, (route,) * instance.microbatches, 1.0, 1.0)
+        makespan, bound = plan.execution().makespan_seconds, lower_bound_seconds(instance)
+        assert bound <= makespan, seed
+        tight += bound > 0.95 * makespan
+    assert tight > 100
+
+
+def lone_route(chance: random.Random) -> Instance:
+    stages = chance.randint(2, 4)
+    slots, far = chance.randint(1, 3), chance.choice((0.5, 4.0))
+    return Instance(
+        peers=tuple(
+            peer(f"p{i}", (i,), slots, forward=eighths(chance, 2), backward=eighths(chance, 3))
+            for i in range(stages)
+        ),
+        send_seconds=tuple(
+            tuple(0.0 if a == b else eighths(chance, far) for b in range(stages))
+            for a in range(stages)
+        ),
+        stages=stages,
+        microbatches=chance.randint(1, 12),
+        visits=stages,
+        task_gap_seconds=chance.choice((0.0, 0.125)),
+    )
+
+
+def test_whole_peers_make_the_bound_of_free_places_longer():
     """Five middle stages of ten visits each and eleven equal peers: fractions of peers would be done sooner."""
     instance = Instance(
         peers=tuple(peer(f"p{i}", None, 9) for i in range(11)),
@@ -98,11 +140,20 @@ def test_whole_peers_make_the_bound_of_free_places_longer(monkeypatch: pytest.Mo
         visits=6,
         quotas="free",
     )
-    bound = lower_bound_seconds(instance)
+    quick, bound = lower_bound_seconds(instance), closest_bound(instance)
     pairs = instance.placed((index // 2,) for index in range(11))
-    assert bound <= lower_bound_seconds(pairs) + 1e-9
-    monkeypatch.setattr(bounds, "_enough_peers", lambda *_: True)
-    assert lower_bound_seconds(instance) < 0.95 * bound
+    assert 1.03 * quick < bound <= lower_bound_seconds(pairs) + 1e-9
+
+
+def test_loads_of_one_peer_are_those_that_fit():
+    """Three visits with one slot: one after the other, and the earlier on the route the longer."""
+    instance = replace(pairs(1), microbatches=6, quotas="free")
+    walks = cheapest_walks(instance)
+    stay = [min(stays) for stays in walks.stays]
+    around = min(map(min, walks.heads)) + min(map(min, walks.tails))
+    loads = StagePeers(instance, walks).largest_loads(around + stay[0] + stay[2])
+    assert (1, 0, 1) in loads and (2, 0, 0) not in loads and (1, 1, 0) not in loads
+    assert all(any(n >= m for n, m in zip(load, (0, 0, 1), strict=True)) for load in loads)
 
 
 def chain(microbatches: int, slots: int) -> Instance:
