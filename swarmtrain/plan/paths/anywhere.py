@@ -22,7 +22,7 @@ SAFETY = 1.0 - 1e-12
 PRECISION = 1e-5
 """Of the bound, as a share of it."""
 
-CLOSER_PRECISION = 1e-3
+CLOSER_PRECISION = 4e-3
 """Of what a closer look adds, as a share of the bound."""
 
 

@@ -4,13 +4,17 @@ Two kinds with the same figures to the last bit: `PlainBoard` is there at once, 
 where thousands of plans are executed.
 """
 
+import math
 from importlib.util import find_spec
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from swarmtrain.plan.paths.execution import Chain, Executor
 from swarmtrain.plan.paths.instance import Instance
+
+Floats = npt.NDArray[np.float64]
 
 MOST_CHAINS = 100_000
 """Chains that are kept for reuse; beyond that all are forgotten (I8)."""
@@ -18,8 +22,8 @@ MOST_CHAINS = 100_000
 FIRST_CHAINS = 1024
 """Rows to begin with; they double."""
 
-ROUNDED_DIGITS = 9
-"""Round trips that are rounded so are equal where they should be: sums stray."""
+ROUNDED_PARTS = 1e9
+"""Round trips that are rounded to such parts of a second are equal where they should be: sums stray."""
 
 Measured = tuple[float, float, int]
 """Makespan and the sum of the microbatches' ends, in seconds, infinite where one never ends, and who ends last."""
@@ -77,9 +81,9 @@ class CompiledBoard:
     def __init__(self, instance: Instance, other: Instance | None = None) -> None:
         from swarmtrain.plan.paths import compiled
 
-        self._run = compiled.run
-        self._executor = Executor(instance)
-        self._other = Executor(other) if other is not None else None
+        self._run, self._put_chain = compiled.run, compiled.put_chain
+        self._costs = _costs(instance), _costs(other or instance)
+        self._parts = 0.0, 0.0 if other is not None else ROUNDED_PARTS
         self._known: dict[tuple[int, ...], int] = {}
         self._peers: list[tuple[int, ...]] = [()] * instance.microbatches
         self._chain_M = np.zeros(instance.microbatches, np.int64)
@@ -113,13 +117,11 @@ class CompiledBoard:
         row = self._known[peers] = len(self._known)
         if row == len(self._tasks_C):
             self._grow()
-        chain = self._executor.chain(peers)
-        tasks = self._tasks_C[row] = len(chain)
-        self._peer_CT[row, :tasks] = [task[1] for task in chain]
-        both = chain, _second(self._other, peers, chain)
-        for times_XCT, way in zip(self._times_XCT, both, strict=True):
-            for at, (priority, _, seconds, _, send) in enumerate(way):
-                times_XCT[:, row, at] = priority, seconds, send
+        self._tasks_C[row] = 2 * len(peers) + 1
+        visited = np.array(peers, np.int64)
+        ways = zip(self._times_XCT, self._costs, self._parts, strict=True)
+        for times_XCT, (seconds_KP, send_PP), parts in ways:
+            self._put_chain(times_XCT, self._peer_CT, row, visited, seconds_KP, send_PP, parts)
         return row
 
     def _grow(self) -> None:
@@ -143,8 +145,18 @@ def compiled_board(instance: Instance, other: Instance | None) -> Board | None:
     return CompiledBoard(instance, other) if find_spec("numba") else None
 
 
+def _costs(instance: Instance) -> tuple[Floats, Floats]:
+    """Seconds of forward, loss and backward by peer, and of sends."""
+    kinds = [
+        (peer.forward_seconds, peer.loss_seconds, peer.backward_seconds) for peer in instance.peers
+    ]
+    return np.ascontiguousarray(np.array(kinds, np.float64).T), np.array(instance.send_seconds)
+
+
 def _second(other: Executor | None, peers: tuple[int, ...], chain: Chain) -> Chain:
     """The chain as it is executed again."""
     if other is not None:
         return other.chain(peers)
-    return tuple((round(task[0], ROUNDED_DIGITS), *task[1:]) for task in chain)
+    return tuple(
+        (math.floor(task[0] * ROUNDED_PARTS + 0.5) / ROUNDED_PARTS, *task[1:]) for task in chain
+    )

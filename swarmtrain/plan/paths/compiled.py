@@ -178,3 +178,28 @@ def run(times_XCT, peer_CT, tasks_C, plan_M, slots_P, gap):  # type: ignore[no-u
             _push_event(when_Q, code_Q, events, end, count + peer)
             events += 1
     return _ended(end_M)
+
+
+@compiled(
+    f"void(float64[:, :, ::1], int64[:, ::1], int64, {COUNTS}, float64[:, ::1], float64[:, ::1], float64)"
+)
+def put_chain(times_XCT, peer_CT, row, peer_V, seconds_KP, send_PP, parts):  # type: ignore[no-untyped-def]
+    """Write the tasks of a microbatch that visits `peer_V`, as `execution.Executor.chain` has them, into a row.
+
+    `seconds_KP` are of forward, loss and backward; priorities are rounded to so many `parts` of a second, 0 for not.
+    """
+    visits = len(peer_V)
+    last = 2 * visits
+    remaining, after = 0.0, peer_V[0]
+    for at in range(last, -1, -1):
+        kind = 0 if at < visits else 1 if at == visits else 2
+        peer = peer_V[at] if kind == 0 else peer_V[0] if kind == 1 else peer_V[last - at]
+        seconds = seconds_KP[kind, peer]
+        send = 0.0 if at == last else send_PP[peer, after]
+        remaining = seconds + send + remaining
+        after = peer
+        times_XCT[0, row, at] = -remaining
+        if parts:
+            times_XCT[0, row, at] = np.floor(-remaining * parts + 0.5) / parts
+        times_XCT[1, row, at], times_XCT[2, row, at] = seconds, send
+        peer_CT[row, at] = peer
