@@ -12,14 +12,24 @@ from swarmtrain.plan.paths.instance import Chance, Instance
 from swarmtrain.plan.paths.moves import Moves
 from swarmtrain.plan.paths.placement import PlacementMoves, first_placement
 from swarmtrain.plan.paths.routes import Plan, PlannedRoute
-from swarmtrain.plan.paths.search import AGAIN, ROUNDS, TRIAL, Annealer, Report, Spent
+from swarmtrain.plan.paths.search import (
+    AGAIN,
+    ONCE_MORE,
+    ROUNDS,
+    TRIAL,
+    Annealer,
+    Report,
+    Rounds,
+    Spent,
+)
 
-WAITING = 2 * (1.0, 1.2, 1.4, 1.1)
-"""Where there are places to choose, one start for each: a sketch that expects so much waiting, searched for a while.
-The best of them is searched to the end."""
-
-TRIED = 0.04
-"""Share of the budget in which each start is sketched and searched."""
+STARTS: tuple[tuple[float | None, float], ...] = (
+    *((1.0, 0.005), (1.2, 0.005), (1.4, 0.006), (None, 0.017)),
+    *((1.1, 0.02), (1.4, 0.03), (1.2, 0.04), (1.0, 0.05), (1.4, 0.06), (1.2, 0.07)),
+)
+"""Where there are places to choose: each start is a sketch that expects so much waiting, made and searched within a
+share of the budget; None searches on from the best so far. Short starts come first, for a good plan early, and the
+best of all is searched to the end."""
 
 SKETCHED = 0.4
 """Share of a start's budget that its sketch may take."""
@@ -45,28 +55,38 @@ def plan(instance: Instance, spent: Spent, chance: Chance, report: Report | None
     routes = first_routes(placed)
     best = _annealer(Draft(placed, routes), instance.unplaced, chance, teller)
     teller.begin(best.evaluations, best.best_seconds)
-    for waiting in WAITING if instance.unplaced else ():
+    for waiting, tried in STARTS if instance.unplaced else ():
         begin = spent(teller.done)
-        end = begin + TRIED
+        end = begin + tried
         if end > 1.0:
             break
+        if waiting is None:
+            _search_on(best, teller, spent, end, ONCE_MORE)
+            continue
         from swarmtrain.plan.paths.sketching import sketched  # compiles, so not before it is needed
 
         part = _part(spent, teller.done, begin, begin + SKETCHED * (end - begin))
         there, along, used = sketched(instance, placed, routes, waiting, part, chance)
         teller.done += used
-        tried = _annealer(Draft(there, along), instance.unplaced, chance, teller)
-        if math.isfinite(tried.best_seconds):  # slots may have locked up
-            tried.search(_part(spent, teller.done, begin, end), TRIAL)
-        teller.done += tried.evaluations
-        best = min(best, tried, key=lambda annealer: annealer.best_seconds)
-    done = teller.done
-    if spent(done) < 1.0:
+        start = _annealer(Draft(there, along), instance.unplaced, chance, teller)
+        if math.isfinite(start.best_seconds):  # slots may have locked up
+            start.search(_part(spent, teller.done, begin, end), TRIAL)
+        teller.done += start.evaluations
+        best = min(best, start, key=lambda annealer: annealer.best_seconds)
+    if spent(teller.done) < 1.0:
         bound = better_bound_seconds(instance, bound, best.best_seconds)
-    teller.done -= best.evaluations
-    rest = _part(spent, teller.done, spent(done), 1.0)
-    best.search(rest, AGAIN if instance.unplaced else ROUNDS)
-    return best.draft.plan(best.best_seconds, bound, teller.done + best.evaluations)
+    _search_on(best, teller, spent, 1.0, AGAIN if instance.unplaced else ROUNDS)
+    return best.draft.plan(best.best_seconds, bound, teller.done)
+
+
+def _search_on(
+    annealer: Annealer, teller: "_Teller", spent: Spent, end: float, rounds: Rounds
+) -> None:
+    """Until share `end` of the budget."""
+    begin = spent(teller.done)
+    teller.done -= annealer.evaluations  # which the annealer counts itself
+    annealer.search(_part(spent, teller.done, begin, end), rounds)
+    teller.done += annealer.evaluations
 
 
 class _Teller:

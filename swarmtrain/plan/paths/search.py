@@ -28,6 +28,9 @@ later."""
 TRIAL: Rounds = ((1.0, 0.06),)
 """One short round, which tells which of several beginnings is best."""
 
+ONCE_MORE: Rounds = ((1.0, 0.05),)
+"""One round from the best of several beginnings."""
+
 AGAIN: Rounds = tuple((end / 8, 0.08) for end in range(1, 9))
 """From a good plan with places: short rounds, each from the best so far. Longer and hotter ones lose what was good."""
 
