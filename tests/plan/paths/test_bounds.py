@@ -145,6 +145,26 @@ def test_whole_peers_make_the_bound_of_free_places_longer():
     assert 1.03 * quick < bound <= lower_bound_seconds(pairs) + 1e-9
 
 
+def test_given_sizes_bind_the_closer_look():
+    """Equal peers on equal links: sizes leave nothing to choose, so the bound of given places is no smaller."""
+    even, lopsided = (3, 2, 2, 2), (3, 1, 2, 3)
+    free = Instance(
+        peers=tuple(peer(f"p{i}", None, 3) for i in range(9)),
+        send_seconds=tuple(tuple(0.5 * (a != b) for b in range(9)) for a in range(9)),
+        stages=4,
+        microbatches=12,
+        visits=4,
+        quotas="free",
+    )
+    found = []
+    for sizes in (even, lopsided):
+        sized = replace(free, stage_sizes=sizes)
+        placed = sized.placed((stage,) for stage, size in enumerate(sizes) for _ in range(size))
+        found.append(closest_bound(sized))
+        assert found[-1] <= lower_bound_seconds(placed) + 1e-9
+    assert found[1] > 1.2 * found[0]
+
+
 def test_loads_of_one_peer_are_those_that_fit():
     """Three visits with one slot: one after the other, and the earlier on the route the longer."""
     instance = replace(pairs(1), microbatches=6, quotas="free")
