@@ -4,16 +4,19 @@ A plan of 10 CPU seconds loses the first replica of each middle stage in turn. `
 and leaves the rest (what a running step gets); `replan` may change all of the routes that the lost peer was on (what
 the next step gets when the roster changed after it was planned); `anew` plans everything again. Seconds are CPU
 seconds; the makespan is that of the whole step with the new plan. What each costs a step that runs:
-benchmarks/routes.py, row `lost`.
+benchmarks/routes.py, row `lost`. The table is printed; `--out DIR` gets the picture.
 """
 
 import argparse
 import random
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
 
+from benchmarks.bars import bars
 from benchmarks.paths import LARGE, SHAPES, arranged
 from swarmtrain.plan.paths.instance import Instance
 from swarmtrain.plan.paths.planner import plan, replan
@@ -24,6 +27,8 @@ from swarmtrain.plan.paths.search import Spent, by_evaluations
 FIRST_CPU_SECONDS = 10.0
 REPAIR_EVALUATIONS = 300
 ANEW_CPU_SECONDS = 2.0
+
+RESULTS = Path(__file__).parent / "results"
 
 Planned = Callable[[Instance, Plan], Plan]
 
@@ -56,7 +61,20 @@ def changed_routes(before: Plan, after: Plan) -> int:
     )
 
 
-def measured(name: str, instance: Instance) -> None:
+@dataclass(frozen=True)
+class Row:
+    """Means over the peers that were lost; makespans of the whole step."""
+
+    peers: str
+    method: str
+    cpu_seconds: float
+    before_seconds: float
+    after_seconds: float
+    changed: float
+    microbatches: int
+
+
+def measured(name: str, instance: Instance) -> Iterator[Row]:
     before = plan(instance, within(FIRST_CPU_SECONDS), random.Random(1))
     lost = [before.instance.hosts[stage][0] for stage in range(1, instance.stages)]
     methods: dict[str, Planned] = {"repair": repaired, "replan": replanned, "anew": anew}
@@ -69,23 +87,41 @@ def measured(name: str, instance: Instance) -> None:
             seconds.append(time.process_time() - begun)
             makespans.append(after.makespan_seconds)
             changed.append(changed_routes(before, after))
-        print(
-            f"| {name} | {method} | {1000 * statistics.mean(seconds):,.0f} | {before.makespan_seconds:.1f} "
-            f"| {statistics.mean(makespans):.1f} | {statistics.mean(changed):.0f} of {instance.microbatches} |",
-            flush=True,
-        )
+        means = statistics.mean(seconds), before.makespan_seconds, statistics.mean(makespans)
+        yield Row(name, method, *means, statistics.mean(changed), instance.microbatches)
+
+
+def line(row: Row) -> str:
+    return (
+        f"| {row.peers} | {row.method} | {1000 * row.cpu_seconds:,.0f} | {row.before_seconds:.1f} "
+        f"| {row.after_seconds:.1f} | {row.changed:.0f} of {row.microbatches} |"
+    )
+
+
+def drawing(rows: Sequence[Row]) -> str:
+    """Makespans of the whole step with each new plan over that before the loss; the line is no loss at all."""
+    groups = [
+        (peers, {row.method: row.after_seconds / row.before_seconds for row in group})
+        for peers, group in groupby(rows, lambda row: row.peers)
+    ]
+    return bars("makespan after a loss over the one before", groups, level=1.0)
 
 
 def main() -> None:
-    argparse.ArgumentParser(
+    options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    ).parse_args()
+    )
+    options.add_argument("--out", type=Path, default=RESULTS, help="folder of replanning.svg")
+    folder = options.parse_args().out
     print("| peers | method | CPU ms | makespan s before | after | routes changed |")
     print("|---|---|---|---|---|---|")
-    for count in (16, 20, 42):
-        sizes, visits = SHAPES[count]
-        measured(f"N={count}", arranged(sizes, visits, 6 * sizes[0], seed=1))
-    measured("N=200", arranged(*LARGE, seed=1))
+    work = [(f"N={count}", (*SHAPES[count], 6 * SHAPES[count][0][0])) for count in (16, 20, 42)]
+    rows: list[Row] = []
+    for name, shape in [*work, ("N=200", LARGE)]:
+        for row in measured(name, arranged(*shape, seed=1)):
+            rows.append(row)
+            print(line(row), flush=True)
+    (folder / "replanning.svg").write_text(drawing(rows), encoding="utf-8")
 
 
 if __name__ == "__main__":
