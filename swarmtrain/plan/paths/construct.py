@@ -165,6 +165,10 @@ class Builder:
         send = instance.send_seconds
         size = range(len(send))
         self._both_ways = [[send[a][b] + send[b][a] for b in size] for a in size]
+        # Only who serves several stages is on a route more than once.
+        self._may_lock = any(
+            len(peer.stages or ()) > 1 or not peer.memory_slots for peer in instance.peers
+        )
 
     def edges(self) -> Iterator[int]:
         """An edge peer for each microbatch: in turn, or to whoever is through first."""
@@ -203,10 +207,18 @@ class Builder:
         for stage in order:
             following: dict[int, tuple[float, Order]] = {}
             for peer in hosts[stage]:
-                cost, peers = min(
-                    (cost + ways[before][peer] + self._lock(peer, (edge, *peers)), peers)
-                    for before, (cost, peers) in reached.items()
-                )
+                if self._may_lock:
+                    cost, peers = min(
+                        (cost + ways[before][peer] + self._lock(peer, (edge, *peers)), peers)
+                        for before, (cost, peers) in reached.items()
+                    )
+                else:
+                    cost, peers = min(
+                        [
+                            (cost + ways[before][peer], peers)
+                            for before, (cost, peers) in reached.items()
+                        ]
+                    )
                 following[peer] = (cost + self._price(peer), (*peers, peer))
             reached = following
         cost, peers = min(
