@@ -120,8 +120,8 @@ class CompiledBoard:
         self._tasks_C[row] = 2 * len(peers) + 1
         visited = np.array(peers, np.int64)
         ways = zip(self._times_XCT, self._costs, self._parts, strict=True)
-        for times_XCT, (seconds_KP, send_PP), parts in ways:
-            self._put_chain(times_XCT, self._peer_CT, row, visited, seconds_KP, send_PP, parts)
+        for times_XCT, costs, parts in ways:
+            self._put_chain(times_XCT, self._peer_CT, row, visited, costs, parts)
         return row
 
     def _grow(self) -> None:

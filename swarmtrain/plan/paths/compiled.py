@@ -181,13 +181,16 @@ def run(times_XCT, peer_CT, tasks_C, plan_M, slots_P, gap):  # type: ignore[no-u
 
 
 @compiled(
-    f"void(float64[:, :, ::1], int64[:, ::1], int64, {COUNTS}, float64[:, ::1], float64[:, ::1], float64)"
+    f"void(float64[:, :, ::1], int64[:, ::1], int64, {COUNTS}, "
+    "Tuple((float64[:, ::1], float64[:, ::1])), float64)"
 )
-def put_chain(times_XCT, peer_CT, row, peer_V, seconds_KP, send_PP, parts):  # type: ignore[no-untyped-def]
+def put_chain(times_XCT, peer_CT, row, peer_V, costs, parts):  # type: ignore[no-untyped-def]
     """Write the tasks of a microbatch that visits `peer_V`, as `execution.Executor.chain` has them, into a row.
 
-    `seconds_KP` are of forward, loss and backward; priorities are rounded to so many `parts` of a second, 0 for not.
+    `costs` are seconds of forward, loss and backward by peer, and of sends; priorities are rounded to so many `parts`
+    of a second, 0 for not.
     """
+    seconds_KP, send_PP = costs
     visits = len(peer_V)
     last = 2 * visits
     remaining, after = 0.0, peer_V[0]
