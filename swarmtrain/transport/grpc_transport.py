@@ -127,7 +127,9 @@ def _checked(address: str) -> str:
     match = _ADDRESS.fullmatch(address)
     if match is None or int(match[2]) > 65535:
         raise LinkError(
-            f"{address!r} is not an address", "", "write host:port, for example 10.0.0.5:7700"
+            f"{address!r} is not an address",
+            "a host and a port up to 65535 belong to it, with a colon between them",
+            "write host:port, for example 10.0.0.5:7700",
         )
     return address
 

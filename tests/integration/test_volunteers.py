@@ -371,7 +371,7 @@ def test_status_names_the_run_and_its_peers(story: Story):
         ("no corpus peer", 4, "your configuration is not the run's", "it hashes to", "--config"),
         ("port in use", 3, "cannot listen on 127.0.0.1:", "is in use", "choose another port"),
         ("dead address", 3, "cannot reach 127.0.0.1:1", "", "check the address"),
-        ("no address", 3, "'nonsense' is not an address", "", "write host:port"),
+        ("no address", 3, "'nonsense' is not an address", "a host and a port", "host:port"),
         (
             "bad stage",
             2,
