@@ -7,8 +7,8 @@ by their place on the route, choose the one with the fewest peers. Peers are tak
 everything, which makes the figure too small where they differ, never too large.
 """
 
+import math
 from collections.abc import Iterator, Sequence
-from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -53,8 +53,10 @@ class StagePeers:
 
     def fewest(self, limit_seconds: float) -> int | None:
         """Peers that middle stages need within the limit; None where there is too much to choose from."""
+        if self._orders is None:
+            return None
         loads = self.largest_loads(limit_seconds)
-        if not loads or len(self._orders) > MOST_ORDERS:
+        if not loads:
             return None
         return _fewest_peers(self._instance, loads, self._orders)
 
@@ -138,13 +140,16 @@ def _goes_into(bins: int, span: float, items: Sequence[float]) -> bool:
     return rest_goes(0)
 
 
-def _legal_orders(instance: Instance) -> list[Order]:
-    rules = instance.max_swaps, instance.max_jump
-    sets = stage_sets(
-        instance.stages - 1, instance.middle_visits, instance.protected_stages, instance.max_jump
-    )
-    every = (order for stages in islice(sets, MOST_ORDERS) for order in orders(stages, *rules))
-    return list(islice(every, MOST_ORDERS + 1))
+def _legal_orders(instance: Instance) -> list[Order] | None:
+    """All of them, or None where they are too many."""
+    jump = instance.max_jump
+    sets = stage_sets(instance.stages - 1, instance.middle_visits, instance.protected_stages, jump)
+    found: list[Order] = []
+    for count, stages in enumerate(sets, 1):
+        found += orders(stages, instance.max_swaps, jump)
+        if max(count, len(found)) > MOST_ORDERS:
+            return None
+    return found
 
 
 def _fewest_peers(instance: Instance, loads: list[Load], legal: list[Order]) -> int:
@@ -189,7 +194,8 @@ def _fewest_peers(instance: Instance, loads: list[Load], legal: list[Order]) -> 
     )
     if found.status == 2:  # not possible at all
         return len(instance.peers) + 1
-    return int(np.ceil((found.mip_dual_bound or 0.0) - ROUNDING))
+    bound = found.mip_dual_bound
+    return math.ceil(bound - ROUNDING) if bound is not None and math.isfinite(bound) else 0
 
 
 def _sums(visit_SVO: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
