@@ -67,6 +67,12 @@ class Attempt:
         accepted = [(p, promise.accepted) for p, promise in sorted(self.promises.items())]
         self.holders = tuple(p for p, a in accepted if a is not None and a.choice == choice)
 
+    @property
+    def known_holders(self) -> tuple[PeerId, ...]:
+        """Who had the result before, and who has it by now: the contributions' makers may be gone for those to come."""
+        by_now = (peer for peer, answer in self.collected.items() if answer.result)
+        return tuple(sorted({*self.holders, *by_now}))
+
     def lacks(self, peer: PeerId, roll: Roll) -> bool:
         """Whether `peer` is to be asked (again): it has not answered under the newest list of its island."""
         answer = (self.promises if self.choice is None else self.collected).get(peer)
@@ -318,7 +324,7 @@ class Chair:
         message: RoundAsk | Collect = RoundAsk(*self._head, attempt.ballot)
         if attempt.choice is not None:
             islands |= {member.island for member in attempt.choice.members}
-            message = Collect(*self._head, attempt.ballot, attempt.choice, attempt.holders)
+            message = Collect(*self._head, attempt.ballot, attempt.choice, attempt.known_holders)
         asked = self._roll.live_peers(islands)
         return [SendRound(peer, message) for peer in asked if attempt.lacks(peer, self._roll)]
 

@@ -210,6 +210,21 @@ def test_nobody_waits_for_a_newcomer_to_hold_the_first_result_beyond_the_grace()
         assert [entry.island for entry in room.chosen[B].counted] == [0, 1]
 
 
+def test_who_asks_late_for_a_contribution_whose_maker_is_gone_learns_who_has_it() -> None:
+    group = alone(islands=1)
+    group.offer(10, b"of 0", 0.0)
+    for island, peer in ((1, B), (2, C)):
+        group.handle(peer, RoundOffer(*HEAD, island, 1, (peer,), 10, b"of %d" % island), 0.0)
+    effects = group.tick(20.0)
+    (first,) = [m for m in to(B, effects) if isinstance(m, Collect)]
+    assert first.holders == ()
+    (gather,) = [e for e in effects if isinstance(e, Gather)]
+    group.collected(gather, RESULT, (), 20.0)
+    group.handle(B, Collected(*HEAD, first.ballot, 1, 1, (B,), b"", (2,)), 20.5)
+    (again,) = [m for m in to(B, group.tick(21.0)) if isinstance(m, Collect)]
+    assert (again.ballot, again.choice, again.holders) == (first.ballot, first.choice, (A,))
+
+
 def test_newcomers_that_never_hold_the_first_result_do_not_vote_behind_it() -> None:
     """Two of three in the next round: without them it could not be decided."""
     for is_dead, limit_seconds, times in ((False, WAITS.gather, 4), (True, WAITS.grace, 1)):
