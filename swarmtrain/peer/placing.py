@@ -112,7 +112,7 @@ class Placing:
     @property
     def is_steady(self) -> bool:
         """Whether the last two looks showed the same peers, and the same of them but for what changes all the time."""
-        return self._before is not None and _plain(self._before) == _plain(self.records)
+        return self._before is not None and _are_alike(self._before, self.records)
 
     def avoid(self, peer: PeerId) -> None:
         """Leave a peer out of reach out of all choices until it publishes again."""
@@ -127,7 +127,7 @@ class Placing:
         if obstacle or not self.is_steady:
             return None
         roster = self._picture.first_roster
-        return roster if roster.edges and roster.edges[0] == self.me else None
+        return roster if roster.edges[:1] == (self.me,) else None
 
     @property
     def serving(self) -> tuple[PeerRecord, ...]:
@@ -276,6 +276,11 @@ def _by_island(
 @remembered(8)
 def _serving(records: tuple[PeerRecord, ...]) -> tuple[PeerRecord, ...]:
     return tuple(entry for entry in records if entry.state == "serving")
+
+
+@remembered(8)
+def _are_alike(before: tuple[PeerRecord, ...], now: tuple[PeerRecord, ...]) -> bool:
+    return _plain(before) == _plain(now)
 
 
 @remembered(8)
