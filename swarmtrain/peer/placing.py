@@ -31,6 +31,10 @@ JOINING_BYTES_PER_SECOND, SERVING_BYTES_PER_SECOND = 1 << 20, 64 << 10
 second, who waits for the run to begin looks more often. Without that bound ten thousand newcomers, each looking every
 quarter of a second, would read 40 MB/s each."""
 
+MOST_PEERS = 7000
+"""Of one island. A decision after which the roster changed names it twice, some 66 bytes a member, and control comes in
+frames of 1 MiB at most (transport.link): with ten thousand the first such decision cut all links of the conductor."""
+
 NOTABLE = 1.5
 """A link's figures are told again when one of them changed by this factor."""
 
@@ -164,6 +168,11 @@ class Placing:
         missing_peers = self.config.swarm.min_peers - picture.placed
         if missing_peers > 0:
             return f"{missing_peers} more peers with room for a stage must join: {picture.placed} are here"
+        if picture.placed > MOST_PEERS:
+            return (
+                f"{picture.placed} peers are more than one island can have ({MOST_PEERS}): its roster would not fit a "
+                "control frame; let them form several islands"
+            )
         if picture.missing:
             stages = ", ".join(map(str, picture.missing))
             return f"no peer has room for stages {stages}; more or larger peers must join"
