@@ -88,13 +88,15 @@ def parse_island(text: str) -> int | None:
 @dataclass(frozen=True, slots=True)
 class PeerProcess:
     """What the process does beside the peer in it: `metrics` is the address for Prometheus, empty for none;
-    `staged_by` the file in which an experiment says what it makes of this machine."""
+    `staged_by` the file in which an experiment says what it makes of this machine. While nobody answers yet, it tries
+    again for `join_seconds`."""
 
     lifeline: bool
     faults: "tuple[PointFault, ...]"
     metrics: str
     said: Said
     staged_by: Path | None = None
+    join_seconds: float = 0.0
 
 
 def run_peer(options: "JoinOptions", process: PeerProcess) -> None:
@@ -220,7 +222,8 @@ async def _live(
     assert options.key is not None
     kept = [folder.path, *filter(None, (options.out, options.cache_folder))]
     told = Told(options.key.peer_id, options.name, os.getpid(), opening.record)
-    volunteer = Volunteer(terms, opening, Watch(terms, time.time, kept), folder, told)
+    watching = Watch(terms, time.time, kept)
+    volunteer = Volunteer(terms, opening, watching, folder, told, process.join_seconds)
     interrupted = False
 
     def leave() -> None:
@@ -284,7 +287,9 @@ def _print_event(event: "Event") -> None:
                 f"self-test: forward {1000 * measured.forward_seconds:.1f} ms, "
                 f"backward {1000 * measured.backward_seconds:.1f} ms a stage; {measured.reason}"
             )
-        case events.Noted(what="an address does not answer", detail=detail):
+        case events.Noted(
+            what="an address does not answer" | "the run cannot be reached", detail=detail
+        ):
             typer.echo(detail)
         case events.Noted(what="device", detail=detail):
             typer.echo(f"device {detail}")

@@ -41,6 +41,12 @@ Join = Annotated[
         help="Any peer or coordinator, host:port; repeatable: the first that answers is asked",
     ),
 ]
+JoinTimeout = Annotated[
+    str,
+    typer.Option(
+        "--join-timeout", help="Try so long to find the run, if nobody answers yet (15s, 1h)"
+    ),
+]
 Stages = Annotated[
     str, typer.Option("--stage", help="auto, one stage (3), or a range (1:3 is 1, 2 and 3)")
 ]
@@ -160,6 +166,7 @@ def coordinator(
 
 def peer(
     join: Join,
+    join_timeout: JoinTimeout = "15s",
     stage: Stages = "auto",
     name: Name = "volunteer",
     listen: Listen = "127.0.0.1:0",
@@ -203,10 +210,9 @@ def peer(
     from swarmtrain.cli.host import PeerProcess, parse_island, parse_stages, run_peer
     from swarmtrain.cli.settings import read_config
     from swarmtrain.core.faultpoints import parse_fault
-    from swarmtrain.core.units import parse_bytes
+    from swarmtrain.core.units import parse_bytes, parse_seconds
     from swarmtrain.peer.joining import JoinOptions
 
-    own = read_config(config, overrides, None) if config or overrides else None
     rates, when = (upload_limit, download_limit), (only_when_idle, idle_after)
     said = terms.Said(rates, daily_transfer, disk, when, hours, not_on_battery, nice, state)
     options = JoinOptions(
@@ -216,7 +222,7 @@ def peer(
         listen=listen,
         announce=announce,
         identity=identity,
-        config=own,
+        config=read_config(config, overrides, None) if config or overrides else None,
         cache_folder=_cache_folder(),
         out=out,
         memory_bytes=parse_bytes(max_memory) if max_memory else None,
@@ -226,8 +232,8 @@ def peer(
         sharers=sharers,
         caps=terms.parse_caps(said),
     )
-    process = PeerProcess(lifeline, tuple(map(parse_fault, fault or ())), metrics, said, staged_by)
-    run_peer(options, process)
+    faults, join_seconds = tuple(map(parse_fault, fault or ())), parse_seconds(join_timeout)
+    run_peer(options, PeerProcess(lifeline, faults, metrics, said, staged_by, join_seconds))
 
 
 def reference(

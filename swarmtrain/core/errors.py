@@ -8,6 +8,7 @@ SwarmError
   LinkError          a link broke, was refused, or fell silent            exit code 3
     LinkClosed         the other side is gone
     LinkSilent         the other side is there but does not answer
+    BadAddress         what was given is no address at all
     Refused            the handshake or a call was refused with a reason
       Incompatible       another version, run or corpus                   exit code 4
   DirectoryError     discovery is out of reach                            exit code 3
@@ -64,6 +65,10 @@ class LinkClosed(LinkError):
 
 class LinkSilent(LinkError):
     """The other side did not send anything for longer than the deadline allows (R7)."""
+
+
+class BadAddress(LinkError):
+    """What was given as an address cannot be one: nobody will ever answer there."""
 
 
 class Refused(LinkError):

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from swarmtrain.core.errors import LinkError
+from swarmtrain.core.errors import BadAddress, LinkError, Refused
 from swarmtrain.core.events import Event, Noted, Record
 from swarmtrain.core.pauses import Paused, Resumed
 from swarmtrain.core.types import PeerId
@@ -29,8 +29,11 @@ PATIENCE_STEPS = 3
 LINGER_SECONDS = 120.0
 LONE_LINGER_SECONDS = 5.0
 REJOIN_SECONDS = 120.0
-REDIAL_SECONDS = 5.0
-"""After a pause the run is looked for so long, and so often."""
+FIRST_REDIAL_SECONDS, MOST_REDIAL_SECONDS = 1.0, 5.0
+"""After a pause the run is looked for so long; tries come apart, up to so far."""
+
+
+UNREACHED = "the run cannot be reached"
 
 
 class Watching(Protocol):
@@ -75,7 +78,7 @@ class Steps:
 
 
 class Volunteer:
-    """One process's part in a run. `open_peer` joins."""
+    """One process's part in a run. `open_peer` joins; the first time nobody need answer for `join_seconds`."""
 
     def __init__(
         self,
@@ -84,7 +87,9 @@ class Volunteer:
         watch: Watching,
         folder: StateFolder,
         told: Told,
+        join_seconds: float = 0.0,
     ) -> None:
+        self._join_seconds = join_seconds
         self._terms, self._open_peer, self._watch = terms, open_peer, watch
         self._folder, self._told = folder, told
         self._loop = asyncio.get_running_loop()
@@ -144,8 +149,10 @@ class Volunteer:
     # ---- one stay in the run ------------------------------------------------------------------------------------
 
     async def _joined(self, is_back: bool) -> JoinedPeer | None:
-        """Join the run; after a pause with patience. None when the volunteer has it ended meanwhile."""
-        deadline_seconds = self._loop.time() + (REJOIN_SECONDS if is_back else 0.0)
+        """Join the run, with patience while nobody answers. None when the volunteer wants something else meanwhile."""
+        patience_seconds = REJOIN_SECONDS if is_back else self._join_seconds
+        deadline_seconds = self._loop.time() + patience_seconds
+        pause_seconds = FIRST_REDIAL_SECONDS
         while not self._is_finishing:
             opening = asyncio.ensure_future(self._open_peer())
             stopping = asyncio.ensure_future(self._changed.wait())
@@ -154,14 +161,31 @@ class Volunteer:
                 if opening.done():
                     return opening.result()
             except LinkError as error:
-                if self._loop.time() >= deadline_seconds:
+                # Who answers with a no, and what is no address, will be the same in a moment.
+                if isinstance(error, Refused | BadAddress):
                     raise
-                self._told.record(Noted("the run cannot be reached", f"{error.what}; trying again"))
-                await asyncio.sleep(REDIAL_SECONDS)
+                left_seconds = deadline_seconds - self._loop.time()
+                if left_seconds <= 0:
+                    raise
+                pause_seconds = min(pause_seconds, left_seconds)
+                when = f"trying again in {pause_seconds:.0f} s, for {left_seconds:.0f} s more"
+                self._told.record(Noted(UNREACHED, f"{error.what}; {when}"))
             finally:
                 opening.cancel()
                 stopping.cancel()
+            if not await self._is_willing_for(pause_seconds):
+                return None
+            pause_seconds = min(2 * pause_seconds, MOST_REDIAL_SECONDS)
         return None
+
+    async def _is_willing_for(self, seconds: float) -> bool:
+        """Wait so long; False as soon as the terms do not let this peer join any more, or it is told to end."""
+        until_seconds = self._loop.time() + seconds
+        while self._loop.time() < until_seconds:
+            if self._judge("joining").action != "serve":
+                return False
+            await self._tick()
+        return True
 
     async def _serve_one(self, joined: JoinedPeer) -> tuple[Verdict, Outcome]:
         session = self._session = joined.session

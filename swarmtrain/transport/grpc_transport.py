@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 import grpc
 import grpc.aio
 
-from swarmtrain.core.errors import LinkClosed, LinkError
+from swarmtrain.core.errors import BadAddress, LinkClosed, LinkError
 from swarmtrain.core.types import PeerId
 from swarmtrain.transport.caps import NO_CAPS, Caps
 from swarmtrain.transport.endpoint import Endpoint
@@ -126,7 +126,7 @@ def _checked(address: str) -> str:
     """Only plain host:port: addresses come from other peers, and gRPC also knows unix: and others (I5)."""
     match = _ADDRESS.fullmatch(address)
     if match is None or int(match[2]) > 65535:
-        raise LinkError(
+        raise BadAddress(
             f"{address!r} is not an address",
             "a host and a port up to 65535 belong to it, with a colon between them",
             "write host:port, for example 10.0.0.5:7700",

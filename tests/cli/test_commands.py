@@ -185,7 +185,8 @@ def test_a_folder_without_a_checkpoint_is_refused(shell: Shell, tmp_path: Path, 
     "command",
     [
         ("status", "127.0.0.1:1"),
-        ("peer", "--join", "127.0.0.1:1", "--nice", "0"),  # this very process would become nice
+        # This very process would become nice.
+        ("peer", "--join", "127.0.0.1:1", "--join-timeout", "0s", "--nice", "0"),
         ("export", "127.0.0.1:1", "model"),
     ],
 )

@@ -453,9 +453,20 @@ def test_an_address_that_is_no_swarmtrain_is_given_up_in_time(workplace: Workpla
         if answer == "noise":
             threading.Thread(target=_noise, args=(server,), daemon=True).start()
         port = server.getsockname()[1]
-        done = workplace.run("peer", "--join", f"127.0.0.1:{port}", seconds=40)
+        where = ("--join", f"127.0.0.1:{port}", "--join-timeout", "2s")
+        done = workplace.run("peer", *where, seconds=40)
     assert done.process.returncode == 3
+    assert answer == "silence" or f"127.0.0.1:{port}; trying again in 1 s" in done.output
     assert f"error: cannot reach 127.0.0.1:{port}" in done.output and "do:" in done.output
+    workplace.expect_nothing_left()
+
+
+def test_ctrl_c_while_nobody_answers_ends_cleanly(workplace: Workplace):
+    peer = workplace.start("peer", "--join", "127.0.0.1:1", "--join-timeout", "1h")
+    peer.until_prints("cannot reach 127.0.0.1:1; trying again in")
+    peer.signal(2)
+    assert peer.wait(20) == 130, peer.output
+    assert "Traceback" not in peer.output
     workplace.expect_nothing_left()
 
 

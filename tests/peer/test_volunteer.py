@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from swarmtrain.core.events import MembershipChanged, Noted, Replayed
+from swarmtrain.core.errors import BadAddress, Incompatible, LinkError
+from swarmtrain.core.events import Event, MembershipChanged, Noted, Replayed
 from swarmtrain.core.pauses import Paused, Resumed
 from swarmtrain.core.types import PeerId
 from swarmtrain.experiments.machines import MachineLoop, on_machine
@@ -19,6 +20,8 @@ from swarmtrain.peer.state_folder import StateFolder, ask_for, read_status
 from swarmtrain.peer.volunteer import (
     LEAST_PATIENCE_SECONDS,
     LONE_LINGER_SECONDS,
+    MOST_REDIAL_SECONDS,
+    UNREACHED,
     Steps,
     Told,
     Volunteer,
@@ -346,6 +349,92 @@ def test_who_was_asked_to_finish_still_hands_over_what_it_alone_holds(
 
     run, _ = run_with(tmp_path, script)
     expect_same_curve(run)
+
+
+# ---- nobody answers yet ---------------------------------------------------------------------------------------------
+
+JOIN_SECONDS = 20.0
+NOBODY = LinkError("cannot reach a:1", "connection refused")
+
+
+class Served(Exception):
+    """Somebody answered."""
+
+
+@dataclass
+class Stranger:
+    """A volunteer whose `tries`-th try meets `end`, and all before it `NOBODY`."""
+
+    folder: Path
+    end: Exception
+    tries: int = 10_000
+    at_seconds: list[float] = field(default_factory=list)
+    told: list[Event] = field(default_factory=list)
+
+    async def join(self) -> JoinedPeer:
+        self.at_seconds.append(asyncio.get_running_loop().time())
+        raise self.end if len(self.at_seconds) >= self.tries else NOBODY
+
+    def serve(self, act: Callable[[Volunteer], None] | None = None) -> Outcome:
+        """From start to end in virtual time; `act` comes half a second after the second try."""
+        state = StateFolder(self.folder)
+
+        async def main() -> Outcome:
+            told = Told(PeerId(NAME), NAME, 1, self.told.append)
+            volunteer = Volunteer(NO_TERMS, self.join, Place(), state, told, JOIN_SECONDS)
+            if act is not None:
+                asyncio.get_running_loop().call_later(1.5, act, volunteer)
+            return await volunteer.serve()
+
+        try:
+            with asyncio.Runner(loop_factory=MachineLoop) as runner:
+                return runner.run(main())
+        finally:
+            state.close()
+
+
+def test_a_first_join_that_finds_nobody_tries_again_and_counts_down(tmp_path: Path) -> None:
+    stranger = Stranger(tmp_path, Served(), tries=4)
+    with pytest.raises(Served):
+        stranger.serve()
+    assert stranger.at_seconds == pytest.approx([0.0, 1.0, 3.0, 7.0])
+    assert [(event.what, event.detail) for event in stranger.told if isinstance(event, Noted)] == [
+        (UNREACHED, "cannot reach a:1; trying again in 1 s, for 20 s more"),
+        (UNREACHED, "cannot reach a:1; trying again in 2 s, for 19 s more"),
+        (UNREACHED, "cannot reach a:1; trying again in 4 s, for 17 s more"),
+    ]
+
+
+def test_it_gives_up_in_time_with_the_last_reason(tmp_path: Path) -> None:
+    stranger = Stranger(tmp_path, Served())
+    with pytest.raises(LinkError, match="connection refused"):
+        stranger.serve()
+    pauses = [b - a for a, b in zip(stranger.at_seconds, stranger.at_seconds[1:], strict=False)]
+    assert stranger.at_seconds[-1] == pytest.approx(JOIN_SECONDS)
+    assert len(pauses) >= JOIN_SECONDS / MOST_REDIAL_SECONDS
+    assert max(pauses) <= MOST_REDIAL_SECONDS + 1e-6
+
+
+@pytest.mark.parametrize("error", [Incompatible("another version"), BadAddress("'x' is none")])
+def test_a_clear_no_ends_at_once(tmp_path: Path, error: LinkError) -> None:
+    stranger = Stranger(tmp_path, error, tries=2)
+    with pytest.raises(type(error)):
+        stranger.serve()
+    assert stranger.at_seconds == pytest.approx([0.0, 1.0])
+
+
+@pytest.mark.parametrize("how", ["Ctrl+C", "another terminal"])
+def test_who_waits_for_the_run_can_be_told_to_end(tmp_path: Path, how: str) -> None:
+    stranger = Stranger(tmp_path, Served())
+
+    def end(volunteer: Volunteer) -> None:
+        if how == "Ctrl+C":
+            volunteer.finish("interrupted")
+        else:
+            ask_for(tmp_path, "finish")
+
+    assert not stranger.serve(end).finished
+    assert stranger.at_seconds == pytest.approx([0.0, 1.0]), "no try came after it"
 
 
 def test_a_step_is_timed_and_weighed_from_one_step_to_the_next() -> None:
