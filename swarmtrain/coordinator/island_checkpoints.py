@@ -38,15 +38,17 @@ class IslandCheckpoints:
         return self._all[island]
 
     async def begin(self) -> CheckpointAt:
-        """Every island starts from `model.initial`, however late it comes.
+        """Every island starts from `model.initial`, however late it comes; one that goes on stays where it is.
 
         Raises ModelError when it cannot be read or has other weights than the run's.
         """
-        self._initial = await asyncio.to_thread(InitialModel, self._config.model)
-        await asyncio.to_thread(self._initial.check)
+        initial = await asyncio.to_thread(InitialModel, self._config.model)
+        await asyncio.to_thread(initial.check)
+        self._initial = initial
         for island in self._all.values():
-            at = island.begin(self._initial)
-        return at
+            if island.newest is None:
+                island.begin(initial)
+        return CheckpointAt(0, initial.base)
 
     def resume(self) -> tuple[dict[int, CheckpointAt], list[Noted]]:
         """Where each island starts, and what there is to tell of it. Raises StateError as `Checkpoints.resume` does.

@@ -22,6 +22,7 @@ from swarmtrain.core.errors import (
     ConfigError,
     Incompatible,
     LinkError,
+    ModelError,
     Refused,
     StateError,
     SwarmError,
@@ -136,11 +137,27 @@ class Coordinator:
 
         Raises LinkError; ModelError when the run continues a model that cannot be read.
         """
-        if not self._starts and self.config.model.initial:
-            self._start = await self._islands.begin()
-            self.record(Noted("started", f"from the model in {self.config.model.initial}"))
+        if self.config.model.initial:
+            await self._start_from_model()
         listening = await self._transport.listen(listen, self)
         self.address = announce or listening
+
+    async def _start_from_model(self) -> None:
+        """All islands without a checkpoint begin with `model.initial`: in a resumed run those that come late.
+
+        A run that goes on needs the model for these alone: where it cannot be read any more, that is told.
+        """
+        folder = self.config.model.initial
+        try:
+            self._start = await self._islands.begin()
+        except ModelError as error:
+            if not self._starts:
+                raise
+            why = f"{error.what}: {error.why}; an island that comes late begins from the seed until it catches up"
+            self.record(Noted("the imported model cannot be read", why))
+            return
+        if not self._starts:
+            self.record(Noted("started", f"from the model in {folder}"))
 
     def open_run(self, directory: Directory, corpus_digest: str) -> None:
         """From here on peers can join."""

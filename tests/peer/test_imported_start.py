@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from swarmtrain.checkpoint.initial import InitialModel
+from swarmtrain.checkpoint.store import save
 from swarmtrain.compute.lane import ThreadLane
 from swarmtrain.compute.replica import Replica
 from swarmtrain.compute.stage import build_compute
 from swarmtrain.coordinator.service import Coordinator, RunFolder
 from swarmtrain.core.config import RunConfig, load_config
-from swarmtrain.core.errors import StateError
+from swarmtrain.core.errors import ModelError, StateError
 from swarmtrain.core.events import Event
 from swarmtrain.core.messages import CheckpointAt, Restore, Source, StageAt
 from swarmtrain.core.types import Member, PeerId, Roster
@@ -28,9 +29,9 @@ from swarmtrain.peer import restore
 from swarmtrain.peer.stage_rounds import OuterStates
 from swarmtrain.recovery.snapshots import Snapshots
 from swarmtrain.swarm.identity import Identity
-from swarmtrain.transport.link import PROTOCOL, Hello, LinkLimits
+from swarmtrain.transport.link import PROTOCOL, Hello, LinkLimits, Message
 from swarmtrain.transport.memory import MemoryNetwork
-from swarmtrain.transport.requests import IslandStart
+from swarmtrain.transport.requests import Description, IslandStart
 from tests.checkpoint.llamas import write_llama
 from tests.experiments.runs import corpus, small_config
 from tests.transport.worlds import Watcher
@@ -50,17 +51,43 @@ class Guest(Watcher):
         return Hello(PROTOCOL, VERSION, run, ME, "", "", "", "peer", self.island)
 
 
+class Nowhere:
+    bootstrap = ("/ip4/127.0.0.1/tcp/1/p2p/x",)
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+NOWHERE: Any = Nowhere()
+
+
+def save_doubled(folder: Path, config: RunConfig, at: CheckpointAt) -> None:
+    initial = InitialModel(config.model)
+    states = [initial.stage(stage) for stage in range(config.model.stages + 1)]
+    doubled = [replace(state, parameters=2 * state.parameters) for state in states]
+    text = config.to_json()
+    save(folder, step=at.step, base=at.base, config_json=text, states=doubled)
+
+
 def config_of(folder: Path) -> RunConfig:
     rounds = ["outer.inner_steps=5", "outer.fragments=2"]
     return load_config((), [*settings_of(write_llama(folder / "llama")), *rounds])
 
 
 def with_parts(
-    folder: Path, act: Callable[[Any, CheckpointAt], Awaitable[None]], island: int = 0
+    folder: Path,
+    act: Callable[[Any, CheckpointAt], Awaitable[None]],
+    island: int = 0,
+    resumed: CheckpointAt | None = None,
 ) -> list[Event]:
-    """`act` with the parts of a peer that hosts stages 1 and 2 and has a link to the coordinator; its events."""
+    """`act` with the parts of a peer that hosts stages 1 and 2 and has a link to the coordinator; its events.
+
+    The first island's checkpoint of a `resumed` run holds the imported values doubled.
+    """
     torch.set_num_threads(1)
     config, events = config_of(folder), list[Event]()
+    if resumed is not None:
+        save_doubled(folder / "checkpoint", config, resumed)
 
     async def main() -> None:
         network = MemoryNetwork(0.001, 1e9, LinkLimits())
@@ -74,7 +101,10 @@ def with_parts(
         lane, guest = ThreadLane(), Guest("anna")
         guest.config, guest.island = config, island
         try:
+            if resumed is not None:
+                coordinator.resume()
             await coordinator.start("coordinator:0", "")
+            coordinator.open_run(NOWHERE, "")
             transport = network.transport("guest")
             link = await transport.dial(coordinator.address, guest.hello(), guest, 5.0)
             replicas = {s: Replica(config, s, build_compute(config, 257, s)) for s in (1, 2)}
@@ -86,7 +116,9 @@ def with_parts(
                 me=ME, config=config, replicas=replicas, outer=outer, lane=lane, member=member,
                 record=events.append, coordinator=lambda: link, snapshots=Snapshots(),
             )  # fmt: skip
-            start = coordinator.checkpoints.newest
+            reply = await link.call("describe", Message(b""), silence_seconds=5.0)
+            told = Description.decode(reply.meta)
+            start = {entry.island: entry.at for entry in told.starts}.get(island, told.start)
             assert start is not None
             await act(parts, start)
         finally:
@@ -116,6 +148,45 @@ def test_a_founder_starts_from_the_coordinators_model(tmp_path: Path, island: in
 
     events = with_parts(tmp_path, act, island)
     assert [event.tier for event in events] == ["checkpoint"] * 2  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("island", [1, 7])
+def test_an_island_that_comes_late_into_a_resumed_run_starts_from_the_model_too(
+    tmp_path: Path, island: int
+) -> None:
+    async def act(parts: Any, start: CheckpointAt) -> None:
+        assert start.step == 0
+        await restore.load_checkpoint(parts, start)
+        assert_as_imported(parts)
+
+    with_parts(tmp_path, act, island, START)
+
+
+def test_an_island_that_was_saved_goes_on_where_it_was(tmp_path: Path) -> None:
+    async def act(parts: Any, start: CheckpointAt) -> None:
+        assert start == START
+        await restore.load_checkpoint(parts, start)
+        initial = InitialModel(parts.config.model)
+        for stage, replica in parts.replicas.items():
+            expected = 2 * initial.stage(stage).parameters
+            assert replica.current.parameters.numpy().tobytes() == expected.tobytes()
+
+    with_parts(tmp_path, act, 0, START)
+
+
+def test_a_run_goes_on_without_its_model_and_says_what_that_costs(tmp_path: Path) -> None:
+    async def act(parts: Any, start: CheckpointAt) -> None:
+        assert start == START, "known by its own checkpoint"
+
+    def gone(self: InitialModel) -> None:
+        raise ModelError("no weights", "they were moved away")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(InitialModel, "check", gone)
+        with_parts(tmp_path, act, 0, START)
+        with pytest.raises(ModelError, match="no weights"):
+            with_parts(tmp_path / "new", act)
+    assert "no weights: they were moved away; an island" in (tmp_path / "journal.jsonl").read_text()
 
 
 def restore_to(tier: str, start: CheckpointAt) -> Restore:
