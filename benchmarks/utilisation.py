@@ -81,7 +81,7 @@ def config_of(model: str, *overrides: str) -> RunConfig:
         ],
     )  # fmt: skip
     # A whole contribution travels as one piece here, of which nothing is heard until all of it is there.
-    links = config.links.model_copy(update={"silence_seconds": 2_500.0})
+    links = config.links.model_copy(update={"silence_seconds": 25_000.0})
     return config.model_copy(update={"links": links})
 
 
