@@ -1,5 +1,6 @@
 """`swarmtrain experiment`: a matrix of runs from one file, its report, and what differs by more than noise."""
 
+import contextlib
 import json
 import os
 import time
@@ -69,20 +70,15 @@ def run(
         f"{experiment.title}: {len(chosen)} runs, {len(finished)} of them finished, in {folder}"
     )
     begin, failed = time.monotonic(), 0
-    for number, ended in enumerate(
-        execute(
-            left,
-            folder,
-            # Runs beside each other would slow each other's processes down.
-            1 if world != "virtual" else min(jobs or os.cpu_count() or 1, max(len(left), 1)),
-            time.process_time,
-        ),
-        1,
-    ):
-        failed += ended.summary is None
-        spent = time.monotonic() - begin
-        eta = spent / number * (len(left) - number)
-        typer.echo(f"[{number}/{len(left)}] {_told(ended)}  ({spent:.0f} s, ETA {eta:.0f} s)")
+    # Runs beside each other would slow each other's processes down.
+    count = 1 if world != "virtual" else min(jobs or os.cpu_count() or 1, max(len(left), 1))
+    # Closed also where Ctrl+C comes between two runs: the processes of those under way end with it.
+    with contextlib.closing(execute(left, folder, count, time.process_time)) as endings:
+        for number, ended in enumerate(endings, 1):
+            failed += ended.summary is None
+            spent = time.monotonic() - begin
+            eta = spent / number * (len(left) - number)
+            typer.echo(f"[{number}/{len(left)}] {_told(ended)}  ({spent:.0f} s, ETA {eta:.0f} s)")
     if failed:
         raise Stopped(
             f"{failed} of {len(left)} runs failed",

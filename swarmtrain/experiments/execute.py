@@ -6,10 +6,9 @@ finished run already is not repeated.
 
 import json
 import logging
-import multiprocessing
 import shutil
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 
 from swarmtrain.core.errors import ConfigError, SwarmError
 from swarmtrain.experiments.experiment import Experiment, PlannedRun
+from swarmtrain.experiments.pool import ending_pool, hidden_from_interrupts
 from swarmtrain.experiments.trials import (
     FAILURE,
     RECORD,
@@ -85,7 +85,9 @@ def _is_finished(run: PlannedRun, folder: Path) -> bool:
     return isinstance(record, dict) and record.get("work_sha256") == sha256
 
 
-def execute(runs: Sequence[PlannedRun], out: Path, jobs: int, clock: Clock) -> Iterator[Ended]:
+def execute(
+    runs: Sequence[PlannedRun], out: Path, jobs: int, clock: Clock
+) -> Generator[Ended, None, None]:
     """Do `runs`, `jobs` at a time, and yield each as it ends; with one job they are done in this process, in order.
 
     `clock` gives processor seconds and must be a function of a module, since other processes are handed it.
@@ -102,16 +104,15 @@ def execute(runs: Sequence[PlannedRun], out: Path, jobs: int, clock: Clock) -> I
 def _in_a_pool(waiting: list[PlannedRun], out: Path, jobs: int, clock: Clock) -> Iterator[Ended]:
     """Takes runs from the end of `waiting` until it is empty or a process died: what was under way then has failed."""
     # A process a run: so its memory is its own, and nothing is left of the run before.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        jobs, mp_context=context, initializer=_quiet, max_tasks_per_child=1
-    ) as pool:
+    with ending_pool(jobs, _quiet, tasks=1) as pool:
         under_way: dict[Future[Ended], PlannedRun] = {}
         is_broken = False
         while under_way or (waiting and not is_broken):
             while waiting and len(under_way) < jobs and not is_broken:
                 run = waiting.pop()
-                under_way[pool.submit(_one, run, out / "runs" / run.name, clock)] = run
+                with hidden_from_interrupts():
+                    future = pool.submit(_one, run, out / "runs" / run.name, clock)
+                under_way[future] = run
             done, _ = wait(under_way, return_when=FIRST_COMPLETED)
             for future in done:
                 run = under_way.pop(future)

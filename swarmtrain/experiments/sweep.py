@@ -5,10 +5,8 @@ they must be those of the plain loop, whatever happened on the way (I2).
 """
 
 import logging
-import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +19,7 @@ from swarmtrain.data.stream import Corpus, load_corpus
 from swarmtrain.experiments.checker import Violation, check, examine_folder, read_folder
 from swarmtrain.experiments.curves import Point
 from swarmtrain.experiments.faults import Fault
+from swarmtrain.experiments.pool import ending_pool, hidden_from_interrupts
 from swarmtrain.experiments.processes import ProcessRun
 from swarmtrain.experiments.reference import Reference
 from swarmtrain.experiments.round_progress import (
@@ -194,10 +193,11 @@ class Range:
     def run(self, processes: int | None = None) -> Iterator[Verdict]:
         """Verdicts in the order of the seeds."""
         count = processes or os.cpu_count() or 1
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(count, mp_context=context) as pool:
-            work = [(self.config_json, self.scenario, s) for s in range(self.first, self.last)]
-            yield from pool.map(_run_one, work, chunksize=4)
+        work = [(self.config_json, self.scenario, s) for s in range(self.first, self.last)]
+        with ending_pool(count) as pool:
+            with hidden_from_interrupts():
+                verdicts = pool.map(_run_one, work, chunksize=4)
+            yield from verdicts
 
 
 def _run_one(work: tuple[str, Scenario, int]) -> Verdict:

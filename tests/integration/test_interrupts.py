@@ -1,14 +1,18 @@
 """Ctrl+C once, Ctrl+C twice, and a death without warning: what stays and what must not."""
 
 import itertools
+import os
 import signal
 from pathlib import Path
 
+import psutil
+import pytest
 import torch
 
 from swarmtrain.core.config import load_config
 from swarmtrain.data.stream import load_corpus
 from swarmtrain.experiments.reference import Reference
+from tests.experiments.test_experiment import TINY
 from tests.integration.processes import (
     SMALL_RUN,
     Command,
@@ -119,3 +123,27 @@ def test_ctrl_c_at_a_peer_that_waits_for_others_ends_it_alone(workplace: Workpla
     coordinator.signal(signal.SIGINT)
     assert coordinator.wait(20) == 130, coordinator.output
     workplace.expect_nothing_left()
+
+
+def are_importing(workers: list[psutil.Process]) -> bool:
+    """Past the interpreter's own start, when it takes SIGINT for itself, and far from done with torch."""
+    return len(workers) == 2 and all(worker.cpu_times().user > 0.3 for worker in workers)
+
+
+@pytest.mark.parametrize("when", ["they work", "they import"])
+def test_an_interrupted_experiment_ends_its_workers_at_once(
+    workplace: Workplace, when: str
+) -> None:
+    """SIGINT to the parent alone, while each works at a run of hours; or Ctrl+C, which all get, while they start."""
+    file = workplace.write("tiny.toml", TINY.replace("run.steps=3", "run.steps=100000"))
+    out = workplace.folder / "out"
+    command = workplace.start("experiment", "run", file, "--out", out, "--jobs", 2)
+    if when == "they work":
+        until(lambda: len(list(out.glob("runs/*"))) == 2, 100, "two runs are under way")
+        command.signal(signal.SIGINT)
+    else:
+        until(lambda: are_importing(workplace.named("spawn_main")), 100, "two workers import")
+        os.killpg(command.process.pid, signal.SIGINT)
+    assert command.wait(20) == 130, command.output
+    assert "Traceback" not in command.output and "leaked" not in command.output, command.output
+    workplace.expect_nothing_left(2)
