@@ -62,6 +62,7 @@ def _table(state: dict[str, Any]) -> str:
             f"  {view['name']:<16} {view['state']:<8} stages {stages:<8} {view['address']}"
             + (f"  island {view['island']}" if view["island"] or view["island_reason"] else "")
             + (f": {view['island_reason']}" if view["island_reason"] else "")
+            + ("  reachable directly" if view.get("was_dialled") else "")
         )
     return "\n".join([*lines, *(f"  {line['text']}" for line in state["log"][-EVENTS_SHOWN:])])
 

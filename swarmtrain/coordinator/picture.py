@@ -190,6 +190,7 @@ def peer_row(view: PeerView) -> Json:
         "bytes_received": view.bytes_received,
         "busy_share": view.busy_share,
         "resident_bytes": view.resident_bytes,
+        "was_dialled": view.was_dialled,
         "since_seconds": view.since_seconds,
         "heard_seconds": view.heard_seconds,
     }

@@ -23,7 +23,8 @@ class PeerView:
     """One peer as the run sees it; `state` is joining, serving, leaving, left or lost, `since_seconds` when it began.
 
     `busy_share` and `resident_bytes` are None until the peer told of them, `heard_seconds` is when it last did. Times
-    are the coordinator's loop seconds. `island_reason` is empty where its owner chose the island.
+    are the coordinator's loop seconds. `island_reason` is empty where its owner chose the island. `was_dialled` by
+    another peer: it can be reached directly; without, nobody needed to dial it, or nobody can.
     """
 
     peer: PeerId
@@ -41,6 +42,7 @@ class PeerView:
     bytes_received: int = 0
     busy_share: float | None = None
     resident_bytes: int | None = None
+    was_dialled: bool = False
     since_seconds: float = 0.0
     heard_seconds: float = 0.0
 
@@ -234,6 +236,7 @@ def _vitals(state: RunState, event: Mapping[str, Any], at: float) -> RunState:
         bytes_received=int(event["bytes_received"]),
         busy_share=min(max(float(event["busy_share"]), 0.0), 1.0),
         resident_bytes=int(event["resident_bytes"]),
+        was_dialled=event["was_dialled"] is True,
         heard_seconds=at,
     )
 

@@ -14,13 +14,17 @@ digits of whom it called."""
 
 @dataclass(frozen=True, slots=True)
 class Vitals(Event):
-    """How a peer does right now: bytes its links carried in all, how busy its lane was lately, its resident memory."""
+    """How a peer does right now: bytes its links carried in all, how busy its lane was lately, its resident memory.
+
+    `was_dialled` says that another peer dialled it: it can be reached directly. Without, nobody knows.
+    """
 
     peer: str
     bytes_sent: int
     bytes_received: int
     busy_share: float
     resident_bytes: int
+    was_dialled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

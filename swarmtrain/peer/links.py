@@ -22,6 +22,8 @@ class Links:
     """Links to other peers. `unreachable(peer, reason)` is called when a dial or an open link failed."""
 
     unreachable: Callable[[PeerId, str], None]
+    was_dialled: bool
+    """Whether another peer of the run ever dialled this one: then it can be reached directly. Else nobody knows."""
 
     def __init__(self, transport: Transport, handler: Handler, connect_seconds: float) -> None:
         self._transport, self._handler = transport, handler
@@ -34,6 +36,7 @@ class Links:
         self._waiting: dict[PeerId, list[tuple[str, bytes]]] = {}
         self._past = LinkStats()
         self._past_of: dict[PeerId, LinkStats] = {}
+        self.was_dialled = False
         self._tasks = Tasks(failed=lambda error: None)
         self.unreachable = lambda peer, reason: None
 
@@ -133,6 +136,7 @@ class Links:
         return link in self._open.get(link.remote.peer, {})
 
     def opened(self, link: Link) -> None:
+        self.was_dialled |= link.remote.role == "peer" and bool(link.observed_host)
         self.learn(link.remote.peer, link.remote.address)
         self._open.setdefault(link.remote.peer, {})[link] = None
 

@@ -177,7 +177,8 @@ class Session:
         """How this peer does right now; its process takes `resident_bytes`."""
         stats, load = self.links.totals(), self.world.lane.meter.load(self._loop.time())
         sent, received = stats.bytes_sent, stats.bytes_received
-        return Vitals(self.options.me, sent, received, round(load.busy_share, 4), resident_bytes)
+        figures = (sent, received, round(load.busy_share, 4), resident_bytes)
+        return Vitals(self.options.me, *figures, self.links.was_dialled)
 
     @property
     def roster_size(self) -> int:

@@ -385,9 +385,10 @@ def commit(step: int) -> str:
 
 def test_live_events_are_folded_and_counted_and_kept_in_no_journal(tmp_path: Path):
     async def act(scene: Scene) -> None:
-        vitals = line("anna", Vitals("anna", 10, 20, 0.5, 30))
+        vitals = line("anna", Vitals("anna", 10, 20, 0.5, 30, was_dialled=True))
         await scene.tell(Guest("anna"), *HEALTHY, vitals)
         assert scene.coordinator.state.peers[PeerId("anna")].resident_bytes == 30
+        assert "reachable directly" in _table(scene.coordinator.status())
         assert scene.coordinator.event_counts["vitals"] == 1
 
     play(tmp_path, act)

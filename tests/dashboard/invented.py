@@ -69,9 +69,9 @@ class Invented:
         for peer in alive[step % every :: every]:
             self.sent[peer] += self.chance.randint(2 << 20, 6 << 20)
             share = self.chance.uniform(0.2, 0.9)
-            yield self.entry(
-                Vitals(peer, self.sent[peer], self.sent[peer], share, 600 << 20), peer, at
-            )
+            sent_bytes, was_dialled = self.sent[peer], int(peer, 16) % 2 == 0
+            vitals = Vitals(peer, sent_bytes, sent_bytes, share, 600 << 20, was_dialled)
+            yield self.entry(vitals, peer, at)
 
     def links(self, at: float) -> Iterator[Entry]:
         for peer in self.ids:

@@ -89,6 +89,8 @@ def test_a_thousand_invented_peers_are_drawn_and_their_names_are_text(invented: 
     until(lambda: "lost" in invented.text("#curve-key"), 30, "a mark")
     assert "1,000" in invented.text("#tiles") or "999" in invented.text("#tiles")
     assert invented.count("#topology .skips") > 0 and "serving" in invented.text("#map")
+    until(lambda: "directly" in invented.text("#peers td"), 30, "who was dialled")
+    assert "not known" in invented.text("#peers td")
     assert invented.count("*") < 3000, "the page stays small"
     until(lambda: SCRIPT in invented.text("#log"), 30, "the hostile name in the log")
     assert invented.driver.execute_script("return window.owned") is None

@@ -9,7 +9,9 @@ import pytest
 from swarmtrain.core.types import Member, PeerId, Roster
 from swarmtrain.peer.links import Links
 from swarmtrain.swarm.records import LINK_PEER_DIGITS, MOST_LINKS
-from swarmtrain.transport.link import LinkStats
+from swarmtrain.transport.grpc_transport import GrpcTransport
+from swarmtrain.transport.link import Hello, Link, LinkLimits, LinkStats
+from tests.transport.worlds import Watcher, hello
 
 GOOD = "ab" * 16
 
@@ -117,3 +119,38 @@ def test_what_links_carried_outlives_them_and_has_a_bound(monkeypatch: pytest.Mo
         )
         links.closed(link, "over")
     assert links.carried() == ((GOOD, 5, 7), ("cd" * 16, 3, 0), ("ef" * 16, 3, 0))
+
+
+class Greeter(Watcher):
+    """A process that keeps its links in `Links`, and greets in `role`."""
+
+    def __init__(self, name: str, role: str = "peer") -> None:
+        super().__init__(name)
+        self.role = role
+        self.transport = GrpcTransport(LinkLimits())
+        self.kept = Links(self.transport, self, 5.0)
+
+    def hello(self) -> Hello:
+        return hello(self.name, role=self.role)
+
+    def opened(self, link: Link) -> None:
+        self.kept.opened(link)
+        super().opened(link)
+
+
+@pytest.mark.parametrize(("role", "is_known"), [("peer", True), ("query", False)])
+def test_whom_another_peer_dialled_knows_that_it_can_be_reached(role: str, is_known: bool) -> None:
+    """By the link alone: the dialler learns nothing of itself, and who only asks is no peer."""
+
+    async def main() -> None:
+        dialled, dialler = Greeter("dialled"), Greeter("dialler", role)
+        try:
+            address = await dialled.transport.listen("127.0.0.1:0", dialled)
+            await dialler.transport.dial(address, dialler.hello(), dialler, 10.0)
+            await dialled.until(lambda: len(dialled.links) == 1)
+            assert dialled.kept.was_dialled is is_known and not dialler.kept.was_dialled
+        finally:
+            await dialler.transport.close()
+            await dialled.transport.close()
+
+    asyncio.run(main())

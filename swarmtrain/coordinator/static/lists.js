@@ -64,6 +64,7 @@ const COLUMNS = [
   { name: "down", text: (row) => bits(rate(row, "bytes_received")), order: (a, b) => (b.bytes_received_rate ?? 0) - (a.bytes_received_rate ?? 0), number: true },
   { name: "sent in all", text: (row) => bytes(row.bytes_sent), order: (a, b) => b.bytes_sent - a.bytes_sent, number: true, wordy: true },
   { name: "memory", text: (row) => (row.resident_bytes === null ? "–" : bytes(row.resident_bytes)), order: (a, b) => (b.resident_bytes ?? 0) - (a.resident_bytes ?? 0), number: true },
+  { name: "reachable", text: (row) => (row.was_dialled ? "directly" : "not known"), order: (a, b) => b.was_dialled - a.was_dialled, wordy: true, title: "directly: another peer has dialled it; not known: none has needed to, or none can" },
   { name: "heard of", text: (row, now) => `${duration(now - row.heard_seconds)} ago`, order: (a, b) => b.heard_seconds - a.heard_seconds, number: true },
   { name: "machine", text: (row) => row.machine || "–", order: (a, b) => inOrder(a.machine, b.machine), wordy: true },
   { name: "why these stages", text: (row) => row.reason || "–", order: (a, b) => inOrder(a.reason, b.reason), wordy: true },
@@ -105,7 +106,7 @@ function heading(column, again) {
     again("peers");
   };
   return el(
-    "th", { scope: "col", class: classes(column), "aria-sort": isSorted ? (isReversed ? "descending" : "ascending") : undefined },
+    "th", { scope: "col", title: column.title, class: classes(column), "aria-sort": isSorted ? (isReversed ? "descending" : "ascending") : undefined },
     el("button", { type: "button", onclick: press, "data-column": column.name }, column.name, isSorted ? (isReversed ? " ▾" : " ▴") : ""),
   );
 }
