@@ -208,7 +208,7 @@ def rows_of(model: str, rates: list[int]) -> tuple[list[Row], float]:
     return rows, plain / STEPS
 
 
-def report(rows: list[Row], step_seconds: dict[str, float], rates: list[int]) -> str:
+def report(rows: list[Row], step_seconds: dict[str, float]) -> str:
     command = "python benchmarks/utilisation.py"
     lines = [
         "# Four islands over slow links: the share of time that they compute", "",
@@ -221,7 +221,7 @@ def report(rows: list[Row], step_seconds: dict[str, float], rates: list[int]) ->
             "| up, Mbit/s | synchronous | " + " | ".join(MODES) + " |",
             "|---|---|" + "---|" * len(MODES),
         ]  # fmt: skip
-        for mbit in rates:
+        for mbit in sorted({row.mbit for row in ours}):
             by_mode = {row.mode: row.utilisation for row in ours if row.mbit == mbit}
             cells = [f"{by_mode[mode]:.1f} %" for mode in ("synchronous", *MODES)]
             lines.append(f"| {mbit} | " + " | ".join(cells) + " |")
@@ -246,14 +246,17 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     kept = options.out / "utilisation.json" if options.out is not None else None
-    # Of models that are not measured now, what was measured before stays.
+    # Of models and rates that are not measured now, what was measured before stays.
     known = json.loads(kept.read_text()) if kept is not None and kept.exists() else {}
     for model in options.models:
         rows, step_seconds = rows_of(model, options.rates)
-        known[model] = {"step_seconds": step_seconds, "rows": [asdict(row) for row in rows]}
+        before = known.get(model, {}).get("rows", [])
+        stays = [row for row in before if row["mbit"] not in options.rates]
+        every = [*stays, *(asdict(row) for row in rows)]
+        known[model] = {"step_seconds": step_seconds, "rows": every}
     rows = [Row(**row) for model in sorted(known) for row in known[model]["rows"]]
     steps = {model: known[model]["step_seconds"] for model in sorted(known)}
-    text = report(rows, steps, options.rates)
+    text = report(rows, steps)
     print(text)
     if kept is not None:
         kept.with_suffix(".md").write_text(text)

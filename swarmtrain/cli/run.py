@@ -111,13 +111,14 @@ def up(
 
     Ctrl+C stops after what is committed and keeps a checkpoint; Ctrl+C twice leaves at once.
     """
-    from swarmtrain.cli.settings import read_config, run_folder, sinks_to_open
+    from swarmtrain.cli.settings import founders_of, read_config, run_folder, sinks_to_open
     from swarmtrain.cli.up import UpOptions, parse_kill, run_up
     from swarmtrain.experiments.emulated import emulated
 
     config = read_config(files, overrides, steps, [f"swarm.min_peers={peers}"])
-    if islands > 1 and "founders" not in config.outer.model_fields_set:
-        together = [f"swarm.min_peers={peers}", f"outer.founders={islands}"]
+    if "founders" not in config.outer.model_fields_set:
+        founders = founders_of(out, resume, islands)
+        together = [f"swarm.min_peers={peers}", f"outer.founders={founders}"]
         config = read_config(files, overrides, steps, together)
     machines = emulated(machine or (), network, peers * islands, Path.cwd())
     stages, victim = tuple(stage or ()), parse_kill(kill, peers * islands)

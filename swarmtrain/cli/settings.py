@@ -72,9 +72,32 @@ def read_config(
 
 def run_folder(out: Path | None, config: "RunConfig", resume: ResumeChoice) -> tuple[Path, bool]:
     """The folder to write, and whether the run goes on from what is in it. Raises ConfigError."""
-    if resume == "never" or out is None or not (out / "config.toml").exists():
+    known = _known_run(out, resume)
+    if out is None or known is None:
         return new_run_folder(out, config), False
+    if known.hash != config.hash:
+        raise ConfigError(
+            f"{out} holds a run with other settings",
+            f"its configuration hashes to {known.hash[:12]}, this one to {config.hash[:12]}",
+            f"resume with {out / 'config.toml'}, or choose another --out",
+        )
     return _write_config(out, config), True
+
+
+def founders_of(out: Path | None, resume: ResumeChoice, islands: int) -> int:
+    """How many islands found the group of a run, unless told: all that begin together. A run that goes on has those it
+    began with, however many islands there are now."""
+    known = _known_run(out, resume)
+    return islands if known is None else known.outer.founders
+
+
+def _known_run(out: Path | None, resume: ResumeChoice) -> "RunConfig | None":
+    """The configuration of the run that is to go on; None for a new one. Raises ConfigError."""
+    from swarmtrain.core.config import load_config
+
+    if resume == "never" or out is None or not (out / "config.toml").exists():
+        return None
+    return load_config([out / "config.toml"])
 
 
 def new_run_folder(out: Path | None, config: "RunConfig") -> Path:

@@ -1,7 +1,7 @@
 """A volunteer's terms on the command line: options of `peer`, and `pause`, `resume`, `leave` from another terminal."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -174,11 +174,12 @@ def show_own_peer(state: Path | None, output: str) -> None:
 
 
 def _ask(request: "Request", state: Path | None, output: str) -> None:
-    from swarmtrain.peer.state_folder import ask_for
+    from swarmtrain.peer.state_folder import ask_for, read_status
 
     folder = state or _running_folder()
+    before = read_status(folder)
     ask_for(folder, request)
-    _show(_answered(folder, request), output)
+    _show(_answered(folder, request, before), output)
 
 
 def _show(status: "Status", output: str) -> None:
@@ -205,7 +206,7 @@ def _running_folder() -> Path:
     raise StateError(f"{len(running)} peers of yours run here", names, "choose one by --state")
 
 
-def _answered(folder: Path, request: "Request | None") -> "Status":
+def _answered(folder: Path, request: "Request | None", before: "Status | None" = None) -> "Status":
     """The peer's status once it has seen the request, if any. Raises StateError when it does not answer."""
     import time
 
@@ -217,6 +218,9 @@ def _answered(folder: Path, request: "Request | None") -> "Status":
         if status is not None and request in (None, status.request):
             return status
         time.sleep(LOOK_SECONDS)
+    if request == "finish" and before is not None and not is_owned(folder):
+        # A peer that is paused, or finds no run, is gone before anybody could look.
+        return replace(before, request="finish", doing="left", reason="", resumes="")
     raise StateError(
         f"no peer answers in {folder}",
         "none runs with that folder, or it is busy starting",

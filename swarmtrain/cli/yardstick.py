@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -171,8 +172,9 @@ def run_seeds(
     counts: Counter[str] = Counter()
     failed: list[str] = []
     begin, told = time.monotonic(), Count("seeds")
-    with open(folder / "seeds.jsonl", "w", encoding="utf-8") as lines:
-        for verdict in Range(first, last, config.to_json(), file.scenario).run():
+    verdicts = Range(first, last, config.to_json(), file.scenario).run()
+    with open(folder / "seeds.jsonl", "w", encoding="utf-8") as lines, closing(verdicts):
+        for verdict in verdicts:
             counts[verdict.outcome] += 1
             told(counts.total(), last - first)
             lines.write(json.dumps(asdict(verdict)) + "\n")

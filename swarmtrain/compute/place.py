@@ -56,22 +56,26 @@ HERE = Place()
 
 @dataclass(frozen=True, slots=True)
 class Devices:
-    """What torch finds on this machine; `free_bytes` is that of the CUDA device."""
+    """What torch finds on this machine; `free_bytes` of `total_bytes` are those of the CUDA device."""
 
     cuda: str = ""
     cuda_bf16: bool = False
     free_bytes: int = 0
     mps: bool = False
+    total_bytes: int = 0
 
 
 def seen_devices(is_weighed: bool = True) -> Devices:
     """Ask torch; a device that cannot be asked is none. Its free memory is asked for only if it `is_weighed`, as that
     takes some hundred MB of a card."""
     if torch.cuda.is_available():
-        free_bytes = torch.cuda.mem_get_info()[0] if is_weighed else 0
-        name = torch.cuda.get_device_name()
+        if is_weighed:
+            torch.cuda.empty_cache()  # what a peer of this process gave back before it paused is free
+        free_bytes, total_bytes = torch.cuda.mem_get_info() if is_weighed else (0, 0)
         # Older cards (T4) emulate bf16, slower than they compute in fp32.
-        return Devices(name, torch.cuda.is_bf16_supported(including_emulation=False), free_bytes)
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        name = torch.cuda.get_device_name()
+        return Devices(name, has_bf16, free_bytes, total_bytes=total_bytes)
     return Devices(mps=torch.backends.mps.is_available())
 
 
@@ -110,11 +114,12 @@ def find_place(wanted: str, accumulation: Literal["exact", "fast"]) -> tuple[Pla
 
 
 def memory_on(place: Place, seen: Devices, memory_bytes: int, sharers: int = 1) -> int:
-    """What stages may use: `memory_bytes` of the machine, and of a CUDA device no more than is free there now, in
-    equal parts where `sharers` peers start on it at once."""
+    """What stages may use: `memory_bytes` of the machine, and of a CUDA device no more than is free there now, nor than
+    an equal part of it where it serves `sharers` peers: whoever of them starts later finds less free."""
     if not place.is_cuda:
         return memory_bytes
-    return min(memory_bytes, int(MEMORY_SHARE * seen.free_bytes) // sharers)
+    part_bytes = min(seen.free_bytes, seen.total_bytes // sharers)
+    return min(memory_bytes, int(MEMORY_SHARE * part_bytes))
 
 
 def hold_memory(place: Place, memory_bytes: int) -> None:

@@ -463,6 +463,10 @@ def _hash_of(config: RunConfig) -> str:
     if not config.model.initial_sha256:
         # A run that starts from its seed keeps the hash it had before there were other beginnings.
         model.add("initial_sha256")
+    outer = {"grace_seconds"}
+    if config.outer.founders == 1:
+        # Likewise: as before there could be more.
+        outer.add("founders")
     agreed = config.model_dump(
         exclude={
             "limits": True,
@@ -470,7 +474,7 @@ def _hash_of(config: RunConfig) -> str:
             "swarm": True,
             "recovery": True,
             "planner": True,
-            "outer": {"grace_seconds"},
+            "outer": outer,
             "run": {"name"},
             "model": model,
         }

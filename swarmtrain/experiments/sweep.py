@@ -6,7 +6,7 @@ they must be those of the plain loop, whatever happened on the way (I2).
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -190,7 +190,7 @@ class Range:
     config_json: str
     scenario: Scenario
 
-    def run(self, processes: int | None = None) -> Iterator[Verdict]:
+    def run(self, processes: int | None = None) -> Generator[Verdict]:
         """Verdicts in the order of the seeds."""
         count = processes or os.cpu_count() or 1
         work = [(self.config_json, self.scenario, s) for s in range(self.first, self.last)]

@@ -92,7 +92,7 @@ def carry_out(run: PlannedRun, folder: Path, clock: Clock) -> dict[str, Any]:
     Raises SwarmError when it cannot be run, and Stopped when it ended otherwise than it may.
     """
     trial = prepared(run)
-    begin = clock()
+    begin, children = clock(), _children_seconds()
     if isinstance(trial, MarketTrial):
         summary = market_trial.write_trial(trial, folder)
         facts: dict[str, Any] = {}
@@ -106,7 +106,7 @@ def carry_out(run: PlannedRun, folder: Path, clock: Clock) -> dict[str, Any]:
     facts |= {
         "seed": summary["seed"],
         "work_sha256": work_sha256(run),
-        "cpu_seconds": cpu_seconds,
+        "cpu_seconds": cpu_seconds + _children_seconds() - children,
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
     _write_json(folder / RECORD, facts | surroundings())
@@ -115,6 +115,12 @@ def carry_out(run: PlannedRun, folder: Path, clock: Clock) -> dict[str, Any]:
     else:
         write_summary(folder / SUMMARY, summary)
     return summary
+
+
+def _children_seconds() -> float:
+    """Processor seconds of the processes that this one started and saw end: real peers are such."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def surroundings() -> dict[str, Any]:

@@ -100,7 +100,11 @@ class RoundGroup:
     @property
     def absent(self) -> tuple[int, ...]:
         """The voting islands without which this round cannot be decided, and of whom nobody is there; mostly none."""
-        return self._roll.absent(self.members) if self.choice is None else ()
+        if self.choice is not None:
+            return ()
+        # Who does not know what its island voted before may ask all others, and has to hear them all.
+        is_each_needed = self.votes.is_member and not self.votes.may_vote
+        return self._roll.absent(self.members, is_each_needed)
 
     def peers_of(self, island: int) -> tuple[PeerId, ...]:
         """An island's replicas as last heard of."""

@@ -76,12 +76,13 @@ class Roll:
         listed = self.lists.get(island)
         return listed is None or not self.lost.issuperset(listed.peers)
 
-    def absent(self, members: Sequence[GroupMember]) -> tuple[int, ...]:
-        """The islands of `members` of whom no living peer is known; none where the others are a quorum."""
+    def absent(self, members: Sequence[GroupMember], is_each_needed: bool) -> tuple[int, ...]:
+        """The islands of `members` of whom no living peer is known; none where the others suffice as a quorum."""
         islands = [member.island for member in members]
         present = [i for i in islands if i in self.lists and self.is_alive(i)]
         missing = set(islands).difference(present)
-        return () if is_quorum(present, islands) else tuple(sorted(missing))
+        suffices = is_quorum(present, islands) and not is_each_needed
+        return () if suffices else tuple(sorted(missing))
 
     def live_peers(self, islands: Iterable[int]) -> tuple[PeerId, ...]:
         """The peers of `islands` that are not lost, ascending by island, then by peer."""

@@ -488,11 +488,11 @@ class OuterRounds:
 def _absent_why(islands: tuple[int, ...], number: int) -> str:
     names = f"{'island' if len(islands) == 1 else 'islands'} {', '.join(map(str, islands))}"
     remedy = (
-        "start peers of it anew (--island), and rounds go on"
+        "start peers of each anew (--island), and rounds go on"
         if number == 0
         else "stop the run and go on from its checkpoints (--resume auto)"
     )
     return (
         f"{names} cannot be reached, and without a quorum of those who vote no round is decided, as nobody can tell "
-        f"a lost island from a cut line; training goes on. If it is lost and surely stopped: {remedy}"
+        f"a lost island from a cut line; training goes on. If every one of them is lost and surely stopped: {remedy}"
     )

@@ -265,3 +265,20 @@ def test_islands_that_begin_together_found_their_group_together(
     rounds = ("--set", "outer.inner_steps=5")
     assert shell("up", *SETTINGS, *rounds, "--out", "here", *arguments)[0] == 0
     assert asked[0].outer.founders == founders
+
+
+def test_a_run_that_goes_on_has_the_founders_it_began_with(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """However many islands there are now; and other settings leave what it knows of itself as it is."""
+    asked: list[Any] = []
+    monkeypatch.setattr("swarmtrain.cli.up.run_up", lambda config, *_: asked.append(config))
+    command = ("up", *SETTINGS, "--set", "outer.inner_steps=5", "--out", "here")
+    for more in (("--islands", 3), ("--islands", 2, "--resume", "auto"), ("--resume", "auto")):
+        code, text = shell(*command, *more)
+        assert code == 0, text
+    assert [config.outer.founders for config in asked] == [3, 3, 3]
+    known = (tmp_path / "here" / "config.toml").read_text()
+    code, text = shell(*command, "--resume", "auto", "--set", "run.seed=5")
+    assert code != 0 and "holds a run with other settings" in text
+    assert (tmp_path / "here" / "config.toml").read_text() == known

@@ -112,6 +112,25 @@ def test_what_is_said_in_another_terminal_reaches_the_peer(
     assert capsys.readouterr().out.count("mine (process 7): at work") == 2
 
 
+def test_a_peer_that_is_gone_at_once_has_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """As one that is paused: its folder is given up before anybody could read that it saw the request."""
+    folder = StateFolder(tmp_path / "swarmtrain" / "peer")
+    folder.save(Status(7, "ab", "mine", "pause", "paused", "asked to", "when asked", 3, "", 5000))
+
+    def leave() -> None:
+        while folder.request() != "finish":
+            pass
+        folder.close()
+
+    peer = threading.Thread(target=leave)
+    peer.start()
+    assert told("leave", monkeypatch, tmp_path) == 0
+    peer.join()
+    assert "mine (process 7): left" in capsys.readouterr().out
+
+
 def told(command: str, monkeypatch: pytest.MonkeyPatch, home: Path) -> int:
     """The exit code of `swarmtrain COMMAND` where peers keep their folders below `home`."""
     monkeypatch.setenv("XDG_STATE_HOME", str(home))

@@ -3,6 +3,7 @@
 No test here needs a device: the copy is kept on the CPU, and bf16 autocast is the CPU's.
 """
 
+from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -29,7 +30,7 @@ APART = Place(CPU)
 """As on a device apart: the stage computes on a copy of its parameters."""
 NARROW = Place(CPU, bf16=True)
 CONFIG = small_config("train.accumulation=fast")
-CUDA = Devices("a card", cuda_bf16=True, free_bytes=10_000)
+CUDA = Devices("a card", cuda_bf16=True, free_bytes=10_000, total_bytes=16_000)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,11 @@ def test_a_cards_memory_bounds_what_stages_may_use() -> None:
 
 
 def test_peers_that_start_at_once_share_a_card() -> None:
-    assert memory_on(choose_place("cuda", "fast", CUDA)[0], CUDA, 50_000, sharers=4) == 2_000
+    place = choose_place("cuda", "fast", CUDA)[0]
+    assert memory_on(place, CUDA, 50_000, sharers=4) == 3_200
+    # The others have taken theirs: who starts again gets what it had, not a part of what they left.
+    left = replace(CUDA, free_bytes=4_000)
+    assert memory_on(place, left, 50_000, sharers=4) == 3_200
     assert memory_on(HERE, CUDA, 50_000, sharers=4) == 50_000
 
 
@@ -88,6 +93,7 @@ def pretend_card(monkeypatch: pytest.MonkeyPatch, held: list[float]) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (12_000, 16_000))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "T4")
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     emulates = lambda including_emulation=True: including_emulation  # noqa: E731
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", emulates)
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", held.append)
@@ -95,7 +101,7 @@ def pretend_card(monkeypatch: pytest.MonkeyPatch, held: list[float]) -> None:
 
 def test_a_card_that_only_emulates_bf16_computes_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_card(monkeypatch, [])
-    assert seen_devices() == Devices("T4", cuda_bf16=False, free_bytes=12_000)
+    assert seen_devices() == Devices("T4", cuda_bf16=False, free_bytes=12_000, total_bytes=16_000)
     assert choose_place("auto", "fast", seen_devices())[0].name == "cuda"
 
 

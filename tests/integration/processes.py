@@ -44,6 +44,11 @@ warmup_steps = 4
 """
 
 
+# Whoever runs these tests as a background job has SIGINT ignored, and would hand that down: what is handled here, if
+# only as usual, begins as usual in a process that is started.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def until(true: Callable[[], Any], seconds: float, what: str) -> Any:
     """Poll `true` until it is; its value. Fails the test after `seconds`."""
     deadline = time.monotonic() + seconds

