@@ -1,7 +1,7 @@
 """The coordinator's checkpoints: saved beside training, served to peers that restore from them (tier 2).
 
 A run that continues an imported model (`model.initial`) starts from a checkpoint as well, one of step 0 that lies in
-the model's own files.
+the model's own files. That one is served for as long as the run goes on: whoever begins an island anew starts from it.
 """
 
 import asyncio
@@ -41,6 +41,7 @@ class Checkpoints:
         self._config, self.folder = config, folder
         self.newest: CheckpointAt | None = None
         self._known: dict[int, tuple[Digest, Read]] = {}
+        self._origin: tuple[Digest, Read] | None = None
         self._saving, self._reading = asyncio.Lock(), asyncio.Lock()
         self._read: OrderedDict[tuple[int, int], StageState] = OrderedDict()
         self._forgetting: asyncio.TimerHandle | None = None
@@ -75,9 +76,11 @@ class Checkpoints:
         return found.skipped
 
     def begin(self, initial: InitialModel) -> CheckpointAt:
-        """Start from an imported model."""
+        """Serve an imported model as step 0 from here on, and start from it where there is no checkpoint."""
         at = CheckpointAt(0, initial.base)
-        self._add(at, initial.stage)
+        self._origin = initial.base, initial.stage
+        if self.newest is None:
+            self.newest = at
         return at
 
     async def save(self, step: int, donors: dict[int, Sequence[Link]]) -> Path:
@@ -89,7 +92,7 @@ class Checkpoints:
 
     async def state(self, request: StateRequest) -> Message:
         """A piece of a stage of a checkpoint, as a replica would give it."""
-        base, _ = self._known.get(request.step, (b"", None))
+        base, _ = self._found(request.step) or (b"", None)
         state = await self._stage(request.step, request.stage)
         if state is None:
             step = self.newest.step if self.newest is not None else 0
@@ -113,15 +116,19 @@ class Checkpoints:
             del self._read[key]
         self.newest = newest
 
+    def _found(self, step: int) -> tuple[Digest, Read] | None:
+        return self._origin if step == 0 and self._origin is not None else self._known.get(step)
+
     async def _stage(self, step: int, stage: int) -> StageState | None:
         """One stage's state; None when the checkpoint is gone. A peer asks for its pieces one after the other."""
         async with self._reading:
             key = (step, stage)
             if key not in self._read:
-                if step not in self._known:
+                found = self._found(step)
+                if found is None:
                     return None
                 try:
-                    self._read[key] = await asyncio.to_thread(self._known[step][1], stage)
+                    self._read[key] = await asyncio.to_thread(found[1], stage)
                 except StateError:
                     if self.newest is None or step == self.newest.step:
                         raise

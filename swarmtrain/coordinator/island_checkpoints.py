@@ -38,7 +38,8 @@ class IslandCheckpoints:
         return self._all[island]
 
     async def begin(self) -> CheckpointAt:
-        """Every island starts from `model.initial`, however late it comes; one that goes on stays where it is.
+        """Every island starts from `model.initial`, however late it comes; one that goes on stays where it is, and who
+        founds it anew when it died starts from the model too.
 
         Raises ModelError when it cannot be read or has other weights than the run's.
         """
@@ -46,8 +47,7 @@ class IslandCheckpoints:
         await asyncio.to_thread(initial.check)
         self._initial = initial
         for island in self._all.values():
-            if island.newest is None:
-                island.begin(initial)
+            island.begin(initial)
         return CheckpointAt(0, initial.base)
 
     def resume(self) -> tuple[dict[int, CheckpointAt], list[Noted]]:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from swarmtrain.checkpoint.initial import InitialModel
-from swarmtrain.checkpoint.store import save
+from swarmtrain.checkpoint.store import island_folder, load_stage, save
 from swarmtrain.compute.lane import ThreadLane
 from swarmtrain.compute.replica import Replica
 from swarmtrain.compute.stage import build_compute
@@ -27,7 +28,9 @@ from swarmtrain.experiments.machines import MachineLoop
 from swarmtrain.experiments.virtual import Scenario, Stage, peers, play
 from swarmtrain.peer import restore
 from swarmtrain.peer.stage_rounds import OuterStates
+from swarmtrain.recovery.dealing import pace_of
 from swarmtrain.recovery.snapshots import Snapshots
+from swarmtrain.recovery.transfer import fetch_stage
 from swarmtrain.swarm.identity import Identity
 from swarmtrain.transport.link import PROTOCOL, Hello, LinkLimits, Message
 from swarmtrain.transport.memory import MemoryNetwork
@@ -61,12 +64,22 @@ class Nowhere:
 NOWHERE: Any = Nowhere()
 
 
-def save_doubled(folder: Path, config: RunConfig, at: CheckpointAt) -> None:
+def save_doubled(folder: Path, config: RunConfig, at: CheckpointAt) -> Path:
     initial = InitialModel(config.model)
     states = [initial.stage(stage) for stage in range(config.model.stages + 1)]
     doubled = [replace(state, parameters=2 * state.parameters) for state in states]
     text = config.to_json()
-    save(folder, step=at.step, base=at.base, config_json=text, states=doubled)
+    return save(folder, step=at.step, base=at.base, config_json=text, states=doubled)
+
+
+def save_more(coordinator: Coordinator, island: int) -> None:
+    """The island trains on for more checkpoints than are kept."""
+    checkpoints, config = coordinator._islands.of(island), coordinator.config
+    for step in range(10, 60, 10):
+        at = CheckpointAt(step, bytes([step]) * 32)
+        path = save_doubled(checkpoints.folder, config, at)
+        checkpoints._add(at, partial(load_stage, path))
+    coordinator.state = replace(coordinator.state, islands={island: 50})
 
 
 def config_of(folder: Path) -> RunConfig:
@@ -79,10 +92,12 @@ def with_parts(
     act: Callable[[Any, CheckpointAt], Awaitable[None]],
     island: int = 0,
     resumed: CheckpointAt | None = None,
+    begun: Callable[[Coordinator, int], None] = lambda *_: None,
 ) -> list[Event]:
     """`act` with the parts of a peer that hosts stages 1 and 2 and has a link to the coordinator; its events.
 
-    The first island's checkpoint of a `resumed` run holds the imported values doubled.
+    The first island's checkpoint of a `resumed` run holds the imported values doubled. `begun(coordinator, island)` is
+    called before the peer asks where it starts.
     """
     torch.set_num_threads(1)
     config, events = config_of(folder), list[Event]()
@@ -105,6 +120,7 @@ def with_parts(
                 coordinator.resume()
             await coordinator.start("coordinator:0", "")
             coordinator.open_run(NOWHERE, "")
+            begun(coordinator, island)
             transport = network.transport("guest")
             link = await transport.dial(coordinator.address, guest.hello(), guest, 5.0)
             replicas = {s: Replica(config, s, build_compute(config, 257, s)) for s in (1, 2)}
@@ -160,6 +176,23 @@ def test_an_island_that_comes_late_into_a_resumed_run_starts_from_the_model_too(
         assert_as_imported(parts)
 
     with_parts(tmp_path, act, island, START)
+
+
+@pytest.mark.parametrize("island", [0, 1])
+@pytest.mark.parametrize("resumed", [None, START])
+def test_an_island_that_died_long_after_the_start_is_begun_anew_from_the_model(
+    tmp_path: Path, island: int, resumed: CheckpointAt | None
+) -> None:
+    async def act(parts: Any, start: CheckpointAt) -> None:
+        assert start.step == 0
+        await restore.load_checkpoint(parts, start)
+        assert_as_imported(parts)
+        kept = await fetch_stage([parts.coordinator()], 1, 50, pace_of(parts.config.links))
+        assert kept.base == bytes([50]) * 32, "what it saved is served as before"
+
+    if resumed is not None:
+        save_doubled(island_folder(tmp_path / "checkpoint", 1), config_of(tmp_path), resumed)
+    with_parts(tmp_path, act, island, resumed, save_more)
 
 
 def test_an_island_that_was_saved_goes_on_where_it_was(tmp_path: Path) -> None:
