@@ -1,4 +1,4 @@
-"""Where the islands of a run go on: from the newest step of which each has a whole checkpoint of its own."""
+"""Where the islands of a run go on: from the step of which the most have a whole checkpoint of their own."""
 
 from pathlib import Path
 
@@ -59,6 +59,74 @@ def test_a_damaged_one_is_passed_over_in_all_of_them(tmp_path: Path) -> None:
     found, notes = starts(tmp_path)
     assert found == {0: at(0, 10), 1: at(1, 10)}
     assert notes == ["a checkpoint was passed over"]
+
+
+def test_an_island_that_died_long_before_costs_the_others_nothing(tmp_path: Path) -> None:
+    write(tmp_path, 0, 70, 80, 90)
+    write(tmp_path, 1, 70, 80, 90)
+    write(tmp_path, 2, 10, 20, 30)
+    found, (note,) = IslandCheckpoints(CONFIG, tmp_path).resume()
+    assert found == {0: at(0, 90), 1: at(1, 90)}
+    kept = tmp_path / "island-0002-set-aside-1"
+    assert note.what == "an island begins anew" and known_steps(kept) == [30, 20, 10]
+    for said in ("island 2", "from step 90", "up to step 30", f"swarmtrain export {kept}"):
+        assert said in note.detail
+
+
+def test_an_island_that_never_saved_costs_the_others_nothing(tmp_path: Path) -> None:
+    write(tmp_path, 0, 10, 20)
+    write(tmp_path, 1, 10, 20)
+    (tmp_path / "island-0002" / ".partial-step-00000020").mkdir(parents=True)
+    islands = IslandCheckpoints(CONFIG, tmp_path)
+    found, (note,) = islands.resume()
+    assert found == {0: at(0, 20), 1: at(1, 20)}
+    assert note.what == "an island begins anew" and "not saved any checkpoint" in note.detail
+    assert "export" not in note.detail, "there is nothing to export"
+    assert islands.of(2).newest is None and islands.of(2).folder.is_dir()
+    assert not list(tmp_path.glob("*-set-aside-*"))
+
+
+def test_an_island_of_which_nothing_is_whole_costs_the_others_nothing(tmp_path: Path) -> None:
+    write(tmp_path, 0, 10, 20)
+    write(tmp_path, 1, 10, 20)
+    write(tmp_path, 2, 20)
+    (tmp_path / "island-0002" / "step-00000020" / "stage-001.safetensors").write_bytes(b"x")
+    found, (passed, anew) = IslandCheckpoints(CONFIG, tmp_path).resume()
+    assert found == {0: at(0, 20), 1: at(1, 20)}
+    assert passed.what == "a checkpoint was passed over" and "island-0002" in passed.detail
+    assert anew.what == "an island begins anew" and "export" not in anew.detail
+    assert (tmp_path / "island-0002-set-aside-1").is_dir()
+
+
+def test_an_older_step_that_more_islands_have_is_chosen_before_a_newer_one(tmp_path: Path) -> None:
+    for island in range(3):
+        write(tmp_path, island, 10, 20, 30)
+    (tmp_path / "island-0002" / "step-00000030" / "stage-001.safetensors").write_bytes(b"x")
+    write(tmp_path, 1, 40)
+    assert starts(tmp_path) == (
+        {island: at(island, 20) for island in range(3)},
+        ["a checkpoint was passed over"],
+    )
+
+
+def test_a_damaged_one_of_the_first_island_is_told_once(tmp_path: Path) -> None:
+    write(tmp_path, 0, 10, 20)
+    write(tmp_path, 1, 10, 20)
+    (tmp_path / "step-00000020" / "stage-001.safetensors").write_bytes(b"x")
+    found, notes = starts(tmp_path)
+    assert found == {0: at(0, 10), 1: at(1, 10)}
+    assert notes == ["a damaged checkpoint was passed over"]
+
+
+def test_a_checkpoint_that_a_crash_left_under_its_spare_name_is_gone_on_from(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path, 0, 10)
+    (tmp_path / "step-00000010").rename(tmp_path / "step-00000010.replaced")
+    write(tmp_path, 1, 10)
+    found, notes = starts(tmp_path)
+    assert found == {0: at(0, 10)}
+    assert notes == ["a checkpoint was passed over", "an island begins anew"]
 
 
 def test_one_that_is_whole_and_of_another_run_is_not_called_damaged(tmp_path: Path) -> None:
