@@ -133,7 +133,7 @@ class Checkpoints:
                     if self.newest is None or step == self.newest.step:
                         raise
                     # Dropped from disk for newer ones: whoever asks has to take one of these.
-                    del self._known[step]
+                    self._known.pop(step, None)
                     return None
             self._read.move_to_end(key)
             if self._forgetting is not None:
