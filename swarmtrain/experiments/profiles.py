@@ -1,8 +1,9 @@
 """Machines, networks and churn by name: the TOML files under `peers/`, checked field by field.
 
 `t4` is the file `t4.toml` in `machines/`, `networks/` or `churn/` of the nearest folder called `peers`, looked for
-in the folder of whoever names it and in those above; a name that ends in `.toml` is a path instead. Every field
-is documented where it is declared below; rates and sizes may be text with a unit ("20Mbit/s", "16GiB").
+in the folder of whoever names it and in those above, and at last in the copy of the project that runs; a name that
+ends in `.toml` is a path instead. Every field is documented where it is declared below; rates and sizes may be text
+with a unit ("20Mbit/s", "16GiB").
 """
 
 import tomllib
@@ -134,9 +135,13 @@ class ChurnProfile(Profile):
         return self
 
 
+PROJECT = Path(__file__).parents[2]
+"""Of what runs; an installed copy has no profiles beside it."""
+
+
 def find_profiles(folder: Path) -> Path:
-    """The nearest `peers` folder at or above `folder`. Raises ConfigError."""
-    for above in (folder.resolve(), *folder.resolve().parents):
+    """The nearest `peers` folder at or above `folder`, else the project's own. Raises ConfigError."""
+    for above in (folder.resolve(), *folder.resolve().parents, PROJECT):
         if (above / "peers").is_dir():
             return above / "peers"
     raise ConfigError(

@@ -10,6 +10,7 @@ from swarmtrain.core.config import ModelSection
 from swarmtrain.core.errors import ConfigError
 from swarmtrain.core.events import LinkClosed, Noted, PeerJoined, Replayed
 from swarmtrain.core.sizes import parameter_count
+from swarmtrain.experiments import profiles
 from swarmtrain.experiments.checker import check
 from swarmtrain.experiments.costs import Charged, Weights, shape_of
 from swarmtrain.experiments.faults import Chances
@@ -95,7 +96,14 @@ def test_a_name_that_is_not_there_lists_those_that_are():
         read_machine("h100", ROOT)
 
 
-def test_without_a_folder_of_profiles_the_error_says_where_it_was_looked_for(tmp_path: Path):
+def test_elsewhere_names_are_those_of_the_project(tmp_path: Path):
+    assert read_machine("t4", tmp_path) == read_machine("t4", ROOT)
+
+
+def test_without_a_folder_of_profiles_the_error_says_where_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(profiles, "PROJECT", tmp_path / "installed")
     with pytest.raises(ConfigError, match="nearest folder called peers"):
         read_machine("t4", tmp_path)
 
