@@ -57,7 +57,7 @@ def test_chaos_has_every_kind():
         ('[faults]\nkinds = ["fire"]', "faults.kinds"),
         ('[[machine]]\nname = "a"\n[[machine]]\nname = "a"', "same name"),
         ("[world", "TOML"),
-        ('[world]\nnetwork = "gcp12"', "folder of profiles"),
+        ('[world]\nnetwork = "gcp13"', "is not a profile in"),
         ('[[machine]]\nname = "a"\nregions = ["Iowa"]', "world.network is not set"),
         ('[[machine]]\nname = "a"\ncount = 2\n[[machine]]\nname = "a-1"', "same name"),
         ('[charge]\nmodel = "1b"\n[[machine]]\nname = "a"', "machines with a profile"),
