@@ -1,13 +1,13 @@
 """What leaving stages out does to learning: the full pipeline against 25, 33 and 50 % skipping (SkipPipe's question).
 
-    python benchmarks/skipping.py [--quick] [--tokens N] [--stages S] [--base FOLDER] [--step-seconds TABLE]
-    python benchmarks/skipping.py --retime [--step-seconds TABLE]
+    python benchmarks/skipping.py [--quick] [--tokens N] [--stages S] [--seeds A ...] [--base FOLDER]
+    python benchmarks/skipping.py --retime
 
 Trains one small Llama per share on bytes with the plain loop, which equals the swarm to the bit, at a constant
 learning rate, so that its curve may be read at any point: first all to equal tokens, then those that skip go on until
-they have used the virtual time of the full pipeline. Losses are real; the seconds of a step are modelled for the
-12-region network (benchmarks.skipping_time), or given as a table such as "full=120,33 %=80". `--retime` trains
-nothing: it reads the curves of an earlier call under other step seconds. Writes skipping.json, .md and .svg as it goes.
+they have used the virtual time of the full pipeline; one seed after the other. Losses are real; the seconds of a step
+are modelled for the 12-region network (benchmarks.skipping_time). `--retime` trains nothing: it reads the curves of an
+earlier call under the step seconds of today's planner. Writes skipping.json, .md and .svg as it goes.
 """
 
 import argparse
@@ -76,6 +76,7 @@ class Setting:
     warmup_steps: int = 40
     judge_steps: int = 20
     judge_batches: int = 4
+    seeds: tuple[int, ...] = (1, 2)
     keep: tuple[float, ...] = (1.0, 0.75, 0.5)
     choices: int = 5
     timed_steps: int = 10
@@ -94,12 +95,12 @@ class Setting:
         """Steps to the equal tokens, a whole number of judgements."""
         return max(1, round(self.tokens / self.step_tokens / self.judge_steps)) * self.judge_steps
 
-    def config(self, variant: Variant) -> RunConfig:
+    def config(self, variant: Variant, seed: int = 1) -> RunConfig:
         ends = [1, self.stages] if variant.keeps_ends else []
         return load_config(
             (),
             [
-                "run.seed=1",
+                f"run.seed={seed}",
                 "run.steps=1000000",
                 f"model.stages={self.stages}",
                 "model.blocks_per_stage=1",
@@ -110,6 +111,7 @@ class Setting:
                 f"train.microbatches={self.microbatches}",
                 f"train.microbatch_size={self.microbatch_size}",
                 f"train.sequence_length={self.sequence_length}",
+                "train.accumulation=fast",
                 f"paths.skip={variant.skip}",
                 f"paths.protected={ends}",
                 f"optimizer.learning_rate={self.learning_rate}",
@@ -121,7 +123,7 @@ class Setting:
 
 QUICK = Setting(
     600, 6, 16, 12, 1, 8, judge_steps=2, judge_batches=1, choices=2, warmup_steps=2,
-    timed_steps=1, plan_evaluations=100,
+    timed_steps=1, plan_evaluations=100, seeds=(1,),
 )  # fmt: skip
 """Says nothing about learning; shows that the benchmark works."""
 
@@ -148,13 +150,14 @@ class Trained:
 
     setting: Setting
     variant: Variant
+    seed: int
     corpus: Corpus
     base: Path | None
     curve: list[tuple[int, float]] = field(default_factory=list)
     depths: dict[str, dict[str, list[dict[str, Any]]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        config = self.setting.config(self.variant)
+        config = self.setting.config(self.variant, self.seed)
         network = read_network("gcp12", Path(__file__).parent)
         sequences = (
             planned_visits(config, network, self.setting.costs) if self.variant.is_planned else None
@@ -214,56 +217,79 @@ class Trained:
         }
 
 
-def benchmark(
-    setting: Setting, tables: Tables, base: Path | None, out: Path, limit_seconds: float
-) -> None:
-    """Train all variants to equal tokens, then those that skip to equal time; writes after every judgement."""
-    begin = time.process_time()
-    corpus = load_corpus(setting.config(VARIANTS[0]).data, None)
-    done: list[Trained] = []
+@dataclass
+class Bench:
+    """All variants of all seeds under one budget of processor seconds; writes after every judgement."""
 
-    def spent() -> float:
-        return time.process_time() - begin
+    setting: Setting
+    tables: Tables
+    base: Path | None
+    out: Path
+    limit_seconds: float
+    done: list[Trained] = field(default_factory=list)
 
-    def write(trained: Trained) -> None:
-        write_figures(figures_of(setting, tables, done, spent()), out)
-        step, loss = trained.curve[-1]
-        name = trained.variant.name
-        print(f"{spent():7.1f} s  {name}: step {step}, loss {loss:.4f}", flush=True)
+    def __post_init__(self) -> None:
+        self._begin = time.process_time()
+        self._corpus = load_corpus(self.setting.config(VARIANTS[0]).data, None)
 
-    def train(trained: Trained, steps: int, when: str) -> None:
-        if spent() < limit_seconds:
-            trained.advance_to(steps, lambda: write(trained))
+    def train_all(self) -> None:
+        """Of each seed all variants to equal tokens, then those that skip to equal time."""
+        for seed in self.setting.seeds:
+            mine = [self._start(variant, seed) for variant in VARIANTS if self._has_time()]
+            for trained in mine[1:]:
+                self._train(trained, self._equal_time_steps(trained.variant), "equal time")
+
+    def _start(self, variant: Variant, seed: int) -> Trained:
+        trained = Trained(self.setting, variant, seed, self._corpus, self.base)
+        self.done.append(trained)
+        self._train(trained, self.setting.steps, "equal tokens")
+        return trained
+
+    def _train(self, trained: Trained, steps: int, when: str) -> None:
+        if self._has_time():
+            trained.advance_to(steps, lambda: self._write(trained))
             trained.measure_depths(when)
-            write(trained)
+            self._write(trained)
 
-    def start(variants: Sequence[Variant]) -> None:
-        for variant in variants:
-            if spent() < limit_seconds:
-                done.append(Trained(setting, variant, corpus, base))
-                train(done[-1], setting.steps, "equal tokens")
+    def _equal_time_steps(self, variant: Variant) -> int:
+        """A whole number of judgements in which the full pipeline's time is used up."""
+        seconds, every = self.tables["step_seconds"], self.setting.judge_steps
+        longer = self.setting.steps * seconds[FULL] / seconds[variant.name]
+        return int(longer / every + 1) * every
 
-    def go_on(those: Sequence[Trained]) -> None:
-        for trained in those:
-            seconds = tables["step_seconds"]
-            longer = setting.steps * seconds[FULL] / seconds[trained.variant.name]
-            steps = int(longer / setting.judge_steps + 1) * setting.judge_steps
-            train(trained, steps, "equal time")
+    def _has_time(self) -> bool:
+        return self._spent_seconds() < self.limit_seconds
 
-    start(VARIANTS)
-    go_on(done[1:])
+    def _spent_seconds(self) -> float:
+        return time.process_time() - self._begin
+
+    def _write(self, trained: Trained) -> None:
+        write_figures(
+            figures_of(self.setting, self.tables, self.done, self._spent_seconds()), self.out
+        )
+        step, loss = trained.curve[-1]
+        print(
+            f"{self._spent_seconds():7.1f} s  {trained.variant.name}, seed {trained.seed}: "
+            f"step {step}, loss {loss:.4f}",
+            flush=True,
+        )
 
 
 def figures_of(
     setting: Setting, tables: Tables, done: Sequence[Trained], cpu_seconds: float
 ) -> dict[str, Any]:
+    """`seeds` has the variants of each seed, in the order of training."""
+    seeds: dict[str, list[dict[str, Any]]] = {}
+    for trained in done:
+        if trained.curve:
+            seeds.setdefault(str(trained.seed), []).append(trained.as_json())
     return {
         "setting": {**asdict(setting), "steps": setting.steps, "step_tokens": setting.step_tokens},
         "costs": asdict(setting.costs),
         "parameters": sum(replica.elements for replica in done[0].loop.stages),
         **tables,
         "cpu_seconds": round(cpu_seconds, 1),
-        "variants": [trained.as_json() for trained in done if trained.curve],
+        "seeds": seeds,
     }
 
 
@@ -278,6 +304,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="tiny and untrained: a smoke test")
     parser.add_argument("--tokens", type=int, default=Setting().tokens, help="the equal tokens")
     parser.add_argument("--stages", type=int, default=Setting().stages, help="middle stages")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(Setting().seeds))
     parser.add_argument("--base", type=Path, help="keep trained models here, and go on from them")
     parser.add_argument("--retime", action="store_true", help="train nothing, time anew")
     parser.add_argument(
@@ -286,13 +313,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    setting = QUICK if chosen.quick else Setting(chosen.tokens, chosen.stages)
+    setting = (
+        QUICK if chosen.quick else Setting(chosen.tokens, chosen.stages, seeds=tuple(chosen.seeds))
+    )
     if chosen.retime:
         figures = json.loads((chosen.out / "skipping.json").read_text(encoding="utf-8"))
         kept = {name: figures["setting"][name] for name in asdict(setting)}
         write_figures({**figures, **step_tables(Setting(**kept))}, chosen.out)
         return
-    benchmark(setting, step_tables(setting), chosen.base, chosen.out, chosen.cpu_seconds)
+    tables = step_tables(setting)
+    Bench(setting, tables, chosen.base, chosen.out, chosen.cpu_seconds).train_all()
 
 
 if __name__ == "__main__":

@@ -1,71 +1,30 @@
-"""The figures of benchmarks/skipping.py as a page of Markdown and a drawing of the curves."""
+"""The figures of benchmarks/skipping.py as a page of Markdown."""
 
 import math
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-HOUR_SECONDS = 3600.0
-SMOOTHED_OVER = 3
-"""Judgements behind a loss: at a constant learning rate single ones stray."""
-
-COLOURS = {
-    "full": "#000000",
-    "25 %": "#2166ac",
-    "33 %": "#1b7837",
-    "50 %": "#b2182b",
-    "33 % with ends kept": "#e08214",
-    "33 % planned": "#7fbf7b",
-    "50 % planned": "#ef8a62",
-}
-PANEL_WIDTH, PANEL_HEIGHT, MARGIN = 380, 300, 50
-
-Curve = list[tuple[float, float]]
-Variant = dict[str, Any]
+from benchmarks.skipping_curves import (
+    HOUR_SECONDS,
+    SMOOTHED_OVER,
+    Variant,
+    first_at,
+    in_seconds,
+    in_steps,
+    loss_at,
+    over_seeds,
+    smoothed,
+)
+from benchmarks.skipping_drawing import drawing
 
 
 def write_report(figures: dict[str, Any], folder: Path) -> None:
     """skipping.md and skipping.svg in `folder`; what is not trained yet is left out."""
+    figures = {**figures, "variants": over_seeds(figures["seeds"].values())}
     text = "\n".join(_page(figures)) + "\n"
     (folder / "skipping.md").write_text(text, encoding="utf-8")
-    (folder / "skipping.svg").write_text(_drawing(figures), encoding="utf-8")
-
-
-def smoothed(curve: Sequence[Sequence[float]]) -> Curve:
-    """Each loss as the mean of the last few."""
-    losses = [loss for _, loss in curve]
-    return [
-        (at, sum(recent) / len(recent))
-        for end, (at, _) in enumerate(curve, start=1)
-        if (recent := losses[max(0, end - SMOOTHED_OVER) : end])
-    ]
-
-
-def loss_at(curve: Curve, place: float) -> float | None:
-    """Between points by straight lines; None where the curve does not reach."""
-    for (start, before), (end, after) in pairwise(curve):
-        if start <= place <= end:
-            return before + (after - before) * (place - start) / (end - start)
-    return None
-
-
-def first_at(curve: Curve, loss: float) -> float | None:
-    """Where the curve first comes down to `loss`; None if it never does."""
-    for (start, before), (end, after) in pairwise(curve):
-        if after <= loss:
-            share = (before - loss) / (before - after) if before > after else 0.0
-            return start + max(0.0, share) * (end - start)
-    return None
-
-
-def in_steps(variant: Variant) -> Curve:
-    return smoothed(variant["curve"])
-
-
-def in_seconds(figures: dict[str, Any], variant: Variant) -> Curve:
-    seconds = figures["step_seconds"][variant["name"]]
-    return [(step * seconds, loss) for step, loss in in_steps(variant)]
+    (folder / "skipping.svg").write_text(drawing(figures), encoding="utf-8")
 
 
 def _page(figures: dict[str, Any]) -> list[str]:
@@ -76,10 +35,11 @@ def _page(figures: dict[str, Any]) -> list[str]:
         f"Llama of {setting['stages']} middle stages x 1 block, width {setting['width']}, "
         f"{figures['parameters']} parameters, bytes of Python's standard library, "
         f"{setting['microbatches']} microbatches of {setting['microbatch_size']} x "
-        f"{setting['sequence_length']} tokens a step, AdamW at a constant {setting['learning_rate']}, one seed. "
+        f"{setting['sequence_length']} tokens a step, AdamW at a constant {setting['learning_rate']}, seeds "
+        f"{', '.join(figures['seeds'])}. "
         "`visits = seeded` but where it says planned. Losses are held-out nats per token at full depth, means of "
-        f"{SMOOTHED_OVER} judgements "
-        f"{setting['judge_steps']} steps apart. {figures['cpu_seconds']:.0f} s of processor time.",
+        f"{SMOOTHED_OVER} judgements {setting['judge_steps']} steps apart and over the seeds; differences to full are "
+        f"of equal seeds, with half their range. {figures['cpu_seconds']:.0f} s of processor time.",
         "",
         "## At equal tokens",
         "",
@@ -121,7 +81,7 @@ def _token_table(figures: dict[str, Any]) -> list[str]:
         reached = None if target is None else first_at(in_steps(variant), target)
         lines.append(
             f"| {variant['name']} | {variant['visited']} of {setting['stages']} | {_loss(loss)} "
-            f"| {_difference(loss, target)} | {_millions(reached, setting['step_tokens'])} | {seconds:.1f} "
+            f"| {_above(variant, full, steps)} | {_millions(reached, setting['step_tokens'])} | {seconds:.1f} "
             f"| {ratio:.2f} | {figures['dealt_seconds'][variant['name']]:.1f} |"
         )
     return lines
@@ -144,8 +104,9 @@ def _time_table(figures: dict[str, Any]) -> list[str]:
         curve = in_seconds(figures, variant)
         cells = []
         for place in places:
-            loss = loss_at(curve, place)
-            cells.append(f"{_loss(loss)} ({_difference(loss, loss_at(whole, place))})")
+            seconds = figures["step_seconds"]
+            both = place / seconds[variant["name"]], place / seconds[full["name"]]
+            cells.append(f"{_loss(loss_at(curve, place))} ({_above(variant, full, *both)})")
         reached = first_at(curve, whole[-1][1])
         shown = "not reached" if reached is None else f"{reached / HOUR_SECONDS:.1f}"
         lines.append(f"| {variant['name']} | " + " | ".join(cells) + f" | {shown} |")
@@ -175,13 +136,13 @@ def _depth_table(figures: dict[str, Any]) -> list[str]:
     return [
         *lines,
         "",
-        f"exp of the mean loss over {choices} choices of the stages to leave out, the same for every model; in "
-        "brackets the change against all stages and the range over the choices.",
+        f"exp of the mean loss over {choices} choices of the stages to leave out, the same for every model, and over "
+        "the seeds; in brackets the change against all stages and the range over choices and seeds.",
     ]
 
 
 def _depth_cell(depth: dict[str, Any], whole: float) -> str:
-    if len(depth["losses"]) == 1:
+    if depth["keep"] == 1.0:
         return f"{depth['perplexity']:.2f}"
     least, most = math.exp(depth["loss_least"]), math.exp(depth["loss_most"])
     return f"{depth['perplexity']:.2f} ({_change(depth, whole)}; {least:.2f} to {most:.2f})"
@@ -226,91 +187,21 @@ def _loss(loss: float | None) -> str:
     return "-" if loss is None else f"{loss:.4f}"
 
 
-def _difference(loss: float | None, other: float | None) -> str:
-    return "-" if loss is None or other is None else f"{loss - other:+.4f}"
+def _above(variant: Variant, full: Variant, steps: float, full_steps: float | None = None) -> str:
+    """How much higher the loss is after `steps` than full's after `full_steps`, seed by seed: mean, half the range."""
+    pairs = [
+        (
+            loss_at(smoothed(mine), steps),
+            loss_at(smoothed(whole), steps if full_steps is None else full_steps),
+        )
+        for mine, whole in zip(variant["curves"], full["curves"], strict=False)
+    ]
+    found = [mine - whole for mine, whole in pairs if mine is not None and whole is not None]
+    if not found:
+        return "-"
+    spread = f" ± {(max(found) - min(found)) / 2:.4f}" if len(found) > 1 else ""
+    return f"{sum(found) / len(found):+.4f}{spread}"
 
 
 def _millions(steps: float | None, step_tokens: int) -> str:
     return "not reached" if steps is None else f"{steps * step_tokens / 1e6:.2f}M"
-
-
-# ---- drawing --------------------------------------------------------------------------------------------------------
-
-
-def _drawing(figures: dict[str, Any]) -> str:
-    """Loss over tokens, loss over modelled hours, and perplexity over the share of the depth that is kept."""
-    step_tokens = figures["setting"]["step_tokens"]
-    panels = (
-        ("loss over million tokens", lambda v: _scaled(in_steps(v), step_tokens / 1e6), True),
-        (
-            "loss over modelled hours",
-            lambda v: _scaled(in_seconds(figures, v), 1 / HOUR_SECONDS),
-            True,
-        ),
-        ("perplexity over % of the stages kept", _by_depth, False),
-    )
-    width = MARGIN + len(panels) * (PANEL_WIDTH + MARGIN)
-    height = PANEL_HEIGHT + 3 * MARGIN
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-        'font-family="sans-serif" font-size="11">',
-        f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
-    ]
-    for place, (title, curve_of, late) in enumerate(panels):
-        left = MARGIN + place * (PANEL_WIDTH + MARGIN)
-        parts += _panel(figures["variants"], curve_of, left, title, late)
-    for place, (name, colour) in enumerate(COLOURS.items()):
-        x, y = MARGIN + place * 165, PANEL_HEIGHT + 2.4 * MARGIN
-        parts.append(f'<rect x="{x}" y="{y - 8:.0f}" width="14" height="4" fill="{colour}"/>')
-        parts.append(f'<text x="{x + 18}" y="{y:.0f}">{name}</text>')
-    return "\n".join([*parts, "</svg>"]) + "\n"
-
-
-def _scaled(curve: Curve, factor: float) -> Curve:
-    return [(at * factor, loss) for at, loss in curve]
-
-
-def _by_depth(variant: Variant) -> Curve:
-    """At equal tokens, any stages left out."""
-    depths = variant["depths"].get("equal tokens", {}).get("any", [])
-    return sorted((100.0 * depth["keep"], depth["perplexity"]) for depth in depths)
-
-
-def _panel(
-    variants: Sequence[Variant],
-    curve_of: Callable[[Variant], Curve],
-    left: float,
-    title: str,
-    late: bool,
-) -> list[str]:
-    """One set of axes; `late` leaves the first fifth out of the height, where losses fall too far to see the rest."""
-    curves = {variant["name"]: curve_of(variant) for variant in variants}
-    points = [point for curve in curves.values() for point in curve]
-    bottom = MARGIN + PANEL_HEIGHT
-    parts = [
-        f'<rect x="{left}" y="{MARGIN}" width="{PANEL_WIDTH}" height="{PANEL_HEIGHT}" fill="none" stroke="#cccccc"/>',
-        f'<text x="{left}" y="{MARGIN - 10}" font-weight="bold">{title}</text>',
-    ]
-    if len(points) < 2:
-        return parts
-    first, last = (0.0 if late else min(at for at, _ in points)), max(at for at, _ in points)
-    heights = [loss for at, loss in points if not late or at >= first + 0.2 * (last - first)]
-    low, high = min(heights), max(heights)
-    span_x, span_y = max(last - first, 1e-9), max(high - low, 1e-9)
-    parts += [
-        f'<text x="{left - 4}" y="{MARGIN + 4}" text-anchor="end">{high:.2f}</text>',
-        f'<text x="{left - 4}" y="{bottom}" text-anchor="end">{low:.2f}</text>',
-        f'<text x="{left}" y="{bottom + 14}">{first:.3g}</text>',
-        f'<text x="{left + PANEL_WIDTH}" y="{bottom + 14}" text-anchor="end">{last:.3g}</text>',
-    ]
-    for name, curve in curves.items():
-        line = " ".join(
-            f"{left + (at - first) / span_x * PANEL_WIDTH:.1f},"
-            f"{MARGIN + (high - loss) / span_y * PANEL_HEIGHT:.1f}"
-            for at, loss in curve
-            if loss <= high
-        )
-        parts.append(
-            f'<polyline points="{line}" fill="none" stroke="{COLOURS[name]}" stroke-width="1.5"/>'
-        )
-    return parts

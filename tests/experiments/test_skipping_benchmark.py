@@ -4,11 +4,13 @@ import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks import skipping as benchmark
-from benchmarks.skipping_report import first_at, loss_at, smoothed
+from benchmarks.skipping_curves import first_at, loss_at, over_seeds, smoothed
+from benchmarks.skipping_report import _above
 from benchmarks.skipping_time import Costs, planned_visits, step_seconds
 from swarmtrain.core.config import load_config
 from swarmtrain.experiments.profiles import NetworkProfile, read_network
@@ -76,26 +78,44 @@ def test_curves_are_read_between_their_points() -> None:
     assert smoothed([(1, 4.0), (2, 2.0), (3, 3.0), (4, 1.0)])[1:] == [(2, 3.0), (3, 3.0), (4, 2.0)]
 
 
+def test_seeds_are_averaged_and_compared_with_full_of_the_same_seed() -> None:
+    def variant(name: str, *losses: float) -> dict[str, Any]:
+        depth = {"keep": 0.5, "losses": [losses[-1]]}
+        curve = [(20 * place, loss) for place, loss in enumerate(losses, start=1)]
+        return {"name": name, "curve": curve, "depths": {"equal tokens": {"any": [depth]}}}
+
+    seeds = (
+        [variant("full", 4.0, 3.0), variant("half", 4.5, 3.3, 3.0)],
+        [variant("full", 2.0, 1.0), variant("half", 2.5, 1.5)],
+    )
+    full, half = over_seeds(seeds)
+    assert full["curve"] == [(20, 3.0), (40, 2.0)] and len(half["curve"]) == 2
+    assert half["depths"]["equal tokens"]["any"][0]["losses"] == [3.0, 1.5]
+    # Means of two judgements: 0.4 and 0.5 above full.
+    assert _above(half, full, 40) == "+0.4500 ± 0.0500"
+    assert _above(half, full, 41) == "-"
+
+
 def test_the_quick_benchmark_writes_goes_on_and_times_anew(tmp_path: Path) -> None:
     out, base = tmp_path / "out", tmp_path / "base"
     quick = ["--quick", "--base", str(base), "--out", str(out)]
     benchmark.main(quick)
     first = json.loads((out / "skipping.json").read_text())
-    assert [v["name"] for v in first["variants"]] == [v.name for v in benchmark.VARIANTS]
-    for variant in first["variants"]:
+    assert [v["name"] for v in first["seeds"]["1"]] == [v.name for v in benchmark.VARIANTS]
+    for variant in first["seeds"]["1"]:
         assert variant["curve"][-1][0] >= first["setting"]["steps"]
         assert "equal tokens" in variant["depths"]
-    half = first["variants"][2]
+    half = first["seeds"]["1"][2]
     assert half["curve"][-1][0] > first["setting"]["steps"] and "equal time" in half["depths"]
     # A second call finds everything trained.
     benchmark.main(quick)
     again = json.loads((out / "skipping.json").read_text())
-    assert again["variants"] == first["variants"]
+    assert again["seeds"] == first["seeds"]
     first["step_seconds"] = dict.fromkeys(first["step_seconds"], 1.0)
     (out / "skipping.json").write_text(json.dumps(first))
     benchmark.main(["--retime", "--out", str(out)])
     timed = json.loads((out / "skipping.json").read_text())
     assert timed["step_seconds"] == again["step_seconds"]
-    assert timed["variants"] == first["variants"]
+    assert timed["seeds"] == first["seeds"]
     assert "| 50 % | 3 of 6 |" in (out / "skipping.md").read_text()
     assert (out / "skipping.svg").read_text().count("<polyline") == 21
