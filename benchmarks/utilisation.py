@@ -6,9 +6,10 @@ Each island is one machine that holds the whole model (an H100 at 40 % of its pe
 the 8B one), with that many Mbit/s up and as many down, 50 ms one way. A step is 128 sequences of 2,048 tokens.
 Utilisation is the time that two rounds of steps take without rounds over the time they take with them, both simulated;
 encoding and merging are not charged. Synchronous training is arithmetic: after every step each island sends
-2 (R - 1) / R of its gradient in bf16 (ring all-reduce), nothing of it hidden. A contribution is int4 without zstd,
-reduced in slices wherever the peers' plan finds that faster than gathering all: the tensors that are really sent are
-tiny, so what is cut shrinks with them (`GRAIN_ELEMENTS`), and plans are made for the bytes of the model they stand for.
+2 (R - 1) / R of its gradient in bf16 (ring all-reduce), nothing of it hidden. A contribution is without zstd, int4
+where no other codec is named (whose mean comes back as int4 where ternary is), and reduced in slices where the peers'
+plan finds that faster than gathering all, which sparse codecs always do: the tensors that are really sent are tiny, so
+what is cut shrinks with them (`GRAIN_ELEMENTS`), and plans are made for the bytes of the model they stand for.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from swarmtrain.outer import payload
 from swarmtrain.outer.slices import Sizes, sent_bytes
 from swarmtrain.peer.rounds import OuterRounds
 from swarmtrain.peer.stage_rounds import OuterStates
+from swarmtrain.wire.codecs import codec_named
 
 ISLANDS = 4
 LATENCY_SECONDS = 0.05
@@ -49,8 +51,11 @@ MODES = {
     "DiLoCo": ("outer.delay_steps=1",),
     "overlapped": (f"outer.delay_steps={INNER_STEPS}",),
     "fragmented": ("outer.fragments=2", "outer.delay_steps=20", "outer.staggered=true"),
+    "overlapped, ternary": (f"outer.delay_steps={INNER_STEPS}", "outer.codec=ternary"),
+    "overlapped, top64": (f"outer.delay_steps={INNER_STEPS}", "outer.codec=top64"),
 }
-"""By name: what a round waits for. DiLoCo has one step to hide its transfer; fragments go in turns."""
+"""By name: what a round waits for, and its codec if that is not int4. DiLoCo has one step to hide its transfer;
+fragments go in turns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +67,6 @@ class Row:
     mode: str
     utilisation: float
     sent_bytes_a_step: float
-    sliced: float = 0.0
-    """Share of the rounds that were reduced in slices."""
 
 
 def config_of(model: str, *overrides: str) -> RunConfig:
@@ -160,18 +163,17 @@ def measure(model: str, mbit: int, mode: str, plain_seconds: float) -> Row:
     wanted = 5 * config.outer.fragments * ROUNDS
     assert len(merged) >= wanted, f"{run.stalled} {run.errors} {len(merged)} of {wanted}"
     chosen = [e for _, _, e in run.events if isinstance(e, RoundChosen)]
-    each = [sent_share(event) for event in chosen]
-    sent = contribution_bytes(model) * statistics.fmean(each) / INNER_STEPS
-    sliced = statistics.fmean(bool(event.owners) for event in chosen)
-    return Row(model, mbit, mode, 100 * plain_seconds / steps_seconds(run), sent, sliced)
+    sizes = sizes_of(model, config.outer.codec)
+    sent = statistics.fmean(sent_of(event, sizes) for event in chosen) / INNER_STEPS
+    return Row(model, mbit, mode, 100 * plain_seconds / steps_seconds(run), sent)
 
 
-def sent_share(event: RoundChosen) -> float:
-    """What the islands send in a round, in contributions, on average: see `outer.slices`."""
+def sent_of(event: RoundChosen, sizes: Sizes) -> float:
+    """Bytes that an island sends in a round, on average: see `outer.slices`."""
     if not event.owners:
-        return ISLANDS - 1.0
+        return (ISLANDS - 1.0) * sizes.payload_bytes
     shares = [count / sum(event.sections) for count in event.sections]
-    return statistics.fmean(sent_bytes(Sizes(1, 1, 1), share, ISLANDS) for share in shares)
+    return statistics.fmean(sent_bytes(sizes, share, ISLANDS) for share in shares)
 
 
 def parameters_of(model: str) -> int:
@@ -179,11 +181,11 @@ def parameters_of(model: str) -> int:
     return sum(shape.parameters(stage) for stage in range(5))
 
 
-def contribution_bytes(model: str) -> float:
-    """What an island contributes to a round, all fragments together."""
-    from swarmtrain.wire.codecs import codec_named
-
-    return float(codec_named("int4").encoded_bytes(parameters_of(model)))
+def sizes_of(model: str, codec: str) -> Sizes:
+    """Of a contribution of an island, all fragments together, and of its mean."""
+    elements = parameters_of(model)
+    name = payload.answer_codec(codec)
+    return payload.sizes_of(codec_named(codec), codec_named(name), elements)
 
 
 def synchronous(model: str, mbit: int, plain_seconds: float) -> Row:
@@ -226,13 +228,14 @@ def report(rows: list[Row], step_seconds: dict[str, float]) -> str:
             cells = [f"{by_mode[mode]:.1f} %" for mode in ("synchronous", *MODES)]
             lines.append(f"| {mbit} | " + " | ".join(cells) + " |")
         every = next(row for row in ours if row.mode == "synchronous").sent_bytes_a_step
-        inside = [row for row in ours if row.mode != "synchronous"]
-        rounds = statistics.fmean(row.sent_bytes_a_step for row in inside)
-        sliced = 100 * statistics.fmean(row.sliced for row in inside)
+        sent = {row.mode: row.sent_bytes_a_step for row in ours if row.mode != "synchronous"}
+        less = [
+            f"{mode} {count / 1e6:,.1f} ({every / count:,.0f} times less)"
+            for mode, count in sent.items()
+        ]
         lines += [
             "",
-            f"{sliced:.0f} % of the rounds were reduced in slices. An island sends {every / 1e6:,.0f} MB a step "
-            f"synchronously, {rounds / 1e6:,.1f} MB with rounds: {every / rounds:.0f} times less (DiLoCoX states 357).",
+            f"MB a step that an island sends: synchronous {every / 1e6:,.0f}, {', '.join(less)}. DiLoCoX states 357.",
             "",
         ]
     return "\n".join(lines)
