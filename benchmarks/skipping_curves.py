@@ -18,7 +18,7 @@ Variant = dict[str, Any]
 def over_seeds(seeds: Iterable[Sequence[Variant]]) -> list[Variant]:
     """Each variant with the mean of its curves as far as all of them reach, and its losses at a depth all together.
 
-    `curves` has the seeds' own; a variant that some seed lacks counts the others.
+    `curves` has the seeds' own; what some seed lacks so far counts the others.
     """
     named: dict[str, list[Variant]] = {}
     for variants in seeds:
@@ -33,17 +33,15 @@ def _mean_variant(same: Sequence[Variant]) -> Variant:
         (points[0][0], sum(loss for _, loss in points) / len(points))
         for points in zip(*curves, strict=False)
     ]
-    whens = [when for when in same[0]["depths"] if all(when in v["depths"] for v in same)]
-    depths = {
-        when: {
+    depths: dict[str, dict[str, Any]] = {}
+    for when in same[0]["depths"]:
+        there = [variant["depths"][when] for variant in same if when in variant["depths"]]
+        depths[when] = {
             kind: [
-                _mean_depth(alike)
-                for alike in zip(*(v["depths"][when][kind] for v in same), strict=True)
+                _mean_depth(alike) for alike in zip(*(depth[kind] for depth in there), strict=True)
             ]
-            for kind in same[0]["depths"][when]
+            for kind in there[0]
         }
-        for when in whens
-    }
     return {**same[0], "curve": mean, "curves": curves, "depths": depths}
 
 

@@ -91,6 +91,8 @@ def test_seeds_are_averaged_and_compared_with_full_of_the_same_seed() -> None:
     full, half = over_seeds(seeds)
     assert full["curve"] == [(20, 3.0), (40, 2.0)] and len(half["curve"]) == 2
     assert half["depths"]["equal tokens"]["any"][0]["losses"] == [3.0, 1.5]
+    seeds[1][0]["depths"] = {}
+    assert over_seeds(seeds)[0]["depths"]["equal tokens"]["any"][0]["losses"] == [3.0]
     # Means of two judgements: 0.4 and 0.5 above full.
     assert _above(half, full, 40) == "+0.4500 ± 0.0500"
     assert _above(half, full, 41) == "-"
