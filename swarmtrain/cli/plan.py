@@ -101,10 +101,11 @@ def _budget(seconds: float, evaluations: int | None, started: float) -> "tuple[S
         share = (now - started) / max(seconds, 1e-9) if evaluations is None else done / evaluations
         if now - printed > PROGRESS_SECONDS:
             printed = now
-            typer.echo(f"{share:4.0%}  {done:,} evaluations  best {best:.2f} s", err=True)
+            found = "a first plan" if best is None else f"best {best:.2f} s"
+            typer.echo(f"{share:4.0%}  {done:,} evaluations  {found}", err=True)
         return 1.0 if stopped else share
 
-    best = float("nan")
+    best: float | None = None
 
     def report(done: int, makespan_seconds: float) -> None:
         nonlocal best
