@@ -107,7 +107,8 @@ def _codecs(files: Sequence[Path], overrides: Sequence[str]) -> dict[str, Any]:
     import torch
 
     from swarmtrain.cli.settings import read_config
-    from swarmtrain.outer.budget import DEFAULT_BUDGET, Measured, choose
+    from swarmtrain.core.rounds import Measured
+    from swarmtrain.outer.budget import DEFAULT_BUDGET, choose
     from swarmtrain.wire.codecs import CODECS, ROUND_ZSTD_LEVEL
 
     defaults = () if files else CODEC_DEFAULTS

@@ -178,7 +178,9 @@ def _state(event: Mapping[str, Any], name: Names) -> str:
         case "round_chosen" | "round_merged":
             did = "decided" if event["kind"] == "round_chosen" else "merged"
             where = f"stage {event['stage']}, fragment {event['fragment']}"
-            return f"outer round {event['round']} {did} for {where}"
+            codec = event.get("codec")
+            sends = f"; the next sends in {codec}" if codec else ""
+            return f"outer round {event['round']} {did} for {where}{sends}"
         case "diverged":
             return f"replicas of stage {event['stage']} disagree at step {event['step']}: {event['what']}"
         case "run_stopped":

@@ -321,7 +321,8 @@ class RoundSent(Event):
 class RoundChosen(Event):
     """The group decided an outer round: whose contributions count, who votes in the next, and the result's digest.
 
-    `owners` reduced a slice each, of so many `sections`; none where everybody gathered all contributions.
+    `owners` reduced a slice each, of so many `sections`; none where everybody gathered all contributions. The round
+    that follows sends in `codec`; empty where it stays what it was.
     """
 
     stage: int
@@ -332,6 +333,7 @@ class RoundChosen(Event):
     result: str
     owners: tuple[str, ...] = ()
     sections: tuple[int, ...] = ()
+    codec: str = ""
 
 
 @dataclass(frozen=True, slots=True)

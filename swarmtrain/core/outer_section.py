@@ -50,8 +50,14 @@ class OuterSection(Section):
     warm_up: bool = Field(True, description="Let the outer momentum grow with the rounds done")
     codec: Literal[
         "none", "bf16", "fp16", "int8", "int4", "ternary",
-        "rank8", "rank16", "rank32", "top64", "top128",
-    ] = Field("int4", description="Of what islands send each other")  # fmt: skip
+        "rank8", "rank16", "rank32", "top64", "top128", "auto",
+    ] = Field("int4", description="Of what islands send each other; auto goes by distortion")  # fmt: skip
+    distortion: float = Field(
+        0.02,
+        gt=0,
+        le=1,
+        description="With codec auto: the squared error of contributions over their squared norm that is still fine",
+    )
     zstd_level: int = Field(3, ge=0, le=19, description="zstd level of payloads; 0 turns it off")
     feedback: Literal["auto", "on", "off"] = Field(
         "auto", description="Send later what the codec left out; auto: where it helps the codec"

@@ -7,8 +7,12 @@ An island speaks through all peers on one version of its replica list: `island`,
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from swarmtrain.core.types import Digest, PeerId
+
+RoundCodec = Literal["", "none", "bf16", "fp16", "int8", "int4", "ternary"]
+"""What a round may choose for the next one to send in (`outer.budget`); empty: as before."""
 
 
 def is_quorum(present: Iterable[int], members: Iterable[int]) -> bool:
@@ -74,6 +78,16 @@ class Slice:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """What a codec does to a pseudo-gradient, or the mean of several; bits are after zstd."""
+
+    codec: str
+    bits_per_parameter: float
+    relative_error: float
+    """Squared error over squared norm."""
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     """What a round agrees on; islands ascend. `result` is empty until somebody has merged what is counted."""
 
@@ -83,6 +97,8 @@ class Choice:
     result: Digest
     slices: tuple[Slice, ...] = ()
     """Who reduces what, from the fragment's start to its end; none where every peer gathers all contributions."""
+    codec: RoundCodec = ""
+    """In which the round that follows sends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +113,8 @@ class Accepted:
 class RoundOffer:
     """A contribution of `tokens` committed tokens is ready; of 0, none is to come. An empty `digest` only greets.
 
-    The sender's line to other islands carries `uplink_bytes_per_second`, 0 where that was not measured.
+    The sender's line to other islands carries `uplink_bytes_per_second`, 0 where that was not measured. Where rounds
+    choose their codec, `measured` are those that could be chosen, on what the island contributes.
     """
 
     stage: int
@@ -110,6 +127,7 @@ class RoundOffer:
     tokens: int
     digest: Digest
     uplink_bytes_per_second: float = 0.0
+    measured: tuple[Measured, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

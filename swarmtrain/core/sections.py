@@ -467,6 +467,9 @@ def _hash_of(config: RunConfig) -> str:
     if config.outer.founders == 1:
         # Likewise: as before there could be more.
         outer.add("founders")
+    if config.outer.codec != "auto":
+        # It is of no matter then, and was not there before.
+        outer.add("distortion")
     agreed = config.model_dump(
         exclude={
             "limits": True,

@@ -18,6 +18,7 @@ from swarmtrain.experiments.reference import Reference, ReferenceStep
 from swarmtrain.outer.member import Fragment, FragmentMember, RoundSettings, cut_stage
 from swarmtrain.outer.merge import RoundContribution
 from swarmtrain.outer.optimizer import OuterState
+from swarmtrain.outer.payload import Payload
 from swarmtrain.outer.rounds import fragment_bounds
 
 Place = tuple[int, int]
@@ -96,14 +97,13 @@ class Island(Reference):
         self.members[place] = FragmentMember(self.name, fragment, state, settings, self.inner_steps)
         self._tokens_sent[place] = self.tokens[fragment.stage]
 
-    def send(self, place: Place) -> tuple[RoundContribution, int] | None:
-        """Its contribution to the fragment's next round and the bytes of it, if it has one."""
+    def send(self, place: Place) -> tuple[RoundContribution, Payload] | None:
+        """Its contribution to the fragment's next round, and as it is on the wire, if it has one."""
         member = self.members[place]
         tokens = self.tokens[place[0]] - self._tokens_sent[place]
         self._tokens_sent[place] += tokens
         rate = learning_rate(self.config.optimizer, self.step, self.config.run.steps)
-        sent = member.send(self.local(member.fragment), tokens, self.inner_steps, rate)
-        return None if sent is None else (sent[0], sent[1].payload_bytes)
+        return member.send(self.local(member.fragment), tokens, self.inner_steps, rate)
 
     def catch_up(self, place: Place, sibling: "Island") -> None:
         """Come back to a fragment with the outer state of `sibling`."""

@@ -19,10 +19,12 @@ from swarmtrain.compute.replica import Replica
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.errors import ConfigError, StateError
 from swarmtrain.core.layout import parameters_sha256
+from swarmtrain.core.rounds import Measured, RoundCodec
 from swarmtrain.data.stream import Corpus
 from swarmtrain.experiments.island import Island, IslandPlan, Place
 from swarmtrain.experiments.reference import Reference
 from swarmtrain.model.text import evaluate
+from swarmtrain.outer.budget import next_codec
 from swarmtrain.outer.member import RoundSettings, close
 from swarmtrain.outer.merge import Gathering
 from swarmtrain.outer.optimizer import OuterState
@@ -84,6 +86,8 @@ class _UnderWay:
     gathering: Gathering
     payload_bytes: int = 0
     payloads: int = 0
+    measured: list[tuple[int, tuple[Measured, ...]]] = field(default_factory=list)
+    """Of the contributions that count, with their tokens."""
 
 
 @dataclass
@@ -238,11 +242,12 @@ class Islands:
             sent = island.send(place)
             if sent is None:
                 continue
-            contribution, payload_bytes = sent
-            under_way.payload_bytes += payload_bytes
+            contribution, payload = sent
+            under_way.payload_bytes += payload.payload_bytes
             under_way.payloads += 1
             if due.round not in island.plan.misses:
                 under_way.gathering.add(contribution)
+                under_way.measured.append((contribution.tokens, payload.measured))
         self._under_way[place] = under_way
 
     def _merge(self, due: Due) -> None:
@@ -252,9 +257,11 @@ class Islands:
         merged, answer_bytes = close(under_way.gathering, self.setting.rounds, fragment)
         if merged.tag.round != due.round:
             raise StateError(f"round {merged.tag.round} is merged when round {due.round} is due")
+        chosen = next_codec(under_way.measured, self.setting.rounds.distortion or 0.0)
+        codec: RoundCodec = chosen[0] if chosen is not None else ""
         for island in present:
             member = island.members[place]
-            member.merge(merged, island.local(fragment), island.inner_steps)
+            member.merge(merged, island.local(fragment), island.inner_steps, codec)
         if len({island.members[place].state.digest() for island in present}) > 1:
             raise StateError(
                 f"outer parameters differ after round {due.round} of stage {due.stage}",

@@ -29,6 +29,7 @@ from swarmtrain.core.rounds import (
     is_quorum,
 )
 from swarmtrain.core.types import Digest, PeerId
+from swarmtrain.outer.budget import next_codec
 from swarmtrain.outer.effects import Effect, Note, Seat, SendRound, Waits
 from swarmtrain.outer.roll import Roll, choose, voted
 from swarmtrain.outer.slices import Owner, Sizes, plan
@@ -85,9 +86,13 @@ class Attempt:
 class Chair:
     """What one peer needs to chair the rounds of a place, whether or not it does."""
 
-    def __init__(self, seat: Seat, waits: Waits, roll: Roll, sizes: Sizes) -> None:
+    def __init__(
+        self, seat: Seat, waits: Waits, roll: Roll, sizes: Sizes, distortion: float | None
+    ) -> None:
         self._peer, self._island, self._born = seat.peer, seat.island, seat.version
-        self._waits, self._roll, self._sizes = waits, roll, sizes
+        self._waits, self._roll, self._distortion = waits, roll, distortion
+        self.sizes = sizes
+        """Of this round's contributions."""
         roll.hear(seat.island, seat.version, seat.peers)
         self.enter((0, 0, -1, b""), (), 0.0)
 
@@ -155,7 +160,7 @@ class Chair:
             # Either may be decided, and nobody here can tell which: proposing none is safe.
             detail = f"ballot of {message.ballot.chair} in round {message.round}"
             return [Note(Noted("equal payloads merged to unequal results", detail))]
-        choice, notes = (accepted[0], []) if accepted else self._cut(self._fresh())
+        choice, notes = (accepted[0], []) if accepted else self._complete(self._fresh())
         if self._is_own(attempt):
             attempt.is_own = True
             self._own_ballots.add(attempt.ballot)
@@ -354,6 +359,20 @@ class Chair:
         alive = {i: offer for i, offer in usable.items() if self._roll.is_alive(i)}
         return choose(self._roll, self._members, alive or usable, self._barred)
 
+    def _complete(self, choice: Choice) -> tuple[Choice, list[Effect]]:
+        """`choice` with who reduces what of it, and in what the next round sends; and why."""
+        cut, notes = self._cut(choice)
+        if self._distortion is None:
+            return cut, notes
+        offers = [self.offers[counted.island] for counted in choice.counted]
+        found = next_codec([(o.tokens, o.measured) for o in offers], self._distortion)
+        if found is None:
+            return cut, notes
+        codec, reason = found
+        stage, fragment, number, _ = self._head
+        where = f"stage {stage}, fragment {fragment}, round {number + 1}: {reason}"
+        return replace(cut, codec=codec), [*notes, Note(Noted("what a round is sent in", where))]
+
     def _cut(self, choice: Choice) -> tuple[Choice, list[Effect]]:
         """Who reduces what of `choice`, and why: peers that offered and will be asked to collect."""
         counted, members = {c.island for c in choice.counted}, {m.island for m in self._members}
@@ -363,11 +382,11 @@ class Chair:
             for peer in self._roll.live_peers([island])
             if peer in self._uplinks
         ]
-        found = plan(self._sizes, owners, len(counted | members))
+        found = plan(self.sizes, owners, len(counted | members))
         stage, fragment, number, _ = self._head
         where = f"stage {stage}, fragment {fragment}, round {number}: {found.reason}"
         notes: list[Effect] = [Note(Noted("how a round is reduced", where))]
-        return replace(choice, slices=found.slices), notes if self._sizes.sections else []
+        return replace(choice, slices=found.slices), notes if self.sizes.sections else []
 
     def _is_quorum(self, islands: Iterable[int]) -> bool:
         return is_quorum(islands, [member.island for member in self._members])

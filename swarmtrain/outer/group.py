@@ -25,6 +25,7 @@ from swarmtrain.core.rounds import (
     Collect,
     Collected,
     GroupMember,
+    Measured,
     RoundAsk,
     RoundDecided,
     RoundMessage,
@@ -46,7 +47,7 @@ from swarmtrain.outer.votes import Votes
 
 WHOLE = Sizes(0, 0, 0)
 """Of contributions that are never cut."""
-NOTHING = (0, b"", 0.0)
+NOTHING = (0, b"", 0.0, ())
 """An offer that only greets."""
 
 
@@ -54,8 +55,8 @@ class RoundGroup:
     """One peer's machine for one place (stage, fragment); it takes part from the first `advance` on.
 
     `is_first` says that the run begins here and now: nobody in the group can have voted before in the round that it is
-    at. `sizes` say whether
-    contributions can be reduced in slices. Raises nothing.
+    at. `sizes` say whether contributions can be reduced in slices; rounds choose a codec for the next where there is a
+    `distortion` to keep to (`outer.budget`). Raises nothing.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class RoundGroup:
         waits: Waits,
         is_first: bool = False,
         sizes: Sizes = WHOLE,
+        distortion: float | None = None,
     ) -> None:
         self.place, self.peer, self.island = place, seat.peer, seat.island
         self.round, self.base = -1, b""
@@ -78,9 +80,9 @@ class RoundGroup:
         self.wrong_bases = 0
         """Messages of this peer's round that were refused for another base."""
         self._roll = Roll()
-        self._chair = Chair(seat, waits, self._roll, sizes)
+        self._chair = Chair(seat, waits, self._roll, sizes, distortion)
         self._recovery = Recovery(waits, self._roll, self.votes, seat.version)
-        self._own: tuple[int, Digest, float] = NOTHING
+        self._own: tuple[int, Digest, float, tuple[Measured, ...]] = NOTHING
         self._holding: tuple[Ballot, Choice, Digest] | None = None
         self._decided: RoundDecided | None = None
         self._behind_at, self._quiet_seconds = 0.0, waits.gather
@@ -114,9 +116,15 @@ class RoundGroup:
     # ---- what the driver knows --------------------------------------------------------------------------------
 
     def advance(
-        self, round: int, base: Digest, members: Sequence[GroupMember], now_seconds: float
+        self,
+        round: int,
+        base: Digest,
+        members: Sequence[GroupMember],
+        now_seconds: float,
+        sizes: Sizes | None = None,
     ) -> list[Effect]:
-        """This peer holds the outer state `base` that `round` starts from; `members` are the last choice's.
+        """This peer holds the outer state `base` that `round` starts from; `members` are the last choice's, and
+        `sizes` those of this round, where they can change.
 
         A round that is not newer changes nothing. What was offered early is looked at now.
         """
@@ -129,6 +137,7 @@ class RoundGroup:
         self._roll.forget_dead({self.island, *(member.island for member in members)})
         self.votes.enter(self.members)
         self._chair.enter(self._head, self.members, now_seconds)
+        self._chair.sizes = sizes or self._chair.sizes
         self._recovery.enter(self._head, self.members)
         early, self._early = self._early, {}
         effects = self._greet()
@@ -138,15 +147,21 @@ class RoundGroup:
         return effects
 
     def offer(
-        self, tokens: int, digest: Digest, now_seconds: float, uplink_bytes_per_second: float = 0.0
+        self,
+        tokens: int,
+        digest: Digest,
+        now_seconds: float,
+        uplink_bytes_per_second: float = 0.0,
+        measured: tuple[Measured, ...] = (),
     ) -> list[Effect]:
-        """The island's contribution to this round is ready here: its committed tokens, its payload's digest.
+        """The island's contribution to this round is ready here: its committed tokens, its payload's digest, and what
+        was `measured` on it.
 
         What this peer's line carries is said once a round, so that all chairs know the same.
         """
         if self.choice is not None or self.round < 0:
             return []
-        self._own = tokens, digest, uplink_bytes_per_second
+        self._own = tokens, digest, uplink_bytes_per_second, measured
         self._chair.take(self.peer, self._offer())
         return self._greet() + self._here(self._chair.consider(now_seconds), now_seconds)
 
@@ -389,7 +404,8 @@ class RoundGroup:
         return self.island, self.votes.version, self.votes.peers
 
     def _offer(self) -> RoundOffer:
-        return RoundOffer(*self._head, *self._speaker, *self._own)
+        tokens, digest, uplink, measured = self._own
+        return RoundOffer(*self._head, *self._speaker, tokens, digest, uplink, measured)
 
     def _greet(self) -> list[Effect]:
         """The offer or a greeting to all, lost peers too: two that lost each other must find out that both live."""

@@ -19,15 +19,17 @@ here waits, sends or reads a clock.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from swarmtrain.core.errors import StateError
+from swarmtrain.core.rounds import Measured, RoundCodec
 from swarmtrain.outer.merge import Gathering, Merged, RoundContribution, RoundTag
 from swarmtrain.outer.optimizer import OuterOptimizer, OuterState, outer_step
 from swarmtrain.outer.payload import Payload, Sender, answered, round_codec
+from swarmtrain.wire.codec import Codec
 from swarmtrain.wire.codecs import ROUND_CODEC, ROUND_ZSTD_LEVEL
 from swarmtrain.wire.parts import Part
 from swarmtrain.wire.tensors import is_finite
@@ -45,6 +47,8 @@ class RoundSettings:
     zstd_level: int = ROUND_ZSTD_LEVEL
     feedback: bool | None = None
     """Whether what codecs leave out is sent later; None asks the codec."""
+    distortion: float | None = None
+    """What `budget.next_codec` may spend; rounds begin with `codec` then. None: `codec` throughout."""
     merge_factor: float | None = None
     """Share of the local parameters that stays when a result comes late; None carries local progress on top."""
 
@@ -97,15 +101,27 @@ class FragmentMember:
         """Owns `state` from now on. Whoever joins later starts from the group's state, with parameters equal to it."""
         self.member, self.fragment, self.state = member, fragment, state
         self._settings = settings
-        codec = round_codec(settings.codec, fragment.elements, fragment.tensors)
-        self.sender = Sender(codec, fragment.elements, settings.feedback, settings.zstd_level)
+        measures = settings.distortion is not None
+        self.sender = Sender(
+            self._codec, fragment.elements, settings.feedback, settings.zstd_level, measures
+        )
         self._clock = clock
         self._sent: Tensor | None = None
         self._sent_from: Tensor | None = None
+        self._measured: tuple[Measured, ...] = ()
         self._last_rate = 0.0
         self._base = state.digest()
         self.counted: dict[str, int] = {}
         """The last round that counted each member: as much the group's as `state`."""
+
+    @property
+    def codec_name(self) -> str:
+        """Of the round that comes next, or that is under way."""
+        return self.state.codec or self._settings.codec
+
+    @property
+    def _codec(self) -> Codec:
+        return round_codec(self.codec_name, self.fragment.elements, self.fragment.tensors)
 
     @property
     def tag(self) -> RoundTag:
@@ -133,7 +149,7 @@ class FragmentMember:
             payload = self.sender.make(self.state.parameters, local, self._ratio(learning_rate))
         except StateError:
             return None
-        self._sent = payload.values
+        self._sent, self._measured = payload.values, payload.measured
         contribution = RoundContribution(self.member, self.tag, tokens, payload.values)
         return contribution, payload
 
@@ -149,10 +165,13 @@ class FragmentMember:
             self.sender.lost(self._sent, self.state.parameters)
             self._sent = None
             return None
-        return RoundContribution(self.member, self.tag, tokens, payload.values), payload
+        contribution = RoundContribution(self.member, self.tag, tokens, payload.values)
+        return contribution, replace(payload, measured=self._measured)
 
-    def merge(self, merged: Merged, local: Tensor, clock: int) -> None:
+    def merge(self, merged: Merged, local: Tensor, clock: int, next_codec: RoundCodec = "") -> None:
         """Take a round's result: the outer state and `local`, float32 [elements], change in place.
+
+        The next round sends in `next_codec`, if the group chose one.
 
         Raises StateError, with nothing changed, for another round than the next, or made against another state.
         """
@@ -174,6 +193,8 @@ class FragmentMember:
             sent_from = self.state.parameters.clone()
         self.counted.update(dict.fromkeys(merged.members, merged.tag.round))
         outer_step(self.state, merged, self._settings.optimizer)
+        self.state.codec = next_codec or self.state.codec
+        self.sender.codec = self._codec
         self._base = self.state.digest()
         self._sent, self._sent_from = None, None
         follow(local, sent_from, self.state.parameters, clock > self._clock, self._settings)
@@ -205,6 +226,7 @@ class FragmentMember:
             self.sender.lost(self._sent, self.state.parameters)
             goes_again.append(f"what it sent to round {number}")
         self.state, self._base, self._clock = state, state.digest(), clock
+        self.sender.codec = self._codec
         self._sent, self._sent_from, self.counted = None, None, dict(counted)
         local.copy_(state.parameters)
         known = f"round {last} counted it last" if last >= 0 else "no round counted it"
@@ -227,6 +249,8 @@ class FragmentMember:
             "has_payload": self._sent is not None,
             "counted": self.counted,
         }
+        if self._measured:
+            counters["measured"] = [astuple(entry) for entry in self._measured]
         own = [self.state.parameters, self.state.momentum, *self.sender.residual.flats]
         return counters, own + [flat for flat in (self._sent_from, self._sent) if flat is not None]
 
@@ -245,6 +269,7 @@ class FragmentMember:
         for mine, saved in zip(member.sender.residual.flats, flats[2:4], strict=True):
             mine.copy_(saved)
         member._last_rate, member.counted = last_rate, counted
+        member._measured = _measured_of(counters)
         rest = list(flats[4:])
         member._sent_from = rest.pop(0) if is_sent else None
         member._sent = rest.pop(0) if has_payload else None
@@ -271,6 +296,20 @@ def _counters_of(
     ):
         raise _unfit(f"what it says of who was counted makes no sense at round {round_number}")
     return clock, float(rate), dict(counted)
+
+
+def _measured_of(counters: Mapping[str, Any]) -> tuple[Measured, ...]:
+    """What codecs do to the contribution under way, as it was saved. Raises StateError."""
+    try:
+        found = [
+            (str(name), float(bits), float(error))
+            for name, bits, error in counters.get("measured", ())
+        ]
+    except (TypeError, ValueError) as error:
+        raise _unfit(f"what it measured makes no sense ({error})") from None
+    if not all(math.isfinite(bits) and math.isfinite(error) for _, bits, error in found):
+        raise _unfit("what it measured is not finite")
+    return tuple(Measured(*entry) for entry in found)
 
 
 def _unfit(why: str) -> StateError:

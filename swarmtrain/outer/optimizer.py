@@ -21,7 +21,7 @@ diloco.md section 7 suggests, and 0.7 / 0.9 is reached after 250.
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from swarmtrain.core.errors import StateError
+from swarmtrain.core.rounds import RoundCodec
 from swarmtrain.core.types import Digest
 from swarmtrain.outer.merge import Form, Merged
 from swarmtrain.wire.codec import Codec
@@ -98,13 +99,15 @@ class OuterState:
     """What a group has in common of one fragment: float32 [elements] each, and two counters.
 
     `momentum` is empty where the optimizer keeps none. `round` is the id of the round that comes next, `steps` how
-    many outer steps were taken: fewer, as a round to which nobody brought tokens takes none.
+    many outer steps were taken: fewer, as a round to which nobody brought tokens takes none. `codec` is the one that
+    the next round sends in where the group chose it, and empty where the configuration did.
     """
 
     parameters: Tensor
     momentum: Tensor
     round: int = 0
     steps: int = 0
+    codec: RoundCodec = ""
 
     @staticmethod
     def first(parameters: Tensor, optimizer: OuterOptimizer) -> "OuterState":
@@ -113,11 +116,12 @@ class OuterState:
         return OuterState(parameters.detach().clone(), torch.zeros(momentum_elements))
 
     def copy(self) -> "OuterState":
-        return OuterState(self.parameters.clone(), self.momentum.clone(), self.round, self.steps)
+        arrays = self.parameters.clone(), self.momentum.clone()
+        return OuterState(*arrays, self.round, self.steps, self.codec)
 
     def digest(self) -> Digest:
         """SHA-256 over everything. With the momentum in it, who joined with another one is found out before a round."""
-        digest = hashlib.sha256(f"outer {self.round} {self.steps} ".encode())
+        digest = hashlib.sha256(f"outer {self.round} {self.steps} {self.codec}".encode())
         digest.update(tensor_digest(self.parameters))
         digest.update(tensor_digest(self.momentum) if self.momentum.numel() else b"")
         return digest.digest()
@@ -129,13 +133,14 @@ class OuterState:
             "outer_momentum": self.momentum.numpy(),
         }
 
-    def counters(self) -> dict[str, int]:
-        return {"outer_round": self.round, "outer_steps": self.steps}
+    def counters(self) -> dict[str, object]:
+        chosen = {"outer_codec": self.codec} if self.codec else {}
+        return {"outer_round": self.round, "outer_steps": self.steps, **chosen}
 
     @staticmethod
     def restored(
         arrays: Mapping[str, Flat],
-        counters: Mapping[str, int],
+        counters: Mapping[str, Any],
         elements: int,
         optimizer: OuterOptimizer,
         digest: Digest | None = None,
@@ -146,9 +151,11 @@ class OuterState:
             wanted["outer_momentum"] = 0
         parameters, momentum = [_flat_of(arrays, name, length) for name, length in wanted.items()]
         rounds, steps = [counters.get(name, -1) for name in ("outer_round", "outer_steps")]
-        if not (type(rounds) is int and type(steps) is int and 0 <= steps <= rounds):
+        codec = counters.get("outer_codec", "")
+        are_whole = type(rounds) is int and type(steps) is int and 0 <= steps <= rounds
+        if not are_whole or codec not in get_args(RoundCodec):
             raise _not_whole(f"its counters are {dict(counters)}")
-        state = OuterState(parameters, momentum, rounds, steps)
+        state = OuterState(parameters, momentum, rounds, steps, codec)
         if digest is not None and state.digest() != digest:
             raise _not_whole("its digest is another")
         return state

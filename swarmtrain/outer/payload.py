@@ -29,7 +29,9 @@ import torch
 from torch import Tensor
 
 from swarmtrain.core.errors import StateError, WireError
+from swarmtrain.core.rounds import Measured
 from swarmtrain.core.tensors import TensorHeader
+from swarmtrain.outer.budget import measure_candidates
 from swarmtrain.outer.merge import Form, Merged
 from swarmtrain.outer.parcel import Bounds, section_digest
 from swarmtrain.outer.residual import Residual
@@ -88,10 +90,14 @@ def answer_codec(name: str) -> str:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Payload:
-    """What is on its way: `values` float32 [elements] as everybody decodes it, in the form of the codec."""
+    """What is on its way: `values` float32 [elements] as everybody decodes it, in the form of the codec.
+
+    `measured` is what the codecs that the next round could choose do to it.
+    """
 
     values: Tensor
     sections: tuple[Buffer, ...]
+    measured: tuple[Measured, ...] = ()
 
     @property
     def payload_bytes(self) -> int:
@@ -103,11 +109,20 @@ class Sender:
     """A member's payloads for one fragment, round after round, with what is still to be sent."""
 
     def __init__(
-        self, codec: Codec, elements: int, feedback: bool | None = None, zstd_level: int = 0
+        self,
+        codec: Codec,
+        elements: int,
+        feedback: bool | None = None,
+        zstd_level: int = 0,
+        measures: bool = False,
     ) -> None:
-        """`feedback` keeps what payloads leave out; None asks the codec."""
-        self.codec, self.form, self._zstd_level = codec, Form.of(codec), zstd_level
+        """`feedback` keeps what payloads leave out; None asks the codec. `measures`: all that could be chosen."""
+        self.codec, self._zstd_level, self._measures = codec, zstd_level, measures
         self.residual = Residual(elements, codec.error_feedback if feedback is None else feedback)
+
+    @property
+    def form(self) -> Form:
+        return Form.of(self.codec)
 
     def make(self, base: Tensor, local: Tensor, rate_ratio: float = 1.0) -> Payload:
         """The payload of a member that got from `base` to `local`, both float32 [elements].
@@ -115,8 +130,13 @@ class Sender:
         What is still to be sent goes with it. `rate_ratio` is as in `Residual.take`. Raises StateError when there is
         nothing finite to send; nothing is lost then of what was still to be sent.
         """
-        if self.form is Form.VALUES:
-            return self._exact(local, rate_ratio)
+        is_exact = self.form is Form.VALUES
+        payload = (self._exact if is_exact else self._difference)(base, local, rate_ratio)
+        if not self._measures:
+            return payload
+        return replace(payload, measured=measure_candidates(base - local, self._zstd_level))
+
+    def _difference(self, base: Tensor, local: Tensor, rate_ratio: float) -> Payload:
         taken = self.residual.take(base - local, rate_ratio)
         payload = through(taken, self.codec, self._zstd_level)
         try:
@@ -137,7 +157,7 @@ class Sender:
         is_values = self.form is Form.VALUES
         self.residual.restore(base - values if is_values else values)
 
-    def _exact(self, local: Tensor, rate_ratio: float) -> Payload:
+    def _exact(self, _base: Tensor, local: Tensor, rate_ratio: float) -> Payload:
         if not is_finite(local):
             raise StateError("parameters that are not finite cannot be sent", "", "leave them out")
         # Where nothing is to be sent later this subtracts +0, which leaves every bit as it is.

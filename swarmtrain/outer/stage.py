@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from swarmtrain.core.errors import StateError
+from swarmtrain.core.rounds import RoundCodec
 from swarmtrain.outer.member import Fragment, FragmentMember, RoundSettings, cut_stage
 from swarmtrain.outer.merge import Merged, RoundContribution
 from swarmtrain.outer.optimizer import OuterState
@@ -97,12 +98,15 @@ class StageRounds:
         """The contribution of a fragment that was under way: see `FragmentMember.send_again`."""
         return self.members[number].send_again(self._tokens_under_way[number])
 
-    def merge(self, number: int, merged: Merged, parameters: Tensor) -> None:
-        """Take a round's result, in place. Raises StateError for another round than the next."""
+    def merge(
+        self, number: int, merged: Merged, parameters: Tensor, next_codec: RoundCodec = ""
+    ) -> None:
+        """Take a round's result, in place: see `FragmentMember.merge`."""
         member = self.members[number]
         if member.counts_earlier_life(merged):
             self._tokens_sent[number] = self.tokens
-        member.merge(merged, local_of(parameters, member.fragment), self.inner_steps)
+        local = local_of(parameters, member.fragment)
+        member.merge(merged, local, self.inner_steps, next_codec)
 
     def catch_up(
         self, number: int, state: OuterState, counted: Mapping[str, int], parameters: Tensor

@@ -13,7 +13,7 @@ from swarmtrain.core.closing import PlaceNews, RoundWork, RoundWorkKind
 from swarmtrain.core.errors import StateError
 from swarmtrain.core.events import Noted, RoundChosen, RoundMerged, RoundSent
 from swarmtrain.core.messages import Commit, RoundNews
-from swarmtrain.core.rounds import Choice, RoundMessage
+from swarmtrain.core.rounds import Choice, Measured, RoundMessage
 from swarmtrain.core.sequences import sequence_of, stage_sequences
 from swarmtrain.core.tasks import Tasks
 from swarmtrain.core.types import EDGE_STAGE, PeerId, Roster
@@ -28,7 +28,6 @@ from swarmtrain.peer.restore import now_seconds
 from swarmtrain.peer.stage_rounds import (
     GroupState,
     fetch_state,
-    settings_of,
     state_answer,
 )
 from swarmtrain.steps.ballot import list_version
@@ -106,8 +105,10 @@ class OuterRounds:
                 group.set_peers(version, siblings)
             elif self._parts.me in siblings:
                 seat = Seat(self._parts.me, self.island, version, siblings)
-                sizes = self.states.sizes(place)
-                self._groups[place] = RoundGroup(place, seat, self._waits, is_first, sizes)
+                settings, sizes = self.states.settings, self.states.sizes(place)
+                self._groups[place] = RoundGroup(
+                    place, seat, self._waits, is_first, sizes, settings.distortion
+                )
                 self._meet(place, self._others)
                 self._advance(place)
                 if place in self.states.under_way:
@@ -159,7 +160,8 @@ class OuterRounds:
             return
         key, group = self.states.key(place), self._groups[place]
         members = self.states.members[place]
-        self._act(place, group.advance(key.round, key.base, members, now_seconds()))
+        sizes = self.states.sizes(place)
+        self._act(place, group.advance(key.round, key.base, members, now_seconds(), sizes))
         self._ahead.pop(place, None)
         self._behind_since.pop(place, None)
         self._served.pop(place, None)
@@ -243,7 +245,7 @@ class OuterRounds:
         if known is None:
             known, missing = await self.merging.result(self._job(place, choice, holders))
         if known is not None:
-            self.states.results[place, known.merged.digest()] = known
+            self.states.results[place, known.choice.result] = known
             await self._notify()
         group = self._groups.get(place)
         if asked is not None and group is not None:
@@ -274,6 +276,7 @@ class OuterRounds:
                 choice.result.hex(),
                 tuple(entry.peer for entry in choice.slices),
                 tuple(entry.sections for entry in choice.slices),
+                choice.codec,
             )
         )
         if (place, choice.result) not in self.states.results:
@@ -348,7 +351,7 @@ class OuterRounds:
     async def _fetch_state(self, place: Place, peer: PeerId, number: int) -> GroupState:
         link = await self._parts.links.to(peer)
         member = self.states.member(place)
-        elements, optimizer = member.fragment.elements, settings_of(self._parts.config).optimizer
+        elements, optimizer = member.fragment.elements, self.states.settings.optimizer
         silence_seconds = self._parts.config.links.silence_seconds
         return await fetch_state(link, place, number, elements, optimizer, silence_seconds)
 
@@ -448,14 +451,16 @@ class OuterRounds:
     def _sent(self, place: Place) -> None:
         made, key = self.states.made.pop(place, None), self.states.key(place)
         # Who has nothing to weigh is ready all the same: a round that waits for offers would wait for ever.
-        tokens, digest = 0, NOTHING_TO_WEIGH
+        tokens, digest, measured = 0, NOTHING_TO_WEIGH, tuple[Measured, ...]()
         if made is not None:
             tokens, digest = made.tokens, self.payloads.put(key, made.sections)
+            measured = made.measured
             sent_bytes = Table.of(made.sections).total_bytes
             self._parts.record(RoundSent(*place, key.round, tokens, sent_bytes))
         group = self._groups.get(place)
         if group is not None:
-            self._act(place, group.offer(tokens, digest, now_seconds(), self._uplink()))
+            uplink = self._uplink()
+            self._act(place, group.offer(tokens, digest, now_seconds(), uplink, measured))
 
     def tell(self) -> None:
         """How this peer stands with its fragments, to whoever conducts."""

@@ -15,7 +15,7 @@ from swarmtrain.core.closing import RoundWork, RoundWorkKind
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.errors import WireError
 from swarmtrain.core.messages import Commit
-from swarmtrain.core.rounds import Choice, GroupMember, LastCounted
+from swarmtrain.core.rounds import Choice, GroupMember, LastCounted, Measured
 from swarmtrain.core.schedule import learning_rate
 from swarmtrain.core.types import Digest
 from swarmtrain.outer.director import Place
@@ -40,7 +40,7 @@ from swarmtrain.peer.payloads import PIECE_BYTES, RoundKey
 from swarmtrain.transport.link import Link, Message
 from swarmtrain.transport.requests import OuterStateReply, OuterStateRequest, Status
 from swarmtrain.wire.codec import Codec
-from swarmtrain.wire.codecs import codec_named
+from swarmtrain.wire.codecs import ROUND_CODEC, codec_named
 from swarmtrain.wire.tensors import is_finite
 
 _DIGEST_BYTES = 16
@@ -83,23 +83,27 @@ class SpoiltContribution(WireError):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Made:
-    """A contribution of this island, encoded."""
+    """A contribution of this island, encoded, and what codecs do to it."""
 
     sections: tuple[Buffer, ...]
     tokens: int
+    measured: tuple[Measured, ...]
 
 
 def settings_of(config: RunConfig) -> RoundSettings:
     """What the configuration says of the arithmetic of rounds."""
     outer = config.outer
+    is_chosen = outer.codec == "auto"
+    codec = ROUND_CODEC if is_chosen else outer.codec
     optimizer = (
-        suggested(codec_named(outer.codec), outer.delay_steps if outer.delay_steps > 1 else 0)[0]
+        suggested(codec_named(codec), outer.delay_steps if outer.delay_steps > 1 else 0)[0]
         if outer.optimizer == "auto"
         else OuterOptimizer(outer.optimizer, outer.learning_rate, outer.momentum, outer.warm_up)
     )
     return RoundSettings(
         optimizer=optimizer,
-        codec=outer.codec,
+        codec=codec,
+        distortion=outer.distortion if is_chosen else None,
         zstd_level=outer.zstd_level,
         feedback={"auto": None, "on": True, "off": False}[outer.feedback],
         merge_factor=outer.merge_factor or None,
@@ -111,7 +115,7 @@ class OuterStates:
 
     def __init__(self, config: RunConfig, island: int) -> None:
         self._config, self._island = config, island
-        self._settings = settings_of(config)
+        self.settings = settings_of(config)
         self.stages: dict[int, StageRounds] = {}
         self.members: dict[Place, tuple[GroupMember, ...]] = {}
         self.stranded: set[int] = set()
@@ -163,7 +167,7 @@ class OuterStates:
         self._packed.pop(stage, None)
 
     def _initial(self, replica: Replica) -> StageRounds:
-        flat, settings = replica.compute.flat, self._settings
+        flat, settings = replica.compute.flat, self.settings
         tensors = list(zip(flat.offsets, flat.shapes, strict=True))
         count = self._config.outer.fragments
         fragments = fragments_of(replica.stage, tensors, flat.total, count)
@@ -242,7 +246,7 @@ class OuterStates:
                 result = self.results[place, work.digest]
                 if rounds.members[work.fragment].counts_earlier_life(result.merged):
                     self.caught_up[place] = "what it sent before it was restored is counted"
-                rounds.merge(work.fragment, result.merged, parameters)
+                rounds.merge(work.fragment, result.merged, parameters, result.choice.codec)
                 self.members[place] = result.choice.members
             case RoundWorkKind.CATCH_UP:
                 found = self.arrived[place, work.digest]
@@ -296,7 +300,7 @@ class OuterStates:
         """
         start, stop = slice_elements(sections, self.member(place).fragment.elements)
         gathering = self._gathered(place, choice, payloads, stop - start, may_be_sliced)
-        return mean_sections(gathering.merged(), self._answer(place), self._settings.zstd_level)
+        return mean_sections(gathering.merged(), self._answer(place), self.settings.zstd_level)
 
     def merge_means(self, place: Place, choice: Choice, means: Sequence[Buffer]) -> Result:
         """On the lane: what the means of all slices, in order, come to. Raises WireError."""
@@ -330,17 +334,22 @@ class OuterStates:
         return gathering
 
     def _answer(self, place: Place) -> Codec:
-        fragment = self.member(place).fragment
-        name = answer_codec(self._settings.codec)
+        member = self.member(place)
+        fragment, name = member.fragment, answer_codec(member.codec_name)
         return round_codec(name, fragment.elements, fragment.tensors)
 
 
 def _result(choice: Choice, merged: Merged) -> Result:
-    return Result(merged, replace(choice, result=merged.digest()))
+    """What an island's decision names by its digest: so that covers who votes next, and in what they send, as well. The
+    same contributions may have been proposed with other voters before, and accepted by some."""
+    voters = "".join(f" {member.island} {member.version}" for member in choice.members)
+    digest = hashlib.sha256(merged.digest() + f"{choice.codec}{voters}".encode())
+    return Result(merged, replace(choice, result=digest.digest()))
 
 
 def _made(contribution: RoundContribution, payload: Payload) -> Made:
-    return Made(tuple(bytes(section) for section in payload.sections), contribution.tokens)
+    sections = tuple(bytes(section) for section in payload.sections)
+    return Made(sections, contribution.tokens, payload.measured)
 
 
 # ---- the group's outer state, for who missed rounds ---------------------------------------------------------------
@@ -366,6 +375,7 @@ def state_answer(held: GroupState | None, request: OuterStateRequest) -> Message
         counted=tuple(
             LastCounted(island_named(name), at) for name, at in sorted(held.counted.items())
         ),
+        codec=held.state.codec,
     )
     return Message(reply.encode(), body)
 
@@ -408,7 +418,9 @@ async def fetch_state(
         pieces.append(body)
     words = np.frombuffer(b"".join(pieces), dtype=np.float32)
     flats = {"outer_parameters": words[:elements], "outer_momentum": words[elements:]}
-    counters = {"outer_round": claim.round, "outer_steps": claim.steps}
+    counters = {
+        "outer_round": claim.round, "outer_steps": claim.steps, "outer_codec": claim.codec,
+    }  # fmt: skip
     state = OuterState.restored(flats, counters, elements, optimizer, claim.base)
     counted = {member_name(entry.island): entry.round for entry in claim.counted}
     return GroupState(state, claim.members, claim.base, counted)

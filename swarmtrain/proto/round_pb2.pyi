@@ -42,17 +42,29 @@ class Slice(_message.Message):
     sections: int
     def __init__(self, peer: _Optional[str] = ..., sections: _Optional[int] = ...) -> None: ...
 
+class Measured(_message.Message):
+    __slots__ = ("codec", "bits_per_parameter", "relative_error")
+    CODEC_FIELD_NUMBER: _ClassVar[int]
+    BITS_PER_PARAMETER_FIELD_NUMBER: _ClassVar[int]
+    RELATIVE_ERROR_FIELD_NUMBER: _ClassVar[int]
+    codec: str
+    bits_per_parameter: float
+    relative_error: float
+    def __init__(self, codec: _Optional[str] = ..., bits_per_parameter: _Optional[float] = ..., relative_error: _Optional[float] = ...) -> None: ...
+
 class Choice(_message.Message):
-    __slots__ = ("counted", "members", "result", "slices")
+    __slots__ = ("counted", "members", "result", "slices", "codec")
     COUNTED_FIELD_NUMBER: _ClassVar[int]
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
     SLICES_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
     counted: _containers.RepeatedCompositeFieldContainer[Counted]
     members: _containers.RepeatedCompositeFieldContainer[GroupMember]
     result: bytes
     slices: _containers.RepeatedCompositeFieldContainer[Slice]
-    def __init__(self, counted: _Optional[_Iterable[_Union[Counted, _Mapping]]] = ..., members: _Optional[_Iterable[_Union[GroupMember, _Mapping]]] = ..., result: _Optional[bytes] = ..., slices: _Optional[_Iterable[_Union[Slice, _Mapping]]] = ...) -> None: ...
+    codec: str
+    def __init__(self, counted: _Optional[_Iterable[_Union[Counted, _Mapping]]] = ..., members: _Optional[_Iterable[_Union[GroupMember, _Mapping]]] = ..., result: _Optional[bytes] = ..., slices: _Optional[_Iterable[_Union[Slice, _Mapping]]] = ..., codec: _Optional[str] = ...) -> None: ...
 
 class Accepted(_message.Message):
     __slots__ = ("ballot", "choice")
@@ -63,7 +75,7 @@ class Accepted(_message.Message):
     def __init__(self, ballot: _Optional[_Union[Ballot, _Mapping]] = ..., choice: _Optional[_Union[Choice, _Mapping]] = ...) -> None: ...
 
 class RoundOffer(_message.Message):
-    __slots__ = ("stage", "fragment", "round", "base", "island", "version", "peers", "tokens", "digest", "uplink_bytes_per_second")
+    __slots__ = ("stage", "fragment", "round", "base", "island", "version", "peers", "tokens", "digest", "uplink_bytes_per_second", "measured")
     STAGE_FIELD_NUMBER: _ClassVar[int]
     FRAGMENT_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -74,6 +86,7 @@ class RoundOffer(_message.Message):
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     UPLINK_BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    MEASURED_FIELD_NUMBER: _ClassVar[int]
     stage: int
     fragment: int
     round: int
@@ -84,7 +97,8 @@ class RoundOffer(_message.Message):
     tokens: int
     digest: bytes
     uplink_bytes_per_second: float
-    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[bytes] = ..., island: _Optional[int] = ..., version: _Optional[int] = ..., peers: _Optional[_Iterable[str]] = ..., tokens: _Optional[int] = ..., digest: _Optional[bytes] = ..., uplink_bytes_per_second: _Optional[float] = ...) -> None: ...
+    measured: _containers.RepeatedCompositeFieldContainer[Measured]
+    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[bytes] = ..., island: _Optional[int] = ..., version: _Optional[int] = ..., peers: _Optional[_Iterable[str]] = ..., tokens: _Optional[int] = ..., digest: _Optional[bytes] = ..., uplink_bytes_per_second: _Optional[float] = ..., measured: _Optional[_Iterable[_Union[Measured, _Mapping]]] = ...) -> None: ...
 
 class RoundAsk(_message.Message):
     __slots__ = ("stage", "fragment", "round", "base", "ballot")

@@ -214,7 +214,7 @@ class LastCounted(_message.Message):
     def __init__(self, island: _Optional[int] = ..., round: _Optional[int] = ...) -> None: ...
 
 class OuterStateReply(_message.Message):
-    __slots__ = ("status", "round", "steps", "base", "members", "total_bytes", "digest", "counted")
+    __slots__ = ("status", "round", "steps", "base", "members", "total_bytes", "digest", "counted", "codec")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
@@ -223,6 +223,7 @@ class OuterStateReply(_message.Message):
     TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     COUNTED_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
     status: Status
     round: int
     steps: int
@@ -231,7 +232,8 @@ class OuterStateReply(_message.Message):
     total_bytes: int
     digest: bytes
     counted: _containers.RepeatedCompositeFieldContainer[LastCounted]
-    def __init__(self, status: _Optional[_Union[Status, str]] = ..., round: _Optional[int] = ..., steps: _Optional[int] = ..., base: _Optional[bytes] = ..., members: _Optional[_Iterable[_Union[_round_pb2.GroupMember, _Mapping]]] = ..., total_bytes: _Optional[int] = ..., digest: _Optional[bytes] = ..., counted: _Optional[_Iterable[_Union[LastCounted, _Mapping]]] = ...) -> None: ...
+    codec: str
+    def __init__(self, status: _Optional[_Union[Status, str]] = ..., round: _Optional[int] = ..., steps: _Optional[int] = ..., base: _Optional[bytes] = ..., members: _Optional[_Iterable[_Union[_round_pb2.GroupMember, _Mapping]]] = ..., total_bytes: _Optional[int] = ..., digest: _Optional[bytes] = ..., counted: _Optional[_Iterable[_Union[LastCounted, _Mapping]]] = ..., codec: _Optional[str] = ...) -> None: ...
 
 class LearnRequest(_message.Message):
     __slots__ = ("verb", "stage", "step")

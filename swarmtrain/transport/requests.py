@@ -8,7 +8,7 @@ from enum import IntEnum
 from typing import Literal, Self
 
 from swarmtrain.core.messages import CheckpointAt, Commit, StageDigest
-from swarmtrain.core.rounds import GroupMember, LastCounted
+from swarmtrain.core.rounds import GroupMember, LastCounted, RoundCodec
 from swarmtrain.core.tensors import TensorHeader
 from swarmtrain.core.types import Digest, PeerId, Route
 from swarmtrain.transport.messages import decode, encode
@@ -198,7 +198,8 @@ class OuterStateRequest(Encoded):
 class OuterStateReply(Encoded):
     """The piece as the body: parameters, then momentum; `base` is the state's digest, `digest` the piece's.
 
-    `members` vote in the round that comes next; `counted` are the islands that ever contributed.
+    `members` vote in the round that comes next, which sends in `codec`, or the configured one where that is empty;
+    `counted` are the islands that ever contributed.
     """
 
     status: Status
@@ -209,6 +210,7 @@ class OuterStateReply(Encoded):
     total_bytes: int
     digest: Digest
     counted: tuple[LastCounted, ...]
+    codec: RoundCodec = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,7 @@ def test_hash_covers_every_other_setting() -> None:
             "model.kv_heads": {"heads": 8},
             "model.initial_sha256": {"initial": "folder"},
             "outer.every_seconds": {"inner_steps": 5},
+            "outer.distortion": {"codec": "auto"},
         }
         beside = needs.get(name, {})
         config = RunConfig.model_validate({section: {key: value, **beside}})

@@ -96,6 +96,16 @@ def resume(config: RunConfig, kept: dict[int, Kept]) -> VirtualRun:
     [
         (10, EXACT),
         (12, ("outer.codec=int4", "outer.fragments=2", "outer.delay_steps=3")),
+        # Between two rounds' choices of codec, with contributions under way that were measured for the next.
+        (
+            12,
+            (
+                "outer.codec=auto",
+                "outer.distortion=0.2",
+                "outer.fragments=2",
+                "outer.delay_steps=3",
+            ),
+        ),
         pytest.param(
             14,
             (

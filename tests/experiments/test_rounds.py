@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -58,6 +58,7 @@ def finishes(run: VirtualRun, peers: int) -> bool:
         ),
         (2, 1, ("outer.codec=top64", "outer.merge_factor=0.5", "outer.delay_steps=3")),
         (2, 2, ("outer.codec=rank8", "paths.skip=0.5")),
+        (2, 2, ("outer.codec=auto", "outer.distortion=0.3")),
     ],
 )
 def test_islands_of_peers_equal_the_plain_loop(
@@ -79,6 +80,27 @@ def test_islands_of_peers_equal_the_plain_loop(
         newest = max(key for key in found if key[:2] == place)
         assert found[newest] == expected
     assert is_agreed(run)
+
+
+def test_rounds_choose_in_what_the_next_ones_send_and_say_why() -> None:
+    config = config_of("outer.codec=auto", "outer.distortion=0.2", "outer.fragments=2")
+    run = run_islands(config, islands_of(2))
+    chosen: dict[tuple[int, int, int], set[str]] = defaultdict(set)
+    sent: dict[tuple[int, int, int], set[int]] = defaultdict(set)
+    for _, _, event in run.events:
+        if isinstance(event, RoundChosen):
+            chosen[event.stage, event.fragment, event.round].add(event.codec)
+        if isinstance(event, RoundSent):
+            sent[event.stage, event.fragment, event.round].add(event.bytes)
+    assert all(len(codecs) == 1 for codecs in chosen.values())
+    assert {codec for codecs in chosen.values() for codec in codecs} >= {"int4", "ternary"}
+    first = {place: min(sent[place]) for place in sent if place[2] == 0}  # in int4, as ever
+    for (stage, fragment, number), codecs in chosen.items():
+        following = sent.get((stage, fragment, number + 1))
+        if following is not None and codecs == {"ternary"}:
+            assert max(following) < 0.7 * first[stage, fragment, 0]
+    whys = [e.detail for _, _, e in run.events if isinstance(e, Noted) and "sent in" in e.what]
+    assert len(whys) == len(chosen) and all("codecs within 0.2: " in why for why in whys)
 
 
 def test_one_island_with_plain_averages_trains_as_without_rounds() -> None:

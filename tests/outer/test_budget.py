@@ -9,12 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarmtrain.core.errors import StateError
+from swarmtrain.core.rounds import Measured
+from swarmtrain.core.sections import RunConfig
 from swarmtrain.outer.budget import (
+    CANDIDATES,
     DEFAULT_BUDGET,
-    Measured,
+    SAMPLED_ELEMENTS,
     choose,
-    choose_each,
     measure,
+    measure_candidates,
+    next_codec,
     relative_error,
 )
 from swarmtrain.wire.codecs import CODECS, codec_named
@@ -75,12 +79,6 @@ def test_errors_that_are_no_numbers_never_win() -> None:
         choose([], 1.0)
 
 
-def test_each_stage_gets_its_own() -> None:
-    noisy = [Measured("int4", 3.3, 0.05), Measured("int8", 7.6, 0.0001)]
-    chosen = choose_each({0: noisy, 1: FOUND}, DEFAULT_BUDGET)
-    assert {stage: choice.codec for stage, choice in chosen.items()} == {0: "int8", 1: "int4"}
-
-
 def test_errors_of_members_partly_cancel() -> None:
     generator = torch.Generator().manual_seed(1)
     common = torch.randn(1 << 15, generator=generator)
@@ -103,3 +101,54 @@ def test_the_error_of_zero() -> None:
     zero, one = torch.zeros(3), torch.ones(3)
     assert relative_error(zero, zero) == 0 and relative_error(zero, one) == math.inf
     assert relative_error(one, zero) == 1
+
+
+# ---- what a round chooses for the next --------------------------------------------------------------------------
+
+
+def test_rounds_choose_from_codecs_that_leave_the_outer_optimizer_alone_and_can_be_cut() -> None:
+    wanted = {name for name, c in CODECS.items() if not c.error_feedback and not c.gathers}
+    assert set(CANDIDATES) == wanted
+    assert RunConfig().outer.distortion == DEFAULT_BUDGET
+
+
+def test_the_next_codec_goes_by_the_errors_of_all_weighed_by_tokens() -> None:
+    def offer(tokens: int, int4_error: float) -> tuple[int, list[Measured]]:
+        return tokens, [Measured("int8", 7.5, 1e-4), Measured("int4", 3.3, int4_error)]
+
+    found = next_codec([offer(30, 0.01), offer(10, 0.038)], 0.02)
+    assert found is not None and found[0] == "int4"
+    assert "fewest bits of 2 codecs within 0.02" in found[1] and "error 0.017" in found[1]
+    found = next_codec([offer(10, 0.01), offer(30, 0.04)], 0.02)
+    assert found is not None and found[0] == "int8"
+
+
+def test_what_not_everybody_measured_is_not_chosen_and_nothing_is_where_nobody_measured() -> None:
+    one, other = Measured("int4", 3.3, 0.01), Measured("ternary", 1.5, 0.01)
+    strange = Measured("top64", 0.1, 0.0)
+    found = next_codec([(10, [one, other, strange]), (10, [one, strange]), (0, [other])], 0.02)
+    assert found is not None and found[0] == "int4"
+    for nothing in ([], [(10, [])], [(0, [one])], [(10, [one]), (10, [other])]):
+        assert next_codec(nothing, 0.02) is None
+
+
+def test_errors_of_members_are_on_the_safe_side_of_that_of_the_mean() -> None:
+    generator = torch.Generator().manual_seed(3)
+    common = torch.randn(1 << 15, generator=generator)
+    deltas = [common + 2.0 * torch.randn(1 << 15, generator=generator) for _ in range(3)]
+    offers = [(10, measure_candidates(delta, 3)) for delta in deltas]
+    for number, name in enumerate(CANDIDATES):
+        own = sum(found[number].relative_error for _, found in offers) / len(offers)
+        assert own >= measure(codec_named(name), deltas, 3).relative_error, name
+
+
+def test_a_part_of_a_large_fragment_is_measured_and_what_holds_no_codec_is_left_out() -> None:
+    generator = torch.Generator().manual_seed(4)
+    delta = torch.randn(40 * SAMPLED_ELEMENTS + 5, generator=generator)
+    part = {entry.codec: entry for entry in measure_candidates(delta, 3)}
+    assert list(part) == list(CANDIDATES)
+    whole = measure(codec_named("int4"), [delta], 3)
+    assert part["int4"].relative_error == pytest.approx(whole.relative_error, rel=0.02)
+    assert part["int4"].bits_per_parameter == pytest.approx(whole.bits_per_parameter, rel=0.02)
+    beyond_fp16 = {entry.codec for entry in measure_candidates(torch.full((9,), 1e6), 3)}
+    assert beyond_fp16 == set(CANDIDATES) - {"fp16"}

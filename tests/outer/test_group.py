@@ -3,6 +3,7 @@
 from collections import Counter, deque
 from dataclasses import replace
 
+from swarmtrain.core.events import Noted
 from swarmtrain.core.rounds import (
     NO_BALLOT,
     Accepted,
@@ -12,6 +13,7 @@ from swarmtrain.core.rounds import (
     Collected,
     Counted,
     GroupMember,
+    Measured,
     RoundAsk,
     RoundDecided,
     RoundMessage,
@@ -39,16 +41,23 @@ class Room:
     Of `islands` the first `voters` vote, all unless told. Peers in `lacking` cannot have the payloads of those.
     """
 
-    def __init__(self, *islands: tuple[PeerId, ...], voters: int | None = None) -> None:
+    def __init__(
+        self,
+        *islands: tuple[PeerId, ...],
+        voters: int | None = None,
+        distortion: float | None = None,
+    ) -> None:
         self.now, self.sent, self.silent = 0.0, Counter[str](), set[PeerId]()
         self.queue: deque[tuple[PeerId, PeerId, RoundMessage]] = deque()
         self.members = tuple(GroupMember(island, 1) for island in range(len(islands)))[:voters]
         self.lacking: dict[PeerId, tuple[int, ...]] = {}
         self.chosen: dict[PeerId, Choice] = {}
+        self.noted: list[str] = []
         self.groups: dict[PeerId, RoundGroup] = {}
         for island, peers in enumerate(islands):
             for peer in peers:
-                self.groups[peer] = RoundGroup((1, 0), Seat(peer, island, 1, peers), WAITS, True)
+                seat = Seat(peer, island, 1, peers)
+                self.groups[peer] = RoundGroup((1, 0), seat, WAITS, True, distortion=distortion)
         for peer, group in self.groups.items():
             for other in self.groups:
                 group.seen(other)
@@ -74,10 +83,12 @@ class Room:
                     self.post(peer, self.groups[peer].collected(effect, result, missing, self.now))
                 case Chosen(choice):
                     self.chosen[peer] = choice
+                case Note(Noted(what=what)):
+                    self.noted.append(what)
 
-    def offer(self, peer: PeerId) -> None:
+    def offer(self, peer: PeerId, measured: tuple[Measured, ...] = ()) -> None:
         group = self.groups[peer]
-        self.carry(peer, group.offer(10, b"of %d" % group.island, self.now))
+        self.carry(peer, group.offer(10, b"of %d" % group.island, self.now, measured=measured))
 
     def tick(self, seconds: float) -> None:
         self.now += seconds
@@ -136,6 +147,38 @@ def test_nobody_waits_for_a_straggler_beyond_the_grace() -> None:
     room.tick(0.2)
     assert [entry.island for entry in room.chosen[C].counted] == [0, 1]
     assert [member.island for member in room.chosen[C].members] == [0, 1, 2]
+
+
+def test_a_round_chooses_in_what_the_next_one_sends_from_what_its_members_measured() -> None:
+    def measured(int4_error: float) -> tuple[Measured, ...]:
+        return (Measured("int8", 7.5, 1e-4), Measured("int4", 3.3, int4_error))
+
+    for error, codec in ((0.01, "int4"), (0.05, "int8")):
+        room = Room((A,), (B,), (C,), distortion=0.02)
+        room.offer(A, measured(0.01))
+        room.offer(B, measured(0.01))
+        room.offer(C, measured(error))
+        assert {choice.codec for choice in room.chosen.values()} == {codec}
+        assert room.noted.count("what a round is sent in") == 1
+    told_nothing = Room((A,), (B,), distortion=0.02)
+    unasked = Room((A,), (B,))
+    for room, given in ((told_nothing, ()), (unasked, measured(0.01))):
+        room.offer(A, given)
+        room.offer(B, given)
+        assert room.chosen[B].codec == "" and not room.noted
+
+
+def test_what_was_accepted_keeps_its_codec_whoever_chairs_next() -> None:
+    group = RoundGroup((1, 0), Seat(A, 0, 1, (A,)), WAITS, True, distortion=0.02)
+    group.advance(0, BASE, [GroupMember(island, 1) for island in range(3)], 0.0)
+    group.offer(10, b"of 0", 0.0, measured=(Measured("int8", 7.5, 1e-4),))
+    head = *HEAD, 1, 1, (B,)
+    effects = group.handle(B, RoundOffer(*head, 10, b"of 1"), 0.0) + group.tick(20.0)
+    ballot = next(m.ballot for m in to(B, effects) if isinstance(m, RoundAsk))
+    before = replace(choice_of(0, 1), result=RESULT, codec="ternary")
+    promise = RoundPromise(*HEAD, ballot, 1, 1, (B,), Accepted(Ballot(1, C, 1), before))
+    proposed = [m for m in to(B, group.handle(B, promise, 20.0)) if isinstance(m, Collect)]
+    assert [message.choice for message in proposed] == [before]
 
 
 def test_of_two_islands_the_second_may_die() -> None:

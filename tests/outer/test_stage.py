@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from swarmtrain.core.config import RunConfig
 from swarmtrain.core.errors import StateError, WireError
-from swarmtrain.core.rounds import GroupMember, LastCounted
+from swarmtrain.core.rounds import Choice, Counted, GroupMember, LastCounted, RoundCodec
 from swarmtrain.outer.stage import Flat, StageRounds, island_named, member_name
-from swarmtrain.peer.stage_rounds import GroupState, fetch_state, state_answer
+from swarmtrain.peer.stage_rounds import GroupState, OuterStates, fetch_state, state_answer
 from swarmtrain.transport.link import Link, Message
 from swarmtrain.transport.requests import OuterStateReply, OuterStateRequest
 from tests.outer.values import EXACT, fragment
@@ -24,7 +25,7 @@ def rounds() -> StageRounds:
     return StageRounds(ISLAND, (fragment(ELEMENTS),), torch.zeros(ELEMENTS), EXACT)
 
 
-def after_a_round() -> StageRounds:
+def after_a_round(codec: RoundCodec = "") -> StageRounds:
     held = rounds()
     held.stepped(5)
     local = torch.ones(ELEMENTS)
@@ -32,7 +33,7 @@ def after_a_round() -> StageRounds:
     assert sent is not None
     gathering = held.members[0].gathering()
     gathering.add(sent[0])
-    held.merge(0, gathering.merged(), local)
+    held.merge(0, gathering.merged(), local, codec)
     return held
 
 
@@ -80,6 +81,8 @@ def test_names_of_members_and_islands_belong_together() -> None:
         ("last_rate", float("inf")),
         ("is_sent", True),
         ("lengths", [float("inf")] * 4),
+        *(("measured", value) for value in (4, [4], [["int4", "x", 0]], [["int4", 1e999, 0]], [["int4"]])),
+        *(("outer_codec", value) for value in ("rank8", "zip", 4, None, ["int4"])),
     ],
 )  # fmt: skip
 def test_a_state_that_makes_no_sense_is_refused_and_changes_nothing(
@@ -118,3 +121,54 @@ def test_a_state_that_counts_rounds_to_come_is_not_taken_over() -> None:
     assert asyncio.run(fetched((3, 0))).counted == {"island-0003": 0}
     with pytest.raises(WireError, match="rounds to come"):
         asyncio.run(fetched((3, 1)))
+
+
+# ---- what the next round sends in -------------------------------------------------------------------------------
+
+
+def test_what_the_group_chose_to_send_in_goes_with_the_state() -> None:
+    chosen, before = after_a_round("ternary"), after_a_round()
+    held, other = chosen.members[0], before.members[0]
+    assert (held.codec_name, other.codec_name) == ("ternary", "none")
+    # Whoever would send in something else has another base, and is found out before the round.
+    assert held.tag.base != other.tag.base
+    found, _ = rounds().unpacked(chosen.pack([[]]))
+    assert found.members[0].codec_name == "ternary" and found.members[0].tag == held.tag
+    # A round that chooses nothing leaves it as it is.
+    chosen.stepped(5)
+    local = torch.full((ELEMENTS,), 2.0)
+    sent = chosen.send(0, local, 1e-3)
+    assert sent is not None and sent[0].tag.form == "difference"
+    gathering = held.gathering()
+    gathering.add(sent[0])
+    chosen.merge(0, gathering.merged(), local)
+    assert held.codec_name == "ternary" and held.state.round == 2
+
+
+def test_who_catches_up_learns_what_the_next_round_sends_in() -> None:
+    teller = Teller(((3, 0),))
+    member = after_a_round("ternary").members[0]
+    teller.held = GroupState(member.state, (GroupMember(0, 0),), member.state.digest(), {})
+    link = cast(Link, teller)
+    found = asyncio.run(fetch_state(link, (0, 0), 1, ELEMENTS, EXACT.optimizer, 1.0))
+    late = rounds()
+    late.catch_up(0, found.state, found.counted, torch.zeros(ELEMENTS))
+    assert late.members[0].codec_name == "ternary" and late.members[0].tag == member.tag
+
+
+def test_a_result_names_who_votes_next_and_in_what_they_send() -> None:
+    """What was accepted with other voters first, and then proposed again, is not the result that was decided."""
+    states = OuterStates(RunConfig(), ISLAND)
+    states.stages[0] = rounds()
+    sent = rounds()
+    sent.stepped(5)
+    made = sent.send(0, torch.ones(ELEMENTS), 1e-3)
+    assert made is not None
+
+    def result(voters: tuple[int, ...], codec: RoundCodec) -> bytes:
+        members = tuple(GroupMember(island, 1) for island in voters)
+        choice = Choice((Counted(ISLAND, 5, b"of 3"),), members, b"", codec=codec)
+        return states.merge((0, 0), choice, {ISLAND: made[1].sections}).choice.result
+
+    assert result((3,), "") == result((3,), "")
+    assert len({result((3,), ""), result((3, 4), ""), result((3,), "int4")}) == 3
