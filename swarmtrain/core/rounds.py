@@ -170,7 +170,10 @@ class RoundNack:
 
 @dataclass(frozen=True, slots=True)
 class Collect:
-    """Merge what `choice` counts, or fetch its result from one of `holders`, and accept it."""
+    """Merge what `choice` counts, or fetch its result from one of `holders`, and accept it.
+
+    `only_hold`: accept nothing yet; those who are to vote in the next round, and do not in this one, have it first.
+    """
 
     stage: int
     fragment: int
@@ -179,11 +182,13 @@ class Collect:
     ballot: Ballot
     choice: Choice
     holders: tuple[PeerId, ...]
+    only_hold: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """The choice of `ballot` is accepted with this `result`; or, where that is empty, cannot be had here.
+    """The choice of `ballot` is accepted with this `result`, or held if it was to be held only; or, where that is
+    empty, cannot be had here.
 
     `missing` then names the islands whose payloads could not be had.
     """
@@ -198,6 +203,7 @@ class Collected:
     peers: tuple[PeerId, ...]
     result: Digest
     missing: tuple[int, ...]
+    only_hold: bool = False
 
 
 @dataclass(frozen=True, slots=True)

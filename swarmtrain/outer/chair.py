@@ -1,18 +1,21 @@
 """The chair of an outer round: when a peer stands, what it proposes, and when that is decided.
 
 The peers of the member islands stand in turn, the lowest first, each `patience` after the one before. A chair asks for
-promises, proposes what was accepted by the highest ballot or else all offers, and has it collected: by the members, who
-accept it, and by newcomers who are to vote in the round behind it, who only hold it. A quorum of both is needed; the
-rest of the newcomers get the grace, and members alone say which payloads cannot be had. When one of these takes too
-long, or a higher ballot is heard of, it steps back behind all others.
+promises, proposes what was accepted by the highest ballot or else all offers, and has it collected by the members, who
+accept it. When one of these takes too long, or a higher ballot is heard of, it steps back behind all others.
 
-What members accepted and newcomers do not come to hold is withdrawn, and proposed again without these. Only its own
-chair may do that. A round is decided by the chair of a ballot, and by nobody else; so a chair that did not decide, and
-finds nothing accepted but what it proposed when that was so too, knows that nothing is decided.
+Where newcomers are to vote in the round behind it, they and the members only hold the result at first, and it is put to
+the vote when a quorum of the members and one of those who vote next have it; the rest of the newcomers get the grace.
+Members alone say which payloads cannot be had. Newcomers that do not come to hold it are left out of what is proposed
+next. That is safe, whoever proposes it: before there was a vote nobody accepted anything, so nothing was decided, nor
+can be any more, as a quorum has promised a higher ballot by then. So a chair that dies meanwhile binds nobody. And what
+is found accepted is held by a quorum of those who go on from it: it is put to the vote again at once, and no newcomer
+is needed for that, or waited for. Should they all be gone by then, that is as if they went right behind the decision.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import IntEnum
 
 from swarmtrain.core.events import Noted
 from swarmtrain.core.rounds import (
@@ -38,7 +41,15 @@ _MOST_TURNS_BACK = 3
 """How many times a chair that failed lets all others go first; more would only make it slow after a long outage."""
 
 _MOST_PROLONGED = 3
-"""How many times newcomers that live get the time of an attempt once more to hold what members accepted."""
+"""How many times newcomers that live get the time of an attempt once more to hold what members hold."""
+
+
+class Phase(IntEnum):
+    """What a chair is at; each earns it time of its own."""
+
+    ASKING = 0
+    HOLDING = 1
+    VOTING = 2
 
 
 def accepted_choices(promises: Iterable[RoundPromise]) -> tuple[Choice, ...]:
@@ -50,23 +61,27 @@ def accepted_choices(promises: Iterable[RoundPromise]) -> tuple[Choice, ...]:
 
 @dataclass(slots=True)
 class Attempt:
-    """One attempt of a chair; it asks while it has no choice, and then collects."""
+    """One attempt of a chair; `holders` are known to have the result of its choice."""
 
     ballot: Ballot
     since_seconds: float
-    """When it began to ask, or to collect."""
+    """When its phase began."""
+    phase: Phase = Phase.ASKING
     promises: dict[PeerId, RoundPromise] = field(default_factory=dict)
     collected: dict[PeerId, Collected] = field(default_factory=dict)
     choice: Choice | None = None
     holders: tuple[PeerId, ...] = ()
-    is_own: bool = False
-    """Whether nothing had been accepted before it but what this chair proposed in attempts of which that is true."""
 
-    def propose(self, choice: Choice, now_seconds: float) -> None:
+    def propose(self, choice: Choice, phase: Phase, now_seconds: float) -> None:
         """Collect `choice` from now on; whoever had accepted it holds its result."""
-        self.choice, self.since_seconds = choice, now_seconds
+        self.choice, self.phase, self.since_seconds = choice, phase, now_seconds
         accepted = [(p, promise.accepted) for p, promise in sorted(self.promises.items())]
         self.holders = tuple(p for p, a in accepted if a is not None and a.choice == choice)
+
+    def put_to_vote(self, choice: Choice, holders: Iterable[PeerId], now_seconds: float) -> None:
+        """Collect votes for what `holders` have."""
+        self.choice, self.phase, self.since_seconds = choice, Phase.VOTING, now_seconds
+        self.holders, self.collected = tuple(sorted(holders)), {}
 
     @property
     def known_holders(self) -> tuple[PeerId, ...]:
@@ -109,14 +124,12 @@ class Chair:
         self._greeted: set[int] = set()
         self._excluded: set[tuple[int, Digest]] = set()
         self._barred: frozenset[int] = frozenset()
-        self._withdrawn = NO_BALLOT
         self._prolonged = 0
-        self._own_ballots: set[Ballot] = {NO_BALLOT}
         self.attempt: Attempt | None = None
-        self._heard = (NO_BALLOT, False)
+        self._heard = (NO_BALLOT, Phase.ASKING)
         self._quorum_at: float | None = None
         self._ready_at: float | None = None
-        self._accepted_at: float | None = None
+        self._held_at: float | None = None
         self._quiet_until, self._failures = now_seconds, 0
 
     @property
@@ -135,15 +148,13 @@ class Chair:
         if message.digest and (known is None or message.version > known.version):
             self.offers[message.island] = message
 
-    def hear(self, ballot: Ballot, is_collecting: bool, now_seconds: float) -> None:
+    def hear(self, ballot: Ballot, phase: Phase, now_seconds: float) -> None:
         """Some chair is at work: leave it the time it needs. Its repeats earn it no more."""
-        if (ballot, is_collecting) <= self._heard:
+        if (ballot, phase) <= self._heard:
             return
-        self._heard = ballot, is_collecting
+        self._heard = ballot, phase
         if ballot.chair != self._peer:
-            self._quiet_until = now_seconds + (
-                self._waits.gather if is_collecting else self._waits.patience
-            )
+            self._quiet_until = now_seconds + self._limit(phase)
         if self.attempt is not None and self.attempt.ballot < ballot:
             self._step_back()
 
@@ -155,23 +166,23 @@ class Chair:
         attempt.promises[sender] = message
         if not self._is_quorum(voted(self._roll, self._members, attempt.promises)):
             return []
-        accepted = self._accepted(attempt)
+        accepted = accepted_choices(attempt.promises.values())
         if len(accepted) > 1:
             # Either may be decided, and nobody here can tell which: proposing none is safe.
             detail = f"ballot of {message.ballot.chair} in round {message.round}"
             return [Note(Noted("equal payloads merged to unequal results", detail))]
         choice, notes = (accepted[0], []) if accepted else self._complete(self._fresh())
-        if self._is_own(attempt):
-            attempt.is_own = True
-            self._own_ballots.add(attempt.ballot)
-        attempt.propose(choice, now_seconds)
-        self.hear(attempt.ballot, True, now_seconds)
+        holds_first = not accepted and self._newcomers(choice)
+        attempt.propose(choice, Phase.HOLDING if holds_first else Phase.VOTING, now_seconds)
+        self.hear(attempt.ballot, attempt.phase, now_seconds)
         return notes + self._question(attempt)
 
     def collected(self, sender: PeerId, message: Collected, now_seconds: float) -> list[Effect]:
         """Decided once a quorum accepted; without payloads that cannot be had, try anew if nothing was accepted."""
         attempt = self.attempt
         if attempt is None or attempt.ballot != message.ballot or attempt.choice is None:
+            return []
+        if message.only_hold != (attempt.phase is Phase.HOLDING):
             return []
         attempt.collected[sender] = message
         gone = self._gone(attempt.choice, message)
@@ -191,22 +202,27 @@ class Chair:
         return {(c.island, c.digest) for c in choice.counted if c.island in message.missing}
 
     def _decide(self, attempt: Attempt, choice: Choice, now_seconds: float) -> list[Effect]:
-        """Tell everybody, if a quorum accepted `choice` with one result that is held."""
-        for result in self._accepted_results(attempt):
-            alike = {p: a for p, a in attempt.collected.items() if a.result == result}
-            if self._accepted_at is None:
-                self._accepted_at = now_seconds
-            if not self._is_held(choice, alike, now_seconds):
-                continue
-            listed = self._roll.lists[self._island]
-            speaker = self._island, listed.version, listed.peers
+        """Tell everybody if a quorum accepted `choice` with one result; put it to the vote if that is held by now."""
+        for result in self._common_results(attempt):
             whole = replace(choice, result=result)
-            decided = RoundDecided(*self._head, *speaker, whole, tuple(sorted(alike)))
-            return [SendRound(peer, decided) for peer in sorted({*self._roll.peers, self._peer})]
+            alike = {p: a for p, a in attempt.collected.items() if a.result == result}
+            if attempt.phase is Phase.VOTING:
+                listed = self._roll.lists[self._island]
+                speaker = self._island, listed.version, listed.peers
+                holders = tuple(sorted({*attempt.holders, *alike}))
+                decided = RoundDecided(*self._head, *speaker, whole, holders)
+                everybody = sorted({*self._roll.peers, self._peer})
+                return [SendRound(peer, decided) for peer in everybody]
+            if self._held_at is None:
+                self._held_at = now_seconds
+            if self._is_held(choice, alike, now_seconds):
+                attempt.put_to_vote(whole, alike, now_seconds)
+                self.hear(attempt.ballot, attempt.phase, now_seconds)
+                return self._question(attempt)
         return []
 
-    def _accepted_results(self, attempt: Attempt) -> list[Digest]:
-        """The results that a quorum of the members accepted."""
+    def _common_results(self, attempt: Attempt) -> list[Digest]:
+        """The results that a quorum of the members holds, or accepted."""
         results = sorted({answer.result for answer in attempt.collected.values()} - {b""})
         return [r for r in results if self._is_quorum(self._have(attempt, r, self._members))]
 
@@ -219,39 +235,34 @@ class Chair:
     def _is_held(
         self, choice: Choice, alike: Mapping[PeerId, Collected], now_seconds: float
     ) -> bool:
-        """Whether the result outlives what the round that starts from it does, where newcomers vote there.
+        """Whether the result, which newcomers start from, outlives what the round that starts from it does.
 
         In the first round the first island alone votes: its loss would take the result with it, out of reach of all
         who learned that it was chosen.
         """
         following = [member.island for member in choice.members]
-        if {member.island for member in self._members}.issuperset(following):
-            return True
         held = voted(self._roll, choice.members, alike)
         if 2 * len(held) > len(following):
             return True
         # Half of them with the first island is no more than the first island may be: another gets time to have it too.
         others = [island for island in following if island not in held]
-        is_over = (
-            self._accepted_at is not None and now_seconds >= self._accepted_at + self._waits.grace
-        )
+        is_over = self._held_at is not None and now_seconds >= self._held_at + self._waits.grace
         is_waiting = any(map(self._roll.is_alive, others)) and not is_over
         return is_quorum(held, following) and not is_waiting
 
     # ---- newcomers that do not come to hold a result --------------------------------------------------------------
 
     def _withdraw(self, attempt: Attempt, choice: Choice, now_seconds: float) -> list[Effect]:
-        """Propose anew without those who do not hold what members accepted, where that may be, and it is time."""
-        results = self._accepted_results(attempt)
-        if not attempt.is_own or len(results) != 1 or self._accepted_at is None:
+        """Propose anew without those who do not hold what members hold, where it is time."""
+        results = self._common_results(attempt)
+        if attempt.phase is not Phase.HOLDING or len(results) != 1 or self._held_at is None:
             return []
         held = self._have(attempt, results[0], choice.members)
-        members = {member.island for member in self._members}
-        lacking = {m.island for m in choice.members} - members - set(held)
-        # At the last before any other peer stands, which then had to propose the same.
+        lacking = self._newcomers(choice) - set(held)
+        # At the last before any other peer stands.
         until_seconds = attempt.since_seconds + self._waits.gather
         if not any(map(self._roll.is_alive, lacking)):
-            until_seconds = min(until_seconds, self._accepted_at + self._waits.grace)
+            until_seconds = min(until_seconds, self._held_at + self._waits.grace)
         if not lacking or now_seconds < until_seconds:
             return []
         if any(map(self._roll.is_alive, lacking)) and self._prolonged < _MOST_PROLONGED:
@@ -259,7 +270,6 @@ class Chair:
             self._prolonged += 1
             return self._stand(now_seconds)
         self._barred |= lacking
-        self._withdrawn = attempt.ballot
         stage, fragment, number, _ = self._head
         names = ", ".join(map(str, sorted(lacking)))
         why = f"stage {stage}, fragment {fragment}, round {number}: islands {names} did not get it"
@@ -278,8 +288,7 @@ class Chair:
             effects = effects or self._withdraw(attempt, attempt.choice, now_seconds)
             if effects:
                 return effects
-        limit = self._waits.patience if attempt.choice is None else self._waits.gather
-        if now_seconds - attempt.since_seconds <= limit:
+        if now_seconds - attempt.since_seconds <= self._limit(attempt.phase):
             return self._question(attempt)
         self._step_back()
         return self.consider(now_seconds)
@@ -317,8 +326,12 @@ class Chair:
     def _stand(self, now_seconds: float) -> list[Effect]:
         ballot = Ballot(self._heard[0].attempt + 1, self._peer, self._born)
         self.attempt = Attempt(ballot, now_seconds)
-        self._heard = ballot, False
+        self._heard = ballot, Phase.ASKING
         return self._question(self.attempt)
+
+    def _limit(self, phase: Phase) -> float:
+        """Seconds that a phase may take."""
+        return self._waits.patience if phase is Phase.ASKING else self._waits.gather
 
     def _step_back(self) -> None:
         self.attempt, self._failures = None, self._failures + 1
@@ -328,26 +341,19 @@ class Chair:
         islands = {member.island for member in self._members}
         message: RoundAsk | Collect = RoundAsk(*self._head, attempt.ballot)
         if attempt.choice is not None:
-            islands |= {member.island for member in attempt.choice.members}
-            message = Collect(*self._head, attempt.ballot, attempt.choice, attempt.known_holders)
+            holds = attempt.phase is Phase.HOLDING
+            islands |= self._newcomers(attempt.choice) if holds else set()
+            known = attempt.known_holders
+            message = Collect(*self._head, attempt.ballot, attempt.choice, known, holds)
         asked = self._roll.live_peers(islands)
         return [SendRound(peer, message) for peer in asked if attempt.lacks(peer, self._roll)]
 
     # ---- what it proposes -------------------------------------------------------------------------------------
 
-    def _accepted(self, attempt: Attempt) -> tuple[Choice, ...]:
-        """What binds: nothing, if that is what this chair has withdrawn."""
-        if self._highest(attempt) == self._withdrawn:
-            return ()
-        return accepted_choices(attempt.promises.values())
-
-    def _is_own(self, attempt: Attempt) -> bool:
-        return self._highest(attempt) in self._own_ballots
-
-    def _highest(self, attempt: Attempt) -> Ballot:
-        """The highest ballot in which anything was accepted, as those say who promised."""
-        found = [p.accepted.ballot for p in attempt.promises.values() if p.accepted is not None]
-        return max(found, default=NO_BALLOT)
+    def _newcomers(self, choice: Choice) -> set[int]:
+        """Who votes in the next round, and does not in this one."""
+        members = {member.island for member in self._members}
+        return {member.island for member in choice.members} - members
 
     def _usable(self) -> dict[int, RoundOffer]:
         """The offers whose payloads are not known to be gone."""

@@ -4,9 +4,9 @@ Paxos per (place, round, base), with islands as acceptors, each made of all repl
 
     offer      every peer tells all that its island's contribution is ready, or greets while it is not
     ask        the chair, the first live peer of the lowest member island, asks for promises; PROMISE, NACK
-    collect    it proposes what was accepted, or else all offers; each peer merges or fetches, then accepts
-    decided    a quorum accepted one result of one ballot, and a quorum of the round that follows holds it; everybody
-               learns, and tells whoever still asks
+    collect    it proposes what was accepted, or else all offers; each peer merges or fetches, then accepts. Where
+               others vote in the round that follows, a quorum of these, and of the members, holds the result before
+    decided    a quorum accepted one result of one ballot; everybody learns, and tells whoever still asks
 
 Who does not know its island's votes asks for them before it votes: siblings, or everybody (`outer.recovery`).
 
@@ -38,7 +38,7 @@ from swarmtrain.core.rounds import (
     VotesTell,
 )
 from swarmtrain.core.types import Digest, PeerId
-from swarmtrain.outer.chair import Chair
+from swarmtrain.outer.chair import Chair, Phase
 from swarmtrain.outer.effects import Behind, Chosen, Effect, Gather, Note, Seat, SendRound, Waits
 from swarmtrain.outer.recovery import Recovery
 from swarmtrain.outer.roll import Roll
@@ -175,7 +175,8 @@ class RoundGroup:
         if self.choice is not None or gather.round != self.round:
             return []
         ballot = gather.ballot
-        if not self.votes.is_member:
+        is_held = self._holding is not None and self._holding[:2] == (ballot, gather.choice)
+        if is_held or not self.votes.is_member:
             return self._here(self._held(ballot, result, missing), now_seconds)
         if not self.votes.may_vote:
             self.votes.fetched(ballot, result)
@@ -249,7 +250,7 @@ class RoundGroup:
             case RoundPromise():
                 return self._chair.promised(sender, message, now_seconds)
             case RoundNack():
-                self._chair.hear(message.promised, False, now_seconds)
+                self._chair.hear(message.promised, Phase.ASKING, now_seconds)
                 return []
             case Collect():
                 return self._collect(message, now_seconds)
@@ -318,7 +319,7 @@ class RoundGroup:
 
     def _ask(self, message: RoundAsk, now_seconds: float) -> list[Effect]:
         ballot, votes = message.ballot, self.votes
-        self._chair.hear(ballot, False, now_seconds)
+        self._chair.hear(ballot, Phase.ASKING, now_seconds)
         if not votes.may_vote or not votes.promise(ballot):
             return [self._nack(ballot)] if votes.may_vote else []
         promise = RoundPromise(*self._head, ballot, *self._speaker, votes.accepted)
@@ -327,22 +328,25 @@ class RoundGroup:
     def _collect(self, message: Collect, now_seconds: float) -> list[Effect]:
         """Gather, to accept when that is done; a repeat is answered again, or gathers again what failed."""
         ballot, votes = message.ballot, self.votes
-        self._chair.hear(ballot, True, now_seconds)
+        phase = Phase.HOLDING if message.only_hold else Phase.VOTING
+        self._chair.hear(ballot, phase, now_seconds)
         if not votes.is_member:
             return self._hold(message)
         if not votes.may_vote or not votes.promise(ballot):
             return [self._nack(ballot)] if votes.may_vote else []
+        if message.only_hold:
+            return self._hold(message)
         if votes.accepted is not None and votes.accepted.ballot == ballot:
             return [self._answer(ballot, votes.accepted.choice.result, ())]
         is_new = votes.gather(ballot, message.choice)
         return [Gather(self.round, ballot, message.choice, message.holders)] if is_new else []
 
     def _hold(self, message: Collect) -> list[Effect]:
-        """Gather what this peer has no vote on, but starts the next round from."""
+        """Gather what this peer has no vote on, or not yet, but starts the next round from."""
         ballot, choice = message.ballot, message.choice
         if self._holding is not None and self._holding[:2] == (ballot, choice):
             result = self._holding[2]
-            return [self._answer(ballot, result, ())] if result else []
+            return [self._answer(ballot, result, (), only_hold=True)] if result else []
         self._holding = ballot, choice, b""
         return [Gather(self.round, ballot, choice, message.holders)]
 
@@ -352,7 +356,8 @@ class RoundGroup:
         choice = self._holding[1]
         is_fitting = bool(result) and choice.result in (b"", result)
         self._holding = (ballot, choice, result) if is_fitting else None
-        return [self._answer(ballot, result if is_fitting else b"", tuple(missing))]
+        held = result if is_fitting else b""
+        return [self._answer(ballot, held, tuple(missing), only_hold=True)]
 
     # ---- votes of others --------------------------------------------------------------------------------------
 
@@ -363,7 +368,7 @@ class RoundGroup:
             may_tell = not votes.may_vote or votes.may_tell(sender, message.version)
         else:
             may_tell = True
-            self._chair.hear(message.ballot, False, now_seconds)
+            self._chair.hear(message.ballot, Phase.ASKING, now_seconds)
             votes.promise(message.ballot)  # where that is refused, the answer says why
         knows, fence, promised, accepted = (
             votes.may_vote, votes.fence, votes.promised, votes.accepted,
@@ -386,7 +391,7 @@ class RoundGroup:
         if found is None or self.votes.is_learning:
             return effects
         known, holders = found
-        self._chair.hear(known.promised, False, now_seconds)
+        self._chair.hear(known.promised, Phase.ASKING, now_seconds)
         effects.append(Note(Noted("lost votes are given anew", self._where(self.peer))))
         accepted = self.votes.learn(known)
         if accepted is not None:
@@ -412,8 +417,10 @@ class RoundGroup:
         offer = self._offer()
         return [SendRound(peer, offer) for peer in self._roll.peers if peer != self.peer]
 
-    def _answer(self, ballot: Ballot, result: Digest, missing: tuple[int, ...]) -> SendRound:
-        answer = Collected(*self._head, ballot, *self._speaker, result, missing)
+    def _answer(
+        self, ballot: Ballot, result: Digest, missing: tuple[int, ...], only_hold: bool = False
+    ) -> SendRound:
+        answer = Collected(*self._head, ballot, *self._speaker, result, missing, only_hold)
         return SendRound(ballot.chair, answer)
 
     def _nack(self, ballot: Ballot) -> SendRound:

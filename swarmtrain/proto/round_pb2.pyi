@@ -153,7 +153,7 @@ class RoundNack(_message.Message):
     def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[bytes] = ..., ballot: _Optional[_Union[Ballot, _Mapping]] = ..., promised: _Optional[_Union[Ballot, _Mapping]] = ...) -> None: ...
 
 class Collect(_message.Message):
-    __slots__ = ("stage", "fragment", "round", "base", "ballot", "choice", "holders")
+    __slots__ = ("stage", "fragment", "round", "base", "ballot", "choice", "holders", "only_hold")
     STAGE_FIELD_NUMBER: _ClassVar[int]
     FRAGMENT_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -161,6 +161,7 @@ class Collect(_message.Message):
     BALLOT_FIELD_NUMBER: _ClassVar[int]
     CHOICE_FIELD_NUMBER: _ClassVar[int]
     HOLDERS_FIELD_NUMBER: _ClassVar[int]
+    ONLY_HOLD_FIELD_NUMBER: _ClassVar[int]
     stage: int
     fragment: int
     round: int
@@ -168,10 +169,11 @@ class Collect(_message.Message):
     ballot: Ballot
     choice: Choice
     holders: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[bytes] = ..., ballot: _Optional[_Union[Ballot, _Mapping]] = ..., choice: _Optional[_Union[Choice, _Mapping]] = ..., holders: _Optional[_Iterable[str]] = ...) -> None: ...
+    only_hold: bool
+    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[bytes] = ..., ballot: _Optional[_Union[Ballot, _Mapping]] = ..., choice: _Optional[_Union[Choice, _Mapping]] = ..., holders: _Optional[_Iterable[str]] = ..., only_hold: _Optional[bool] = ...) -> None: ...
 
 class Collected(_message.Message):
-    __slots__ = ("stage", "fragment", "round", "base", "ballot", "island", "version", "peers", "result", "missing")
+    __slots__ = ("stage", "fragment", "round", "base", "ballot", "island", "version", "peers", "result", "missing", "only_hold")
     STAGE_FIELD_NUMBER: _ClassVar[int]
     FRAGMENT_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -182,6 +184,7 @@ class Collected(_message.Message):
     PEERS_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
     MISSING_FIELD_NUMBER: _ClassVar[int]
+    ONLY_HOLD_FIELD_NUMBER: _ClassVar[int]
     stage: int
     fragment: int
     round: int
@@ -192,7 +195,8 @@ class Collected(_message.Message):
     peers: _containers.RepeatedScalarFieldContainer[str]
     result: bytes
     missing: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[bytes] = ..., ballot: _Optional[_Union[Ballot, _Mapping]] = ..., island: _Optional[int] = ..., version: _Optional[int] = ..., peers: _Optional[_Iterable[str]] = ..., result: _Optional[bytes] = ..., missing: _Optional[_Iterable[int]] = ...) -> None: ...
+    only_hold: bool
+    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[bytes] = ..., ballot: _Optional[_Union[Ballot, _Mapping]] = ..., island: _Optional[int] = ..., version: _Optional[int] = ..., peers: _Optional[_Iterable[str]] = ..., result: _Optional[bytes] = ..., missing: _Optional[_Iterable[int]] = ..., only_hold: _Optional[bool] = ...) -> None: ...
 
 class RoundDecided(_message.Message):
     __slots__ = ("stage", "fragment", "round", "base", "island", "version", "peers", "choice", "holders")

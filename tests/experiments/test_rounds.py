@@ -18,6 +18,7 @@ from swarmtrain.core.events import (
     StepCommitted,
 )
 from swarmtrain.experiments.virtual import Stage, VirtualPeer, VirtualRun
+from swarmtrain.outer.director import Place
 from swarmtrain.outer.stage import StageRounds
 from swarmtrain.peer.rounds import OuterRounds
 from tests.experiments.island_worlds import (
@@ -233,6 +234,44 @@ def test_without_the_first_island_rounds_begin_where_most_founders_live(founders
     else:
         assert not counted and len(said) == len({peer for peer, _ in said}) == 6
         assert all("island 0 cannot be reached" in why and "--island" in why for _, why in said)
+
+
+def test_a_chair_that_dies_while_newcomers_are_gone_for_good_holds_no_round_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All of island 0 has what the first round came to, and nobody else: then the others die, and its chairs."""
+    gather, at_work = OuterRounds._gather, dict[str, OuterRounds]()
+    died: list[bool] = []
+
+    def slow(self: OuterRounds, place: Place, *rest: Any) -> None:
+        if self.island == 0:
+            at_work[self._parts.me] = self
+        if self.island == 0 or self.states.key(place).round:
+            gather(self, place, *rest)
+
+    peers = (*islands_of(1, 2), *[peer for peer in islands_of(3) if peer.island])
+    monkeypatch.setattr(OuterRounds, "_gather", slow)
+
+    def script(stage: Stage) -> "asyncio.Future[None]":
+        async def kill() -> None:
+            have_it = False
+            while not have_it:
+                await asyncio.sleep(0.05)
+                have_it = [bool(r.states.results) for r in at_work.values()] == 6 * [True]
+            for peer in peers[6:]:
+                stage.nemesis.kill(peer.name)
+            await asyncio.sleep(0.3)
+            died.append(all(g.choice is None for r in at_work.values() for g in r._groups.values()))
+            for peer in peers[:6:2]:
+                stage.nemesis.kill(peer.name)
+
+        return asyncio.ensure_future(kill())
+
+    run = run_islands(config_of(*QUICK, "outer.delay_steps=3", steps=40), peers, script)
+    assert finishes(run, 3) and is_agreed(run)
+    assert died == [True], "no round had been decided when they died"
+    decided = {(stage, number) for stage, _, number in choices(run)}
+    assert decided == set(itertools.product(range(3), range(8))), "every round, in the end"
 
 
 def test_a_first_island_begun_anew_has_the_rounds_of_those_that_waited_for_it() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from swarmtrain.core.rounds import Choice, Collect, RoundMessage, is_quorum
+from swarmtrain.core.rounds import Choice, RoundMessage, is_quorum
 from swarmtrain.core.types import Digest, PeerId
 from swarmtrain.outer.effects import Gather
 from swarmtrain.outer.group import RoundGroup
@@ -43,7 +43,6 @@ class FaultyWorld(World):
     ) -> None:
         """`is_forgetful`: one to three islands, which lose whole stages often. `is_young`: a run begins, and the first
         island is lost when somebody learns what its first round chose."""
-        self.proposed: dict[tuple[int, Digest], set[tuple[PeerId, int]]] = {}
         counts = {"counts": (1, 2, 2, 2, 3)} if is_forgetful else {}
         super().__init__(seed, machine, is_stormy, **counts, is_young=is_young)
         self.loses_first = is_young
@@ -113,11 +112,7 @@ class FaultyWorld(World):
             return False
         # What is accepted binds, also to who is to vote next.
         accepted = [a.machine.votes.accepted for a in self.listed() if a.state == front]
-        bound = [
-            {m.island for m in a.choice.members}
-            for a in accepted
-            if a is not None and not self.may_withdraw(front)
-        ]
+        bound = [{m.island for m in a.choice.members} for a in accepted if a is not None]
         may_go_on = all(self.can_decide(next_members, set(members)) for next_members in bound)
         return may_go_on and (is_quorum(knowing, members) or are_here)
 
@@ -125,18 +120,6 @@ class FaultyWorld(World):
         """Whether newcomers that have to hold a result before it is decided live."""
         here = {a.machine.island for a in self.listed()}
         return following <= members or is_quorum(here, following)
-
-    def post(self, sender: PeerId, to: PeerId, message: RoundMessage) -> None:
-        if isinstance(message, Collect):
-            by = self.proposed.setdefault((message.round, message.base), set())
-            by.add((message.ballot.chair, message.ballot.born))
-        super().post(sender, to, message)
-
-    def may_withdraw(self, state: State) -> bool:
-        """Whether what was accepted in a round was proposed by one chair alone, which lives on."""
-        by = self.proposed.get((state.round, state.base), set())
-        born = {(a.peer, a.machine._chair._born) for a in self.listed()}
-        return len(by) == 1 and by <= born
 
     def knows(self, actor: Actor, members: dict[int, int]) -> bool:
         votes, is_at_front = actor.machine.votes, actor.machine.round == self.front().round
@@ -329,25 +312,30 @@ def run(
 
 
 class LonelyWorld(FaultyWorld):
-    """A run begins; when the island that alone votes has accepted a result, or when another one learns that it was
-    chosen, all others are cut off, some of them die, and often the chair does."""
+    """A run begins; when the island that alone votes begins to gather, or has a result, or when another one learns that
+    it was chosen, all others are cut off, some of them die, and often the chair does."""
 
     def __init__(self, seed: int, machine: type[RoundGroup], faults: int, *_: bool) -> None:
         super().__init__(seed, machine, faults, is_stormy=False, is_young=True)
-        self.loses_first, self.parts_at_last = False, self.random.random() < 0.5
+        self.loses_first = False
+        self.parts_at = self.random.choice(("gathering", "held", "chosen", "chosen"))
         self.swallowed = PeerId(""), 0.0
+
+    def begin(self, actor: Actor, effect: Gather) -> None:
+        super().begin(actor, effect)
+        if actor.machine.votes.is_member and self.parts_at == "gathering":
+            self.part(actor)
 
     def gathered(
         self, actor: Actor, effect: Gather, result: Digest, missing: tuple[int, ...]
     ) -> None:
         super().gathered(actor, effect, result, missing)
-        is_accepted = actor.machine.votes.accepted is not None
-        if is_accepted and not self.parts_at_last:
+        if result and actor.machine.votes.is_member and self.parts_at == "held":
             self.part(actor)
 
     def judge(self, actor: Actor, choice: Choice) -> None:
         super().judge(actor, choice)
-        if actor.machine.island and self.parts_at_last:
+        if actor.machine.island and self.parts_at == "chosen":
             self.part(actor)
 
     def part(self, actor: Actor) -> None:
@@ -355,7 +343,7 @@ class LonelyWorld(FaultyWorld):
             return
         self.figures["parted"] += 1
         others = [a for a in self.alive() if a.machine.island]
-        if not self.parts_at_last:
+        if self.parts_at != "chosen":
             share = self.random.choice((0.5, 1.0))
             for other in others:
                 if self.random.random() < share:
@@ -363,13 +351,15 @@ class LonelyWorld(FaultyWorld):
         self.groups = {a.peer: 1 for a in others}
         self.at(self.now + self.random.choice((3.0, 20.0)), self.groups.clear)
         if self.random.random() < 0.7:
-            soon = 0.0 if self.parts_at_last else self.random.uniform(0.0, 8.0)
+            soon = 0.0 if self.parts_at == "chosen" else self.random.uniform(0.0, 8.0)
             self.at(self.now + soon, self.kill_first)
 
     def kill_first(self) -> None:
         """The chair, mostly, with what it has just sent."""
         mine = [a for a in self.alive() if a.machine.island == 0]
         if len(mine) > 1:
+            is_open = not mine[0].machine.round and mine[0].machine.choice is None
+            self.figures["died holding"] += is_open and bool(mine[0].results)
             self.kill(mine[0])
             self.swallowed = mine[0].peer, self.now + 0.3
 
@@ -377,3 +367,27 @@ class LonelyWorld(FaultyWorld):
         peer, until_seconds = self.swallowed
         if sender != peer or self.now > until_seconds:
             super().deliver(sender, to, message)
+
+
+class ForsakenWorld(LonelyWorld):
+    """A run begins, and newcomers never come by its first result. When all peers of the island that alone votes have
+    it, all others mostly die for good, and soon after them the chair."""
+
+    def __init__(self, seed: int, machine: type[RoundGroup], faults: int, *_: bool) -> None:
+        super().__init__(seed, machine, faults)
+        self.parts_at, self.they_die = "", self.random.random() < 0.8
+
+    def begin(self, actor: Actor, effect: Gather) -> None:
+        if actor.machine.round or actor.machine.votes.is_member:
+            super().begin(actor, effect)
+
+    def gathered(
+        self, actor: Actor, effect: Gather, result: Digest, missing: tuple[int, ...]
+    ) -> None:
+        super().gathered(actor, effect, result, missing)
+        first = [a for a in self.alive() if a.machine.island == 0]
+        if not self.figures["parted"] and all(a.results for a in first):
+            self.figures["parted"] += 1
+            for other in [a for a in self.alive() if a.machine.island] * self.they_die:
+                self.kill(other)
+            self.at(self.now + self.random.uniform(0.0, 2.0), self.kill_first)

@@ -13,7 +13,7 @@ from swarmtrain.core.rounds import (
 )
 from swarmtrain.core.types import Digest
 from swarmtrain.outer import chair, roll
-from swarmtrain.outer.chair import Attempt, Chair
+from swarmtrain.outer.chair import Chair
 from swarmtrain.outer.group import RoundGroup
 from swarmtrain.outer.parcel import Table
 from swarmtrain.outer.recovery import Recovery
@@ -51,10 +51,7 @@ def promises_end_with_gathering(patch: Patch) -> None:
 def accepted_is_not_proposed_again(patch: Patch) -> None:
     """A chair proposes what it likes."""
 
-    def accepted(self: Chair, attempt: Attempt) -> tuple[Choice, ...]:
-        return ()
-
-    patch.setattr(Chair, "_accepted", accepted)
+    patch.setattr(chair, "accepted_choices", lambda promises: ())
 
 
 def one_replica_votes_for_all(patch: Patch) -> None:
@@ -98,8 +95,7 @@ def others_are_not_heard(patch: Patch) -> None:
 
 def only_voters_hold_results(patch: Patch) -> None:
     """A round is decided when its voters have its result; newcomers fetch it then."""
-    patch.setattr(Chair, "_is_held", lambda self, choice, alike, now_seconds: True)
-    patch.setattr(RoundGroup, "_hold", lambda self, message: [])
+    patch.setattr(Chair, "_newcomers", lambda self, choice: set())
 
 
 def sections_are_not_checked(patch: Patch) -> None:
@@ -114,11 +110,6 @@ def means_do_not_say_what_they_are_of(patch: Patch) -> None:
         return f"{number} of {[entry.sections for entry in choice.slices]}".encode()
 
     patch.setattr(slice_world, "mean_name", name)
-
-
-def what_others_proposed_is_withdrawn(patch: Patch) -> None:
-    """A chair gives up what newcomers do not hold, whoever proposed it first."""
-    patch.setattr(Chair, "_is_own", lambda self, attempt: True)
 
 
 def nothing_is_withdrawn(patch: Patch) -> None:

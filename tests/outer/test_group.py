@@ -3,6 +3,8 @@
 from collections import Counter, deque
 from dataclasses import replace
 
+import pytest
+
 from swarmtrain.core.events import Noted
 from swarmtrain.core.rounds import (
     NO_BALLOT,
@@ -32,7 +34,7 @@ from swarmtrain.outer.roll import Roll, voted
 WAITS = Waits(patience=3.0, grace=4.0, gather=8.0)
 BASE, RESULT = b"base", b"result"
 HEAD = (1, 0, 0, BASE)
-A, B, C = PeerId("a"), PeerId("b"), PeerId("c")
+A, B, C, D = PeerId("a"), PeerId("b"), PeerId("c"), PeerId("d")
 
 
 class Room:
@@ -53,6 +55,7 @@ class Room:
         self.lacking: dict[PeerId, tuple[int, ...]] = {}
         self.chosen: dict[PeerId, Choice] = {}
         self.noted: list[str] = []
+        self.gathered: set[PeerId] = set()
         self.groups: dict[PeerId, RoundGroup] = {}
         for island, peers in enumerate(islands):
             for peer in peers:
@@ -80,6 +83,7 @@ class Room:
                     counted = {entry.island for entry in effect.choice.counted}
                     missing = tuple(counted.intersection(self.lacking.get(peer, ())))
                     result = b"" if missing else RESULT
+                    self.gathered |= set() if missing else {peer}
                     self.post(peer, self.groups[peer].collected(effect, result, missing, self.now))
                 case Chosen(choice):
                     self.chosen[peer] = choice
@@ -285,6 +289,47 @@ def test_newcomers_that_never_hold_the_first_result_do_not_vote_behind_it() -> N
         assert room.chosen[A].members == (GroupMember(0, 1),)
         counted = [entry.island for entry in room.chosen[A].counted]
         assert counted == ([0] if is_dead else [0, 1, 2])
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_chair_that_dies_while_newcomers_are_gone_for_good_binds_nobody(is_known: bool) -> None:
+    """They had offered, so it proposed that they vote next; it and its sibling have the result, and they have not."""
+    room = Room((A, D), (B,), (C,), voters=1)
+    room.silent |= {B, C}
+    for island, peer in ((1, B), (2, C)):
+        offer = RoundOffer(*HEAD, island, 1, (peer,), 10, b"of %d" % island)
+        for first in (A, D):
+            room.carry(first, room.groups[first].handle(peer, offer, 0.0))
+    room.offer(A)
+    room.offer(D)
+    assert room.gathered == {A, D} and not room.chosen
+    room.die(A)
+    room.groups[D].set_peers(2, (D,))
+    if is_known:
+        room.die(B)
+        room.die(C)
+    for _ in range(40):
+        room.tick(2.0)
+    assert room.chosen[D].members == (GroupMember(0, 2),)
+    assert [entry.island for entry in room.chosen[D].counted] == [0] if is_known else [0, 1, 2]
+
+
+def test_what_was_put_to_the_vote_needs_no_newcomer_any_more() -> None:
+    """Whoever finds it accepted knows that enough of them have the result."""
+    room = Room((A, D), (B,), (C,), voters=1)
+    everybody = tuple(GroupMember(island, 1) for island in range(3))
+    whole = Choice(choice_of(0, 1, 2).counted, everybody, RESULT)
+    group = room.groups[D]
+    room.carry(D, group.offer(10, b"of 0", 0.0))
+    put_to_vote = Collect(*HEAD, Ballot(1, A, 1), whole, (A, B, C))
+    room.carry(D, group.handle(A, put_to_vote, 0.0))
+    assert group.votes.accepted is not None and not room.chosen
+    for peer in (A, B, C):
+        room.die(peer)
+    group.set_peers(2, (D,))
+    for _ in range(20):
+        room.tick(2.0)
+    assert room.chosen == {D: whole}
 
 
 def test_an_island_begun_anew_does_not_know_what_its_number_has_voted() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.outer import group_mutants as mutants
-from tests.outer.group_faults import FaultyWorld, LonelyWorld, run
+from tests.outer.group_faults import FaultyWorld, ForsakenWorld, LonelyWorld, run
 from tests.outer.group_mutants import Mutant
 from tests.outer.group_world import Violation
 
@@ -66,10 +66,17 @@ def test_the_first_result_outlives_the_island_that_chose_it() -> None:
 
 
 def test_newcomers_that_do_not_come_to_hold_the_first_result_hold_nobody_up() -> None:
-    """They are cut off or die when the first island has accepted it, or when they have learned that it was chosen."""
+    """They are cut off or die when the first island gathers or holds it, or when they learned that it was chosen."""
     seen = check(range(60), faults=0, world=LonelyWorld)
-    assert seen["parted"] == 60 and seen["withdrawn"] > 3 and seen["intact"] > 54
-    assert check(range(60), faults=5, world=LonelyWorld)["withdrawn"] > 2
+    assert seen["parted"] == 60 and seen["died holding"] > 3 and seen["intact"] > 54
+    assert check(range(60), faults=5, world=LonelyWorld)["parted"] > 54
+
+
+def test_a_chair_that_dies_with_newcomers_gone_for_good_holds_nobody_up() -> None:
+    """It and its siblings had the result that newcomers were to vote behind, and no newcomer has it."""
+    seen = check(range(60), faults=0, world=ForsakenWorld)
+    assert seen["died holding"] > 30 and seen["withdrawn"] > 15 and seen["intact"] == 60
+    assert check(range(60), faults=5, world=ForsakenWorld)["withdrawn"] > 10
 
 
 @pytest.mark.slow
@@ -79,7 +86,8 @@ def test_twenty_thousand_runs(first: int) -> None:
     check(range(first, first + 2000))
     check(range(first, first + 2000), is_forgetful=True)
     check(range(first, first + 2000), is_young=True)
-    check(range(first, first + 1000), faults=5, world=LonelyWorld)
+    check(range(first, first + 500), faults=5, world=LonelyWorld)
+    check(range(first, first + 500), faults=5, world=ForsakenWorld)
     check(range(first + 2000, first + 2500), faults=6, is_stormy=True)
 
 
@@ -107,8 +115,7 @@ HUNTS = [
     Hunt(mutants.everybody_is_sure, range(150, 400)),
     Hunt(mutants.others_are_not_heard, range(20, 400), is_forgetful=True),
     Hunt(mutants.only_voters_hold_results, range(60), 0, is_young=True),
-    Hunt(mutants.what_others_proposed_is_withdrawn, range(60), 0, world=LonelyWorld),
-    Hunt(mutants.nothing_is_withdrawn, range(60), 0, world=LonelyWorld),
+    Hunt(mutants.nothing_is_withdrawn, range(60), 0, world=ForsakenWorld),
 ]
 
 
