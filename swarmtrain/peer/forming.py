@@ -90,6 +90,7 @@ class Forming:
     avoided: frozenset[int] = frozenset()
     chance: random.Random = field(init=False)
     _said: int | None = None
+    _is_patient: bool = True
     _rows: dict[PeerId, tuple[LinkRow, float]] = field(default_factory=dict)
     _resting_until: dict[PeerId, float] = field(default_factory=dict)
     _measuring: dict[PeerId, asyncio.Task[None]] = field(default_factory=dict)
@@ -141,6 +142,7 @@ class Forming:
             self._measure(tasks, peer, addresses[peer])
         # While lines are measured, the next may lead to a near island.
         is_patient = is_patient or bool(self._measuring)
+        self._is_patient = self._is_patient and is_patient
         choice = choose_island(own.peer, residents, sends, terms, is_patient, self.avoided)
         self._tell(own, choice)
         return choice
@@ -153,7 +155,7 @@ class Forming:
                 del self._rows[peer]
         rows = tuple(self._rows[peer][0] for peer in sorted(self._rows))
         own = without_load(replace(self.own_record(), state="forming", island=self._said))
-        own = replace(own, links=rows)
+        own = replace(own, links=rows, patient=self._is_patient)
         (before, at), now = self._published, self.directory.now()
         life_seconds = self.config.swarm.announce_seconds
         if own != before or now > at + life_seconds / 3:
@@ -245,7 +247,8 @@ def resident_of(entry: PeerRecord) -> Resident:
     """A record in the terms of formation: those that host stages keep them, as those whose owner chose do."""
     is_placed = entry.state in ("learning", "serving")
     pinned = entry.stages if entry.pinned or is_placed else None
-    return Resident(candidate_of(entry, pinned), entry.island, entry.state != "forming")
+    is_settled = entry.state != "forming"
+    return Resident(candidate_of(entry, pinned), entry.island, is_settled, entry.patient)
 
 
 def sends_of(config: RunConfig, entries: list[PeerRecord]) -> dict[tuple[PeerId, PeerId], float]:

@@ -6,7 +6,9 @@ at a stage: sending then hides behind computing. Everybody decides from the same
   a. help the nearest near island that cannot train as it is;
   b. else join the nearest near one that can: a larger island steps faster and stays synchronous;
   c. else found one, where the unformed peers near each other hold a whole model;
-  d. else wait, and say for what; who has waited long enough helps the nearest island although it is far.
+  d. else wait, and say for what; who has waited long enough helps the nearest island although it is far;
+  e. or else founds one with all who have waited as long and are in none, where together they hold a whole model: far as
+     they are, it is slow, but there is no other. As long as they do not, waiting is right: nothing could be trained.
 
 Whoever has chosen says so first and settles later. Several may then have said one number though they are far apart,
 because their views differed: of those who have not settled only the one who is near to most of them and these stand by
@@ -39,11 +41,15 @@ Sends = Mapping[tuple[PeerId, PeerId], float]
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """A peer as its record shows it; `island` is None while it has chosen none, and only said while not settled."""
+    """A peer as its record shows it; `island` is None while it has chosen none, and only said while not settled.
+
+    Who is not patient any more has waited long enough for near ones to go with far ones.
+    """
 
     candidate: Candidate
     island: int | None
     is_settled: bool
+    is_patient: bool = True
 
     @property
     def peer(self) -> PeerId:
@@ -109,7 +115,7 @@ def choose_island(
     return (
         _near_island(view, me, avoided)
         or _new_island(view, me)
-        or (None if is_patient else _far_island(view, own))
+        or (None if is_patient else _far_island(view, own) or _new_far_island(view, own))
         or _wait(view, own)
     )
 
@@ -142,6 +148,7 @@ class View:
         for resident in ordered:
             if resident.island is not None:
                 said.setdefault(resident.island, []).append(resident)
+        self._tired = {r.peer for r in ordered if not (r.is_patient or r.is_settled)}
         self.islands = {number: self._standing(said[number]) for number in sorted(said)}
         inside = {member.peer for members in self.islands.values() for member in members}
         self.unformed = [resident for resident in ordered if resident.peer not in inside]
@@ -160,9 +167,14 @@ class View:
         return max((way for way in ways if way is not None), default=None)
 
     def near_to(self, peer: PeerId, others: Iterable[Resident]) -> list[Resident]:
-        """Those of `others` that are near to `peer`, itself too."""
-        near = self._near.get(peer, {})
-        return [other for other in others if other.peer == peer or other.peer in near]
+        """Those of `others` that are near to `peer`, itself too; all who have waited long count as near each other."""
+        near = {peer, *self._near.get(peer, {}), *(self._tired if peer in self._tired else ())}
+        return [other for other in others if other.peer in near]
+
+    def is_near(self, peer: PeerId, asked: Sequence[PeerId]) -> bool:
+        """Whether `peer` is as far from those `asked`, by the median of what is measured, as near peers are."""
+        seconds = self.distance_seconds(peer, asked)
+        return seconds is not None and seconds <= self.terms.near_seconds
 
     def asked_of(self, island: int) -> list[PeerId]:
         """The peers that say how far an island is: the settled ones, or else the one around whom it gathers."""
@@ -197,7 +209,7 @@ class View:
         """Who is near to whom: of many peers few have measured their line to each other."""
         found: dict[PeerId, dict[PeerId, None]] = {}
         for one, other in self._sends:
-            if one != other and self._is_near(one, [other]):
+            if one != other and self.is_near(one, [other]):
                 found.setdefault(one, {})[other] = None
                 found.setdefault(other, {})[one] = None
         return found
@@ -210,11 +222,28 @@ class View:
         free = [number for number in numbers if number not in self.islands]
         return list(zip(free, whole, strict=False))
 
+    @property
+    def far_founders(self) -> tuple[int, list[Resident]] | None:
+        """All who have waited long and are in no island, with those that say so already, if they hold a whole model;
+        and the number by which they found one."""
+        near = {resident.peer for _, cluster in self.founders for resident in cluster}
+        left = [r for r in self.unformed if r.peer in self._tired - near]
+        for island, members in self.islands.items():
+            are_tired = self._tired.issuperset(member.peer for member in members)
+            if are_tired and not lacking([*members, *left], self.terms):
+                return island, [*members, *left]
+        taken = {*self.islands, *(island for island, _ in self.founders)}
+        free = next(number for number in range(len(taken) + 1) if number not in taken)
+        return None if lacking(left, self.terms) else (free, left)
+
     def _standing(self, everybody: list[Resident]) -> list[Resident]:
-        """Of those who said one number: the settled ones and who is near to them, and who is near to the one they
-        gather around."""
+        """Of those who said one number: the settled ones and who is near to them, or has waited too long for that, and
+        who is near to the one they gather around."""
         settled = [resident.peer for resident in everybody if resident.is_settled]
-        near = [r for r in everybody if r.is_settled or self._is_near(r.peer, settled)]
+        far = self._tired if settled else set[PeerId]()
+        near = [
+            r for r in everybody if r.is_settled or r.peer in far or self.is_near(r.peer, settled)
+        ]
         stands = {r.peer for r in near}
         stands.update(r.peer for r in self.near_to(self._middle(near, everybody), everybody))
         return [resident for resident in everybody if resident.peer in stands]
@@ -227,17 +256,18 @@ class View:
         ordered = sorted(circles, key=lambda peer: (-len(circles[peer]), peer))
         return next((p for p in ordered if not lacking(circles[p], self.terms)), ordered[0])
 
-    def _is_near(self, peer: PeerId, asked: Sequence[PeerId]) -> bool:
-        seconds = self.distance_seconds(peer, asked)
-        return seconds is not None and seconds <= self.terms.near_seconds
-
 
 def _stay(view: View, me: PeerId, island: int) -> Formation | None:
     """Whether to stay with an island that is whole, or becomes so with the unformed near it."""
     members = view.islands[island]
     if not lacking(members, view.terms):
-        away = _in_ms(view.distance_seconds(me, view.asked_of(island)) or 0.0)
-        reason = f"{len(members)} peers near each other hold a whole model, {away} away"
+        asked = view.asked_of(island)
+        away, count = _away(view.distance_seconds(me, asked)), len(members)
+        reason = (
+            f"{count} peers near each other hold a whole model, {away}"
+            if all(view.is_near(member.peer, asked) for member in members)
+            else f"after a long wait {count} peers that hold a whole model, though far from each other: {away}"
+        )
         return Formation(island, reason, is_ready=True)
     all_near = [*members, *view.near_to(view.asked_of(island)[0], view.unformed)]
     if not view.settled(island) and not lacking(all_near, view.terms):
@@ -284,9 +314,19 @@ def _far_island(view: View, own: Resident) -> Formation | None:
     if not choices:
         return None
     is_unknown, seconds, island = min(choices)
-    away = "nobody knows how" if is_unknown else f"{_in_ms(seconds)} away"
+    away = _away(None if is_unknown else seconds)
     reason = f"after a long wait the nearest that can train with this peer, though far: {away}"
     return Formation(island, reason, is_ready=bool(view.settled(island)))
+
+
+def _new_far_island(view: View, own: Resident) -> Formation | None:
+    """Found an island with all others that have waited long, if they suffice."""
+    found = view.far_founders
+    if found is None or all(resident.peer != own.peer for resident in found[1]):
+        return None
+    island, founders = found
+    reason = f"a new island after a long wait: {len(founders)} peers hold a whole model, though far from each other"
+    return Formation(island, reason)
 
 
 def _wait(view: View, own: Resident) -> Formation:
@@ -297,6 +337,10 @@ def _wait(view: View, own: Resident) -> Formation:
         f"no island is within {_in_ms(view.terms.near_seconds)} a microbatch; to found one, this peer and the "
         f"{len(near)} near it that are in none need {needs or 'to be nearer each other'}",
     )
+
+
+def _away(seconds: float | None) -> str:
+    return "nobody knows how" if seconds is None else f"{_in_ms(seconds)} away"
 
 
 def _in_ms(seconds: float) -> str:

@@ -67,7 +67,8 @@ class PeerRecord:
     number of tasks that waited for it, and seconds of one microbatch through one stage under this work, in all and for
     a forward, a backward and a loss; 0 where there is nothing yet. `links` are the links it sends on, as it
     measured them (`LinkRow`). `region` is where its owner says it stands, empty where nobody said;
-    `island` is the swarm that it is in, None only while it is forming.
+    `island` is the swarm that it is in, None only while it is forming; it is not `patient` once it has waited so long
+    for near peers that it goes with far ones.
     """
 
     run: str
@@ -90,6 +91,7 @@ class PeerRecord:
     links: tuple[LinkRow, ...] = ()
     region: str = ""
     island: int | None = 0
+    patient: bool = True
 
     def renewed(self, now: float, life_seconds: float) -> "PeerRecord":
         """The same record, newer than this one and than any an earlier process of this peer left behind."""
@@ -173,6 +175,7 @@ def _checked(values: dict[str, Any]) -> PeerRecord:
         "region": _matches(REGION, values["region"]),
         "island": _is_integer(values["island"], 0, MAX_ISLAND)
         or (values["island"] is None and values["state"] in ("forming", "left")),
+        "patient": isinstance(values["patient"], bool),
     }
     for name, is_good in checks.items():
         if not is_good:

@@ -194,6 +194,21 @@ def test_a_far_helper_trains_where_its_stage_was_lost() -> None:
     assert len({event.step for event in worked}) > 3 and {e.position for e in worked} == {2}
 
 
+def test_peers_that_hold_a_model_only_with_far_ones_train_after_a_long_wait() -> None:
+    life = f"swarm.announce_seconds={LIFE_SECONDS}"
+    config = config_of(life, "outer.inner_steps=0", "swarm.min_peers=3", steps=4)
+    run = run_world(config, tuple(fleet(region, 3)[n] for n, region in enumerate("abc")))
+    assert not run.stalled and not run.errors
+    assert [outcome.finished for outcome in run.outcomes.values()] == [True] * 3
+    for name, found in told(run, IslandChosen).items():
+        ((at, event),) = found
+        assert event.island == 0 and "though far from each other" in event.reason
+        assert at > PATIENT_LIVES * LIFE_SECONDS
+        reasons = [e.reason for _, e in told(run, Waiting)[name]]
+        assert any("a new island after a long wait: 3 peers" in reason for reason in reasons)
+    assert len(told(run, IslandChosen)) == 3 and not told(run, IslandDissolved)
+
+
 # ---- one peer that is forming, among others -------------------------------------------------------------------------
 
 CONFIG = config_of(f"swarm.announce_seconds={LIFE_SECONDS}", "swarm.min_peers=2")

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from collections import Counter
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -197,13 +198,18 @@ def test_lines_are_measured_to_those_around_whom_others_gather_and_to_some_of_ea
 
 @dataclass
 class World:
-    """Peers that look in turns, at what the others said up to `delay` looks ago, and settle as peer.forming does."""
+    """Peers that look in turns, at what the others said up to `delay` looks ago, and settle as peer.forming does.
+
+    Each is patient for so many looks as `patience` says.
+    """
 
     peers: dict[str, Resident]
     sends: dict[tuple[PeerId, PeerId], float]
     chance: random.Random
     delay: int
     terms: Terms = TERMS
+    patience: int = 10**9
+    looks: Counter[str] = field(default_factory=Counter)
     sure: dict[str, int] = field(default_factory=dict)
     choices: dict[str, Formation] = field(default_factory=dict)
 
@@ -223,12 +229,16 @@ class World:
             return
         everybody = list(view.values())
         self.chance.shuffle(everybody)
-        choice = choose_island(mine.peer, everybody, self.sends, self.terms)
+        self.looks[name] += 1
+        is_patient = self.looks[name] < self.patience
+        choice = choose_island(mine.peer, everybody, self.sends, self.terms, is_patient)
         is_sure = choice.island is not None and choice.island == mine.island and choice.is_ready
         self.sure[name] = self.sure.get(name, 0) + 1 if is_sure else 0
         self.choices[name] = choice
         is_settled = self.sure[name] == SURE_LOOKS
-        self.peers[name] = replace(mine, island=choice.island, is_settled=is_settled)
+        self.peers[name] = replace(
+            mine, island=choice.island, is_settled=is_settled, is_patient=is_patient
+        )
 
     @property
     def islands(self) -> dict[int, set[str]]:
@@ -325,6 +335,77 @@ def test_whatever_the_lines_are_an_island_is_founded_whole_and_around_one_peer(
     world.play(60)
     for members in world.islands.values():
         assert not lacking([world.peers[name] for name in members], TERMS)
+
+
+# ---- far peers that waited long --------------------------------------------------------------------------------------
+
+
+def test_peers_that_only_together_with_far_ones_hold_a_model_found_an_island_in_the_end() -> None:
+    everybody = [resident("a", 0), resident("b", 1), resident("c", 2)]
+    sends = lines("ab", "c")
+    for r in everybody:
+        assert choose_island(r.peer, everybody, sends, TERMS, is_patient=False).island is None
+    # It is not enough that one has waited: the others may find near peers yet.
+    everybody[:2] = [replace(r, is_patient=False) for r in everybody[:2]]
+    assert choose_island(PeerId("a"), everybody, sends, TERMS, is_patient=False).island is None
+    everybody[2] = replace(everybody[2], is_patient=False)
+    first = choose_island(PeerId("b"), everybody, sends, TERMS, is_patient=False)
+    assert first.island == 0 and not first.is_ready
+    assert "after a long wait: 3 peers" in first.reason and "though far" in first.reason
+    everybody = [replace(r, island=0 if r.peer != "c" else None) for r in everybody]
+    for r in everybody:
+        assert choose_island(r.peer, everybody, sends, TERMS, is_patient=False).island == 0
+    everybody = [replace(r, island=0) for r in everybody]
+    everybody[1] = replace(everybody[1], is_settled=True)
+    for name in "ac":  # who settled first is far from one of them
+        kept = choose_island(PeerId(name), everybody, sends, TERMS, is_patient=False)
+        assert kept.island == 0 and kept.is_ready and "far from each other" in kept.reason
+
+
+def test_a_near_island_goes_before_a_far_one_however_long_the_wait() -> None:
+    everybody = [
+        resident(name, stage) for name, stage in zip("abcde", (0, 1, 2, 0, 1), strict=True)
+    ]
+    everybody = [replace(r, is_patient=False) for r in everybody]
+    sends = lines("cde", "a", "b")
+    found = chosen(everybody, sends, is_patient=False)
+    assert found == {"a": None, "b": None, "c": 0, "d": 0, "e": 0}
+    more = [*everybody, replace(resident("f", 2), is_patient=False)]
+    found = chosen(more, lines("cde", "a", "b", "f"), is_patient=False)
+    assert found == {"a": 1, "b": 1, "c": 0, "d": 0, "e": 0, "f": 1}
+
+
+@settings(max_examples=150, deadline=None)
+@given(clusters_of_peers(), st.integers(0, 2**32), st.integers(0, 1))
+def test_in_the_end_nobody_waits_where_all_who_wait_hold_a_model(
+    clusters: list[list[Resident]], seed: int, delay: int
+) -> None:
+    check_nobody_waits_in_vain(world_of(clusters, seed, delay))
+
+
+@settings(max_examples=150, deadline=None)
+@given(seed=st.integers(0, 2**32), count=st.integers(2, 10))
+def test_whatever_the_lines_are_nobody_waits_for_ever_for_what_is_there(
+    seed: int, count: int
+) -> None:
+    chance = random.Random(seed)
+    peers = {f"p{n}": resident(f"p{n}", room=chance.randint(1, 2)) for n in range(count)}
+    pairs = itertools.permutations(map(PeerId, peers), 2)
+    sends = {pair: chance.uniform(0, 0.3) for pair in pairs if chance.random() < 0.7}
+    check_nobody_waits_in_vain(World(peers, sends, chance, delay=seed % 2))
+
+
+def check_nobody_waits_in_vain(world: World) -> None:
+    """Some peers wait longer than others, as they come late."""
+    world.patience = 15
+    world.looks.update({name: -world.chance.randint(0, 10) for name in world.peers})
+    world.play(60)
+    for members in world.islands.values():
+        assert not lacking([world.peers[name] for name in members], TERMS)
+    assert len({peer.is_settled for peer in world.peers.values()}) == 1
+    if not world.islands:
+        assert lacking(world.peers.values(), TERMS)
+        assert all("need" in choice.reason for choice in world.choices.values())
 
 
 @pytest.mark.parametrize("seed", range(20))
