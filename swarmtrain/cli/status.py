@@ -7,6 +7,7 @@ import typer
 
 from swarmtrain.cli.settings import Output
 from swarmtrain.cli.terms import OwnPeer, show_own_peer
+from swarmtrain.core.units import format_bytes
 
 EVENTS_SHOWN = 5
 
@@ -47,11 +48,12 @@ def status(
 
 
 def _table(state: dict[str, Any]) -> str:
-    loss = state["loss_last"]
+    loss, sent = state["loss_last"], state["bytes_per_token"]
     lines = [
         f"run {state['run']} ({state['run_hash'][:12]}): step {state['step']} of {state['steps']}, "
         f"loss {'-' if loss is None else f'{float(loss):.4f}'}, "
         f"{state['tokens_per_second'] or 0:,.0f} tokens/s"
+        + (f", {format_bytes(round(sent))} sent a token" if sent else "")
         + (f", ended: {state['stop_reason']}" if state["stopped"] else "")
     ]
     if state["waiting_for"] and not state["conductor"]:
@@ -63,8 +65,18 @@ def _table(state: dict[str, Any]) -> str:
             + (f"  island {view['island']}" if view["island"] or view["island_reason"] else "")
             + (f": {view['island_reason']}" if view["island_reason"] else "")
             + ("  reachable directly" if view.get("was_dialled") else "")
+            + _carried(view)
         )
     return "\n".join([*lines, *(f"  {line['text']}" for line in state["log"][-EVENTS_SHOWN:])])
+
+
+def _carried(view: dict[str, Any]) -> str:
+    """Bytes that the peer's links sent and received for each token that the run committed meanwhile."""
+    ways = (view["sent_bytes_per_token"], view["received_bytes_per_token"])
+    if None in ways:
+        return ""
+    up, down = (format_bytes(round(way)) for way in ways)
+    return f"  a token {up} up, {down} down"
 
 
 def _links(peers: list[dict[str, Any]]) -> str:

@@ -21,6 +21,7 @@ def summary_of(config: "RunConfig", state: "RunState", eval_loss: float | None) 
         "eval_loss": eval_loss,
         "tokens_per_second": state.tokens_per_second,
         "bytes_sent": state.bytes_sent,
+        "bytes_per_token": state.bytes_per_token,
         "peers": len(state.peers),
         "faults": state.faults,
         "recoveries": state.recoveries,
@@ -35,14 +36,17 @@ def summary_of(config: "RunConfig", state: "RunState", eval_loss: float | None) 
 
 def write(folder: Path, config: "RunConfig", summary: dict[str, Any]) -> None:
     """Write summary.json with what identifies the run, and print it in words."""
+    from swarmtrain.core.units import format_bytes
     from swarmtrain.core.version import VERSION
     from swarmtrain.monitor.summary import write_summary
 
     facts = {"run": config.run.name, "run_hash": config.hash, "seed": config.run.seed}
     write_summary(folder / "summary.json", {**summary, **facts, "version": VERSION})
+    sent = summary["bytes_per_token"]
     typer.echo(
         f"\n{summary['steps']} steps, {summary['tokens']:,} tokens in {summary['seconds']:.1f} s "
-        f"({summary['tokens_per_second']:,.0f} tokens/s)"
+        f"({summary['tokens_per_second']:,.0f} tokens/s"
+        + (f", {format_bytes(round(sent))} sent a token)" if sent else ")")
     )
     if summary["loss_first"] is not None:
         typer.echo(

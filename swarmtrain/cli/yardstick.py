@@ -60,6 +60,7 @@ def run_scenario(path: Path, steps: int | None, out: Path | None, overrides: Seq
 
     from swarmtrain.cli.settings import new_run_folder, read_config
     from swarmtrain.cli.summary import write
+    from swarmtrain.core.units import per_token
     from swarmtrain.data.stream import load_corpus
     from swarmtrain.experiments.scenario import read_scenario
     from swarmtrain.experiments.sweep import run_seed
@@ -85,6 +86,7 @@ def run_scenario(path: Path, steps: int | None, out: Path | None, overrides: Seq
     tokens = sum(commit.tokens for commit in run.commits)
     summary = _summary(losses, tokens, run.seconds, verdict.parameters_sha256)
     summary |= {"peers": len(file.scenario.peers), "bytes_sent": run.bytes_sent}
+    summary["bytes_per_token"] = per_token(run.bytes_sent, tokens)
     typer.echo(f"{run.seconds:.1f} virtual seconds in {time.monotonic() - begin:.1f} real ones")
     write(folder, config, summary | _faults_of(run, verdict))
     _report(verdict, folder)
@@ -251,6 +253,7 @@ def _summary(losses: list[float], tokens: int, seconds: float, digest: str) -> d
         "eval_loss": None,
         "tokens_per_second": tokens / seconds if seconds else 0.0,
         "bytes_sent": 0,
+        "bytes_per_token": None,
         "peers": 1,
         "faults": 0,
         "recoveries": 0,

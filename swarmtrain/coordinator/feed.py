@@ -120,6 +120,7 @@ def figures_of(event: Mapping[str, Any], state: RunState) -> dict[str, float]:
             "tokens_per_second": tokens / seconds if seconds > 0 else None,
             "peers": len(state.live_peers),
             "bytes_sent": state.bytes_sent,
+            "bytes_per_token": state.bytes_per_token,
             "faults": state.faults,
             "recoveries": state.recoveries,
         }

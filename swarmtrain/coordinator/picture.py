@@ -188,6 +188,8 @@ def peer_row(view: PeerView) -> Json:
         "address": view.address,
         "bytes_sent": view.bytes_sent,
         "bytes_received": view.bytes_received,
+        "sent_bytes_per_token": view.sent_bytes_per_token,
+        "received_bytes_per_token": view.received_bytes_per_token,
         "busy_share": view.busy_share,
         "resident_bytes": view.resident_bytes,
         "was_dialled": view.was_dialled,

@@ -13,6 +13,7 @@ from swarmtrain.coordinator.checks import check_event
 from swarmtrain.coordinator.history import LONGEST_NAME, History, Seen, remember, shifted
 from swarmtrain.coordinator.story import printable
 from swarmtrain.core.types import PeerId
+from swarmtrain.core.units import per_token
 
 BAD_ENTRY = (KeyError, TypeError, ValueError, OverflowError, AttributeError)
 """What `apply` raises for an entry that makes no sense."""
@@ -24,7 +25,8 @@ class PeerView:
 
     `busy_share` and `resident_bytes` are None until the peer told of them, `heard_seconds` is when it last did. Times
     are the coordinator's loop seconds. `island_reason` is empty where its owner chose the island. `was_dialled` by
-    another peer: it can be reached directly; without, nobody needed to dial it, or nobody can.
+    another peer: it can be reached directly; without, nobody needed to dial it, or nobody can. The run had committed
+    `tokens_before` when it joined, and `tokens` more when its bytes were last told.
     """
 
     peer: PeerId
@@ -45,6 +47,16 @@ class PeerView:
     was_dialled: bool = False
     since_seconds: float = 0.0
     heard_seconds: float = 0.0
+    tokens_before: int = 0
+    tokens: int = 0
+
+    @property
+    def sent_bytes_per_token(self) -> float | None:
+        return per_token(self.bytes_sent, self.tokens)
+
+    @property
+    def received_bytes_per_token(self) -> float | None:
+        return per_token(self.bytes_received, self.tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +119,11 @@ class RunState:
         return sum(view.bytes_sent for view in self.peers.values())
 
     @property
+    def bytes_per_token(self) -> float | None:
+        """Of all that peers sent, over the whole run."""
+        return per_token(self.bytes_sent, self.tokens)
+
+    @property
     def tokens_per_second(self) -> float:
         return self.tokens / self.seconds if self.seconds > 0 else 0.0
 
@@ -154,18 +171,7 @@ def _facts(state: RunState, entry: Mapping[str, Any], at: float) -> RunState:
     event = entry["event"]
     match event.get("kind"):
         case "peer_joined":
-            view = PeerView(
-                event["peer"],
-                printable(event["name"][:LONGEST_NAME]),
-                event["address"],
-                tuple(event["stages"]),
-                island=event.get("island", 0),
-                region=event.get("region", "")[:LONGEST_NAME],
-                machine=event.get("machine", "")[: 2 * LONGEST_NAME],
-                since_seconds=at,
-                heard_seconds=at,
-            )
-            return replace(state, peers={**state.peers, view.peer: view})
+            return _joined(state, event, at)
         case "island_chosen":
             return _with_peer(state, event["peer"], at, island_reason=event["reason"])
         case "island_dissolved":
@@ -188,7 +194,7 @@ def _facts(state: RunState, entry: Mapping[str, Any], at: float) -> RunState:
         case "peer_left":
             return _with_peer(state, event["peer"], at, state="left")
         case "traffic":
-            return _with_peer(state, event["peer"], at, bytes_sent=event["bytes_sent"])
+            return _with_bytes(state, event, at)
         case "vitals":
             return _vitals(state, event, at)
         case "clock_seen":
@@ -221,6 +227,22 @@ def _facts(state: RunState, entry: Mapping[str, Any], at: float) -> RunState:
     return state
 
 
+def _joined(state: RunState, event: Mapping[str, Any], at: float) -> RunState:
+    view = PeerView(
+        event["peer"],
+        printable(event["name"][:LONGEST_NAME]),
+        event["address"],
+        tuple(event["stages"]),
+        island=event.get("island", 0),
+        region=event.get("region", "")[:LONGEST_NAME],
+        machine=event.get("machine", "")[: 2 * LONGEST_NAME],
+        since_seconds=at,
+        heard_seconds=at,
+        tokens_before=state.tokens,
+    )
+    return replace(state, peers={**state.peers, view.peer: view})
+
+
 def _vitals(state: RunState, event: Mapping[str, Any], at: float) -> RunState:
     view = state.peers.get(event["peer"])
     past = state.remembered.peers if state.remembered is not None else {}
@@ -228,12 +250,10 @@ def _vitals(state: RunState, event: Mapping[str, Any], at: float) -> RunState:
         # What a peer sent while nobody looked belongs to no step.
         more_bytes = max(int(event["bytes_sent"]) - view.bytes_sent, 0)
         state = replace(state, bytes_moved=state.bytes_moved + more_bytes)
-    return _with_peer(
+    return _with_bytes(
         state,
-        event["peer"],
+        event,
         at,
-        bytes_sent=int(event["bytes_sent"]),
-        bytes_received=int(event["bytes_received"]),
         busy_share=min(max(float(event["busy_share"]), 0.0), 1.0),
         resident_bytes=int(event["resident_bytes"]),
         was_dialled=event["was_dialled"] is True,
@@ -293,6 +313,17 @@ def _with_peer(run: RunState, peer: PeerId, at: float, **changes: Any) -> RunSta
     if changes.get("state", view.state) != view.state:
         changes["since_seconds"] = at
     return replace(run, peers={**run.peers, peer: replace(view, **changes)})
+
+
+def _with_bytes(run: RunState, event: Mapping[str, Any], at: float, **changes: Any) -> RunState:
+    """What a peer's links carried by now, and while so many tokens were committed."""
+    view = run.peers.get(event["peer"])
+    carried = {
+        "bytes_sent": int(event["bytes_sent"]),
+        "bytes_received": int(event["bytes_received"]),
+        "tokens": max(run.tokens - view.tokens_before, 0) if view is not None else 0,
+    }
+    return _with_peer(run, event["peer"], at, **carried, **changes)
 
 
 def _lost(state: RunState, peer: str, at: float) -> RunState:

@@ -342,7 +342,7 @@ class RoundMerged(Event):
     with digest `outer`, before the island's step `step`.
 
     Of contributions to this fragment's rounds, and of their means, this peer has received and served so many bytes by
-    now, tries that came to nothing included.
+    now, tries that came to nothing included. A merged round counted contributions of so many `tokens`.
     """
 
     stage: int
@@ -353,6 +353,7 @@ class RoundMerged(Event):
     outer: str
     received_bytes: int = 0
     served_bytes: int = 0
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,3 +92,8 @@ def _format(value: Fraction, units: Mapping[str, Fraction]) -> str:
         return f"{int(count)}{unit}"
     digits = max(0, 3 - len(str(int(abs(count)))))
     return f"{float(count):.{digits}f}{unit}"
+
+
+def per_token(count_bytes: int, tokens: int) -> float | None:
+    """Bytes a token; None where there were no tokens."""
+    return count_bytes / tokens if tokens else None

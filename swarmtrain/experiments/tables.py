@@ -16,6 +16,7 @@ TITLES = {
     "steady_step_seconds": "steady step, s",
     "longest_step_seconds": "longest step, s",
     "tokens_per_second": "tokens/s",
+    "bytes_per_token": "bytes sent a token",
     "loss_at_equal_tokens": "loss at equal tokens",
     "loss_at_equal_seconds": "loss at equal time",
     "loss_at_equal_bytes": "loss at equal bytes",

@@ -24,6 +24,7 @@ from swarmtrain.core.carried import LinksCarried
 from swarmtrain.core.config import DataSection, RunConfig, load_config, to_toml
 from swarmtrain.core.errors import ConfigError, Stopped
 from swarmtrain.core.events import Restored
+from swarmtrain.core.units import per_token
 from swarmtrain.core.version import VERSION
 from swarmtrain.data.stream import Corpus, load_corpus
 from swarmtrain.experiments import market_trial
@@ -240,6 +241,7 @@ def _summary(trial: RunTrial, run: Done, verdict: Verdict) -> dict[str, Any]:
         "eval_loss": None,
         "tokens_per_second": tokens / run.seconds if run.seconds else 0.0,
         "bytes_sent": run.bytes_sent,
+        "bytes_per_token": per_token(run.bytes_sent, tokens),
         "peers": len(trial.scenario.peers),
         "faults": verdict.faults,
         "recoveries": verdict.recoveries,

@@ -438,6 +438,7 @@ class OuterRounds:
 
     def _merged_event(self, place: Place, work: RoundWork, step: int) -> RoundMerged:
         key, payloads = self.states.key(place), self.payloads
+        result = self.states.results.get((place, work.digest))
         return RoundMerged(
             *place,
             round=key.round,
@@ -446,6 +447,7 @@ class OuterRounds:
             outer=key.base.hex(),
             received_bytes=payloads.received_bytes[place],
             served_bytes=payloads.served_bytes[place],
+            tokens=result.merged.tokens if result is not None else 0,
         )
 
     def _sent(self, place: Place) -> None:

@@ -231,6 +231,8 @@ def test_simulate_ends_with_the_parameters_of_the_reference(shell: Shell, tmp_pa
     assert summaries[0]["parameters_sha256"] == summaries[1]["parameters_sha256"]
     assert summaries[0].keys() <= summaries[1].keys()
     assert summaries[1]["peers"] == 3 and summaries[1]["bytes_sent"] > 0
+    assert summaries[0]["bytes_per_token"] is None
+    assert summaries[1]["bytes_per_token"] == summaries[1]["bytes_sent"] / summaries[1]["tokens"]
     for name in ("journal.jsonl", "metrics.jsonl", "config.toml"):
         assert (tmp_path / "virtual" / name).stat().st_size > 0
 

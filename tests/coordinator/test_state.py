@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from swarmtrain.coordinator.picture import peer_row
 from swarmtrain.coordinator.state import RunState, apply
 from swarmtrain.core import events
 from swarmtrain.core.events import Event
@@ -93,6 +94,22 @@ def test_faults_replays_and_duplicates_are_counted():
     )
     assert (state.faults, state.replayed_keys, state.duplicate_keys_dropped) == (1, 1, 1)
     assert state.bytes_sent == 15
+
+
+def test_bytes_a_token_are_of_what_was_committed_while_a_peer_was_there():
+    newcomer = events.PeerJoined("c", "cleo", "127.0.0.1:3", (1,))
+    state = fold(*STARTED, ("a", committed(0)), ("c", newcomer))
+    assert state.bytes_per_token == 0 and state.peers["c"].sent_bytes_per_token is None
+    state = fold(
+        ("a", replace(committed(1), tokens=300)),
+        ("a", events.Traffic("a", 2000, 4000, 3)),
+        ("c", events.Traffic("c", 600, 150, 3)),
+        state=state,
+    )
+    rows = {peer: peer_row(view) for peer, view in state.peers.items()}
+    assert (rows["a"]["sent_bytes_per_token"], rows["a"]["received_bytes_per_token"]) == (5, 10)
+    assert (rows["c"]["sent_bytes_per_token"], rows["c"]["received_bytes_per_token"]) == (2, 0.5)
+    assert state.bytes_per_token == 2600 / 400
 
 
 def test_news_of_unknown_peers_and_unknown_kinds_change_nothing():

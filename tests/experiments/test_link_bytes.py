@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import replace
 
 from swarmtrain.core.carried import LinksCarried
+from swarmtrain.core.units import per_token
 from swarmtrain.experiments.evidence import Evidence
 from swarmtrain.experiments.link_bytes import by_regions, sent_bytes, told_in
 from swarmtrain.experiments.virtual import Scenario, VirtualPeer, simulate
@@ -30,6 +31,22 @@ def test_regions_add_up_and_names_without_one_are_left_out() -> None:
     pairs = {("a", "b"): 5, ("b", "a"): 7, ("a", "c"): 1, ("a", "coordinator"): 99}
     regions = {"a": "Iowa", "b": "Japan", "c": "Iowa"}
     assert by_regions(pairs, regions) == {"Iowa > Japan": 5, "Iowa > Iowa": 1, "Japan > Iowa": 7}
+
+
+def test_bytes_a_token_are_those_of_the_arithmetic() -> None:
+    """Forward and back over every boundary of a route, float32 and nothing else worth speaking of."""
+    machines = tuple(
+        VirtualPeer(name, (stage,)) for name, stage in zip("abc", (0, 1, 2), strict=True)
+    )
+    config = small_config("wire.codec=none", "wire.zstd_level=0", "model.width=256", steps=3)
+    run = simulate(config, Scenario(peers=machines), corpus())
+    tokens = sum(commit.tokens for commit in run.commits)
+    assert tokens == 3 * config.train.microbatches * config.train.tokens_per_microbatch
+    boundaries = config.model.stages + 1
+    expected = 2 * boundaries * 4 * config.model.width
+    found = per_token(run.bytes_sent, tokens)
+    assert found is not None and expected < found < 1.05 * expected
+    assert per_token(run.bytes_sent, 0) is None
 
 
 def test_what_peers_tell_is_all_that_their_links_carried() -> None:

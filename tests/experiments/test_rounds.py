@@ -129,6 +129,9 @@ def test_bytes_of_rounds_are_those_of_the_arithmetic(count: int, replicas: int) 
     for (peer, stage), event in last.items():
         others = sum(sent[other, stage] for other in range(count) if other != island_of[peer])
         assert event.received_bytes == others // replicas
+        # Five steps of every island, all of whose microbatches visit every stage.
+        each = config.train.tokens_per_microbatch * config.train.microbatches
+        assert event.tokens == 5 * count * each
     received = sum(event.received_bytes for event in last.values())
     assert received == sum(event.served_bytes for event in last.values()) > 0
 

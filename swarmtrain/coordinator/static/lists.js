@@ -63,6 +63,8 @@ const COLUMNS = [
   { name: "up", text: (row) => bits(rate(row, "bytes_sent")), order: (a, b) => (b.bytes_sent_rate ?? 0) - (a.bytes_sent_rate ?? 0), number: true },
   { name: "down", text: (row) => bits(rate(row, "bytes_received")), order: (a, b) => (b.bytes_received_rate ?? 0) - (a.bytes_received_rate ?? 0), number: true },
   { name: "sent in all", text: (row) => bytes(row.bytes_sent), order: (a, b) => b.bytes_sent - a.bytes_sent, number: true, wordy: true },
+  { name: "up a token", text: (row) => (row.sent_bytes_per_token === null ? "–" : bytes(row.sent_bytes_per_token)), order: (a, b) => (b.sent_bytes_per_token ?? 0) - (a.sent_bytes_per_token ?? 0), number: true, wordy: true },
+  { name: "down a token", text: (row) => (row.received_bytes_per_token === null ? "–" : bytes(row.received_bytes_per_token)), order: (a, b) => (b.received_bytes_per_token ?? 0) - (a.received_bytes_per_token ?? 0), number: true, wordy: true },
   { name: "memory", text: (row) => (row.resident_bytes === null ? "–" : bytes(row.resident_bytes)), order: (a, b) => (b.resident_bytes ?? 0) - (a.resident_bytes ?? 0), number: true },
   { name: "reachable", text: (row) => (row.was_dialled ? "directly" : "not known"), order: (a, b) => b.was_dialled - a.was_dialled, wordy: true, title: "directly: another peer has dialled it; not known: none has needed to, or none can" },
   { name: "heard of", text: (row, now) => `${duration(now - row.heard_seconds)} ago`, order: (a, b) => b.heard_seconds - a.heard_seconds, number: true },
