@@ -56,7 +56,8 @@ class PlaceNews:
 
     `choice` is the digest of what the group decided for it, empty until then; `offered` how many other islands are
     ready. A group that is ahead of this island is at `ahead_round`, with an outer state of digest `ahead_state`. The
-    island's last contribution was made `begun_seconds` ago, or else the stage has been here for so long.
+    island's last contribution was made `begun_seconds` ago, or else the stage has been here for so long. Those that
+    are ready wait for `window_seconds` more, as far as they say.
     """
 
     stage: int
@@ -68,3 +69,4 @@ class PlaceNews:
     ahead_round: int
     ahead_state: Digest
     begun_seconds: float = 0.0
+    window_seconds: float = 0.0

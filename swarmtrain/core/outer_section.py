@@ -70,5 +70,9 @@ class OuterSection(Section):
         "0 carries own progress on top instead",
     )
     grace_seconds: float = Field(
-        10.0, gt=0, le=86_400, description="How long a round waits for islands once most are ready"
+        0.0,
+        ge=0,
+        le=86_400,
+        description="How long a round waits for islands once most are ready; 0: as long as the delay leaves time "
+        "beside the rest of the round, so that no step waits for them, or 5 s where it leaves none",
     )

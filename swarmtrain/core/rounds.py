@@ -114,7 +114,8 @@ class RoundOffer:
     """A contribution of `tokens` committed tokens is ready; of 0, none is to come. An empty `digest` only greets.
 
     The sender's line to other islands carries `uplink_bytes_per_second`, 0 where that was not measured. Where rounds
-    choose their codec, `measured` are those that could be chosen, on what the island contributes.
+    choose their codec, `measured` are those that could be chosen, on what the island contributes. For as long as
+    `slack_seconds` the island can spare the result to wait for others; it is below 0 where it does not say.
     """
 
     stage: int
@@ -128,6 +129,7 @@ class RoundOffer:
     digest: Digest
     uplink_bytes_per_second: float = 0.0
     measured: tuple[Measured, ...] = ()
+    slack_seconds: float = -1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ is found accepted is held by a quorum of those who go on from it: it is put to t
 is needed for that, or waited for. Should they all be gone by then, that is as if they went right behind the decision.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
@@ -121,6 +122,9 @@ class Chair:
         self._head, self._members = head, tuple(members)
         self.offers: dict[int, RoundOffer] = {}
         self._uplinks: dict[PeerId, float] = {}
+        self._window_until = math.inf
+        self.asked_at: float | None = None
+        """When the first chair stood in this round, as far as this peer heard."""
         self._greeted: set[int] = set()
         self._excluded: set[tuple[int, Digest]] = set()
         self._barred: frozenset[int] = frozenset()
@@ -139,10 +143,13 @@ class Chair:
 
     # ---- what it hears ----------------------------------------------------------------------------------------
 
-    def take(self, sender: PeerId, message: RoundOffer) -> None:
+    def take(self, sender: PeerId, message: RoundOffer, now_seconds: float) -> None:
         """A greeting, or an offer; one of a newer list replaces an island's: the older payload may be lost by then."""
         self._greeted.add(message.island)
         if message.digest:
+            if message.slack_seconds >= 0.0 and sender not in self._uplinks:
+                until_seconds = now_seconds + message.slack_seconds
+                self._window_until = min(self._window_until, until_seconds)
             self._uplinks[sender] = message.uplink_bytes_per_second
         known = self.offers.get(message.island)
         if message.digest and (known is None or message.version > known.version):
@@ -153,6 +160,7 @@ class Chair:
         if (ballot, phase) <= self._heard:
             return
         self._heard = ballot, phase
+        self.asked_at = now_seconds if self.asked_at is None else self.asked_at
         if ballot.chair != self._peer:
             self._quiet_until = now_seconds + self._limit(phase)
         if self.attempt is not None and self.attempt.ballot < ballot:
@@ -319,14 +327,26 @@ class Chair:
             awaited = {i for i in {*members, *self._greeted} if self._roll.is_alive(i)}
             if awaited <= self.offers.keys():
                 self._ready_at = now_seconds
-            elif now_seconds >= self._quorum_at + self._waits.grace:
-                self._ready_at = self._quorum_at + self._waits.grace
+            elif now_seconds >= self._until(self._quorum_at):
+                self._ready_at = self._until(self._quorum_at)
         return self._ready_at
+
+    def _until(self, quorum_seconds: float) -> float:
+        """How long stragglers are waited for: all that those who are ready can spare, or else the grace."""
+        if self._window_until == math.inf:
+            return quorum_seconds + self._waits.grace
+        return max(quorum_seconds, self._window_until)
+
+    def window_seconds(self, now_seconds: float) -> float:
+        """What is left of that, as far as those who are ready say; the grace where they do not."""
+        is_said = self._window_until < math.inf
+        return max(0.0, self._window_until - now_seconds) if is_said else self._waits.grace
 
     def _stand(self, now_seconds: float) -> list[Effect]:
         ballot = Ballot(self._heard[0].attempt + 1, self._peer, self._born)
         self.attempt = Attempt(ballot, now_seconds)
         self._heard = ballot, Phase.ASKING
+        self.asked_at = now_seconds if self.asked_at is None else self.asked_at
         return self._question(self.attempt)
 
     def _limit(self, phase: Phase) -> float:

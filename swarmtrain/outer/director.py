@@ -34,13 +34,14 @@ class Rounds:
 
 @dataclass
 class Director:
-    """`grace_seconds` is how long the group waits for its slowest, `patience_seconds` this island for a result.
+    """`grace_seconds` is how long the group waits for its slowest, None where those who are ready say it themselves;
+    `patience_seconds` is how long this island waits for a result.
 
     `every_seconds` are from a contribution to the next one at most.
     """
 
     rhythm: Rhythm
-    grace_seconds: float
+    grace_seconds: float | None
     patience_seconds: float
     every_seconds: float = math.inf
     _news: dict[PeerId, tuple[RoundNews, float]] = field(default_factory=dict)
@@ -143,7 +144,9 @@ class Director:
             left_seconds = min(
                 (due_step - next_step) * step_seconds, self.every_seconds - begun_seconds
             )
-            is_late = news.offered > 0 and left_seconds > self.grace_seconds
+            grace = self.grace_seconds
+            window_seconds = news.window_seconds if grace is None else grace
+            is_late = news.offered > 0 and left_seconds > window_seconds
             is_time = left_seconds <= 0 or is_late
             if next_step >= due_step or (is_time and not works):
                 works.append(_work(news, number, RoundWorkKind.SEND, b""))

@@ -47,7 +47,7 @@ from swarmtrain.outer.votes import Votes
 
 WHOLE = Sizes(0, 0, 0)
 """Of contributions that are never cut."""
-NOTHING = (0, b"", 0.0, ())
+NOTHING = (0, b"", 0.0, (), -1.0)
 """An offer that only greets."""
 
 
@@ -82,7 +82,7 @@ class RoundGroup:
         self._roll = Roll()
         self._chair = Chair(seat, waits, self._roll, sizes, distortion)
         self._recovery = Recovery(waits, self._roll, self.votes, seat.version)
-        self._own: tuple[int, Digest, float, tuple[Measured, ...]] = NOTHING
+        self._own: tuple[int, Digest, float, tuple[Measured, ...], float] = NOTHING
         self._holding: tuple[Ballot, Choice, Digest] | None = None
         self._decided: RoundDecided | None = None
         self._behind_at, self._quiet_seconds = 0.0, waits.gather
@@ -93,6 +93,15 @@ class RoundGroup:
     def offered(self) -> tuple[int, ...]:
         """The islands that have offered to this round, ascending."""
         return tuple(sorted(self._chair.offers))
+
+    def window_seconds(self, now_seconds: float) -> float:
+        """For how long those who are ready can still spare the result, as far as they say."""
+        return self._chair.window_seconds(now_seconds)
+
+    @property
+    def asked_at(self) -> float | None:
+        """When a chair first stood in this round, as far as this peer heard."""
+        return self._chair.asked_at
 
     @property
     def everybody(self) -> tuple[PeerId, ...]:
@@ -153,16 +162,17 @@ class RoundGroup:
         now_seconds: float,
         uplink_bytes_per_second: float = 0.0,
         measured: tuple[Measured, ...] = (),
+        slack_seconds: float = -1.0,
     ) -> list[Effect]:
-        """The island's contribution to this round is ready here: its committed tokens, its payload's digest, and what
-        was `measured` on it.
+        """The island's contribution to this round is ready here: its committed tokens, its payload's digest, what was
+        `measured` on it, and for how long the island can spare the result: below 0 where the grace is to count.
 
         What this peer's line carries is said once a round, so that all chairs know the same.
         """
         if self.choice is not None or self.round < 0:
             return []
-        self._own = tokens, digest, uplink_bytes_per_second, measured
-        self._chair.take(self.peer, self._offer())
+        self._own = tokens, digest, uplink_bytes_per_second, measured, slack_seconds
+        self._chair.take(self.peer, self._offer(), now_seconds)
         return self._greet() + self._here(self._chair.consider(now_seconds), now_seconds)
 
     def collected(
@@ -243,7 +253,7 @@ class RoundGroup:
     def _current(self, sender: PeerId, message: RoundMessage, now_seconds: float) -> list[Effect]:
         match message:
             case RoundOffer():
-                self._chair.take(sender, message)
+                self._chair.take(sender, message, now_seconds)
                 return self._chair.consider(now_seconds)
             case RoundAsk():
                 return self._ask(message, now_seconds)
@@ -409,8 +419,8 @@ class RoundGroup:
         return self.island, self.votes.version, self.votes.peers
 
     def _offer(self) -> RoundOffer:
-        tokens, digest, uplink, measured = self._own
-        return RoundOffer(*self._head, *self._speaker, tokens, digest, uplink, measured)
+        tokens, digest, uplink, measured, slack = self._own
+        return RoundOffer(*self._head, *self._speaker, tokens, digest, uplink, measured, slack)
 
     def _greet(self) -> list[Effect]:
         """The offer or a greeting to all, lost peers too: two that lost each other must find out that both live."""

@@ -27,7 +27,7 @@ from swarmtrain.core.schedule import learning_rate, scalars_of
 from swarmtrain.core.sequences import stage_sequences
 from swarmtrain.core.types import PeerId, Roster, is_majority
 from swarmtrain.outer.director import Director
-from swarmtrain.outer.rounds import Rhythm
+from swarmtrain.outer.slack import RESULT_SECONDS, rhythm_of
 from swarmtrain.peer.leading import Leading
 from swarmtrain.peer.parts import Parts
 from swarmtrain.peer.pathing import Pathing
@@ -278,17 +278,10 @@ def _rank(peer: PeerId) -> int:
 def director_of(config: RunConfig) -> Director:
     """Half of the grace window is for stragglers, as in their group; a result is waited for through all of it."""
     outer = config.outer
-    rhythm = Rhythm(
-        config.run.steps,
-        config.model.stages,
-        outer.inner_steps,
-        outer.fragments,
-        outer.delay_steps,
-        outer.staggered,
-    )
-    return Director(
-        rhythm, outer.grace_seconds / 2, outer.grace_seconds, outer.every_seconds or math.inf
-    )
+    grace_seconds = outer.grace_seconds / 2 if outer.grace_seconds else None
+    patience_seconds = outer.grace_seconds or RESULT_SECONDS
+    every_seconds = outer.every_seconds or math.inf
+    return Director(rhythm_of(config), grace_seconds, patience_seconds, every_seconds)
 
 
 def plan_of(

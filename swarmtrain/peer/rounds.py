@@ -21,6 +21,7 @@ from swarmtrain.outer.director import Place
 from swarmtrain.outer.effects import Chosen, Effect, Gather, Note, Seat, SendRound, Waits
 from swarmtrain.outer.group import RoundGroup
 from swarmtrain.outer.parcel import Table
+from swarmtrain.outer.slack import RESULT_SECONDS, Slack
 from swarmtrain.peer.merging import Job, Merging, Unreachable
 from swarmtrain.peer.parts import Parts
 from swarmtrain.peer.payloads import Payloads
@@ -56,7 +57,9 @@ class OuterRounds:
         self.states = parts.outer
         silence_seconds = config.links.silence_seconds
         # The other half of the grace window is for what is on its way by then.
-        self._waits = Waits(silence_seconds, config.outer.grace_seconds / 2, 20 * silence_seconds)
+        grace_seconds = (config.outer.grace_seconds or RESULT_SECONDS) / 2
+        self._waits = Waits(silence_seconds, grace_seconds, 20 * silence_seconds)
+        self._slack = Slack(config)
         self.payloads = Payloads(
             parts.me, parts.links.to, silence_seconds, self._waits.gather, failed
         )
@@ -421,6 +424,7 @@ class OuterRounds:
     async def closed(self, commit: Commit) -> None:
         """`commit` is applied: the groups hear of contributions, and go on from what was merged."""
         works = [work for work in commit.closing.rounds if work.stage in self.states.stages]
+        self._slack.stepped(now_seconds())
         for work in works:
             place = (work.stage, work.fragment)
             if work.kind == RoundWorkKind.SEND:
@@ -461,12 +465,19 @@ class OuterRounds:
             self._parts.record(RoundSent(*place, key.round, tokens, sent_bytes))
         group = self._groups.get(place)
         if group is not None:
-            uplink = self._uplink()
-            self._act(place, group.offer(tokens, digest, now_seconds(), uplink, measured))
+            slack_seconds = self._slack.seconds(place, key.round)
+            if news := self._slack.news(place, slack_seconds):
+                self._parts.record(Noted("how long a round waits for stragglers", news))
+            said = self._uplink(), measured, slack_seconds
+            self._act(place, group.offer(tokens, digest, now_seconds(), *said))
 
     def tell(self) -> None:
         """How this peer stands with its fragments, to whoever conducts."""
         member = self._parts.member
+        for place, group in self._groups.items():
+            is_here = group.choice is not None and self._has(place, group.choice)
+            if is_here and group.asked_at is not None:
+                self._slack.came(place, group.round, now_seconds() - group.asked_at)
         if self._groups and not member.is_busy:
             news = tuple(self._news(place, group) for place, group in sorted(self._groups.items()))
             self._tell(RoundNews(member.step, member.base, news))
@@ -486,6 +497,7 @@ class OuterRounds:
             ahead_round=ahead.state.round if ahead is not None else 0,
             ahead_state=ahead.digest if ahead is not None else b"",
             begun_seconds=now_seconds() - self._begun_at.get(place, now_seconds()),
+            window_seconds=group.window_seconds(now_seconds()),
         )
 
     def _has(self, place: Place, choice: Choice) -> bool:

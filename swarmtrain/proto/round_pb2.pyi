@@ -75,7 +75,7 @@ class Accepted(_message.Message):
     def __init__(self, ballot: _Optional[_Union[Ballot, _Mapping]] = ..., choice: _Optional[_Union[Choice, _Mapping]] = ...) -> None: ...
 
 class RoundOffer(_message.Message):
-    __slots__ = ("stage", "fragment", "round", "base", "island", "version", "peers", "tokens", "digest", "uplink_bytes_per_second", "measured")
+    __slots__ = ("stage", "fragment", "round", "base", "island", "version", "peers", "tokens", "digest", "uplink_bytes_per_second", "measured", "slack_seconds")
     STAGE_FIELD_NUMBER: _ClassVar[int]
     FRAGMENT_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -87,6 +87,7 @@ class RoundOffer(_message.Message):
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     UPLINK_BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
     MEASURED_FIELD_NUMBER: _ClassVar[int]
+    SLACK_SECONDS_FIELD_NUMBER: _ClassVar[int]
     stage: int
     fragment: int
     round: int
@@ -98,7 +99,8 @@ class RoundOffer(_message.Message):
     digest: bytes
     uplink_bytes_per_second: float
     measured: _containers.RepeatedCompositeFieldContainer[Measured]
-    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[bytes] = ..., island: _Optional[int] = ..., version: _Optional[int] = ..., peers: _Optional[_Iterable[str]] = ..., tokens: _Optional[int] = ..., digest: _Optional[bytes] = ..., uplink_bytes_per_second: _Optional[float] = ..., measured: _Optional[_Iterable[_Union[Measured, _Mapping]]] = ...) -> None: ...
+    slack_seconds: float
+    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[bytes] = ..., island: _Optional[int] = ..., version: _Optional[int] = ..., peers: _Optional[_Iterable[str]] = ..., tokens: _Optional[int] = ..., digest: _Optional[bytes] = ..., uplink_bytes_per_second: _Optional[float] = ..., measured: _Optional[_Iterable[_Union[Measured, _Mapping]]] = ..., slack_seconds: _Optional[float] = ...) -> None: ...
 
 class RoundAsk(_message.Message):
     __slots__ = ("stage", "fragment", "round", "base", "ballot")

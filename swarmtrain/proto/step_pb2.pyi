@@ -497,7 +497,7 @@ class Stop(_message.Message):
     def __init__(self, term: _Optional[int] = ..., step: _Optional[int] = ..., finished: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class PlaceNews(_message.Message):
-    __slots__ = ("stage", "fragment", "round", "is_sent", "choice", "offered", "ahead_round", "ahead_state", "begun_seconds")
+    __slots__ = ("stage", "fragment", "round", "is_sent", "choice", "offered", "ahead_round", "ahead_state", "begun_seconds", "window_seconds")
     STAGE_FIELD_NUMBER: _ClassVar[int]
     FRAGMENT_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -507,6 +507,7 @@ class PlaceNews(_message.Message):
     AHEAD_ROUND_FIELD_NUMBER: _ClassVar[int]
     AHEAD_STATE_FIELD_NUMBER: _ClassVar[int]
     BEGUN_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_SECONDS_FIELD_NUMBER: _ClassVar[int]
     stage: int
     fragment: int
     round: int
@@ -516,7 +517,8 @@ class PlaceNews(_message.Message):
     ahead_round: int
     ahead_state: bytes
     begun_seconds: float
-    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., is_sent: _Optional[bool] = ..., choice: _Optional[bytes] = ..., offered: _Optional[int] = ..., ahead_round: _Optional[int] = ..., ahead_state: _Optional[bytes] = ..., begun_seconds: _Optional[float] = ...) -> None: ...
+    window_seconds: float
+    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., is_sent: _Optional[bool] = ..., choice: _Optional[bytes] = ..., offered: _Optional[int] = ..., ahead_round: _Optional[int] = ..., ahead_state: _Optional[bytes] = ..., begun_seconds: _Optional[float] = ..., window_seconds: _Optional[float] = ...) -> None: ...
 
 class RoundNews(_message.Message):
     __slots__ = ("step", "base", "places")

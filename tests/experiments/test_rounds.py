@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import replace
@@ -332,6 +333,30 @@ def test_a_slow_island_sends_less_and_stands_where_the_others_do() -> None:
     assert both >= len(counted) - 1
     slowest = max(e.seconds for _, _, e in run.events if isinstance(e, StepCommitted) and e.step)
     assert slowest < config.outer.grace_seconds
+
+
+@pytest.mark.parametrize("grace_seconds", [0, 20])
+def test_no_step_waits_for_stragglers_where_they_get_what_the_delay_leaves(
+    grace_seconds: int,
+) -> None:
+    """A machine of the third island takes thrice as long. With a grace, steps of the others wait for it."""
+    overrides = ("outer.inner_steps=8", "outer.delay_steps=4", "outer.founders=3", *QUICK)
+    config = config_of(*overrides, f"outer.grace_seconds={grace_seconds}", steps=40)
+    run = run_islands(config, islands_of(3, slowness=3.0))
+    assert finishes(run, 9) and is_agreed(run)
+    island_of = {p: e.island for _, p, e in run.events if isinstance(e, PeerJoined)}
+    seconds = [
+        event.seconds
+        for _, peer, event in run.events
+        # The first step counts from the beginning, and the last round has one step to come in.
+        if isinstance(event, StepCommitted) and island_of[peer] < 2 and 0 < event.step < 38
+    ]
+    waited = max(seconds) - statistics.median(seconds)
+    assert (waited < 0.01) if grace_seconds == 0 else (waited > 1)
+    counted = [islands for found in choices(run).values() for islands, _ in found]
+    assert (0, 1, 2) in counted and (0, 1) in counted
+    whys = [e.what for _, _, e in run.events if isinstance(e, Noted)]
+    assert ("how long a round waits for stragglers" in whys) == (grace_seconds == 0)
 
 
 @pytest.mark.parametrize("stage", [0, 1])

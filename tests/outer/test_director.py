@@ -64,6 +64,15 @@ def test_an_island_sends_early_only_if_it_would_be_too_late_otherwise() -> None:
     assert kinds(told(4).closing(4, [A], 0.0, 1.0)) == []
 
 
+def test_without_a_grace_it_goes_by_what_those_who_are_ready_can_spare() -> None:
+    """Five steps of a second are left."""
+    for window_seconds, expected in ((4.9, [SEND]), (5.0, []), (60.0, [])):
+        director = Director(RHYTHM, None, patience_seconds=8.0)
+        known = news(4, 0, False, b"", offered=1, window_seconds=window_seconds)
+        director.heard(A, known, 0.0)
+        assert kinds(director.closing(4, [A], 0.0, 1.0)) == expected
+
+
 def test_who_missed_rounds_goes_over_to_the_groups_state_and_step() -> None:
     closed = told(4, ahead_round=5, ahead_state=b"s").closing(4, [A], 0.0, 1.0)
     assert kinds(closed) == [CATCH_UP] and closed is not None and closed.next_step == 50

@@ -90,9 +90,11 @@ class Room:
                 case Note(Noted(what=what)):
                     self.noted.append(what)
 
-    def offer(self, peer: PeerId, measured: tuple[Measured, ...] = ()) -> None:
-        group = self.groups[peer]
-        self.carry(peer, group.offer(10, b"of %d" % group.island, self.now, measured=measured))
+    def offer(
+        self, peer: PeerId, measured: tuple[Measured, ...] = (), slack_seconds: float = -1.0
+    ) -> None:
+        group, name = self.groups[peer], b"of %d" % self.groups[peer].island
+        self.carry(peer, group.offer(10, name, self.now, 0.0, measured, slack_seconds))
 
     def tick(self, seconds: float) -> None:
         self.now += seconds
@@ -151,6 +153,21 @@ def test_nobody_waits_for_a_straggler_beyond_the_grace() -> None:
     room.tick(0.2)
     assert [entry.island for entry in room.chosen[C].counted] == [0, 1]
     assert [member.island for member in room.chosen[C].members] == [0, 1, 2]
+
+
+def test_stragglers_get_what_those_who_are_ready_can_spare() -> None:
+    """The least of it, from when each was heard; the grace, of four seconds, is for those who do not say."""
+    for slacks, seconds in (((2.0, 9.0), 2.0), ((9.0, 1.0), 1.5), ((7.0, 9.0), 7.0)):
+        room = Room((A,), (B,), (C,))
+        room.offer(A, slack_seconds=slacks[0])
+        room.tick(0.5)
+        room.offer(B, slack_seconds=slacks[1])
+        assert room.groups[C].window_seconds(room.now) == seconds - 0.5
+        room.tick(seconds - 0.5 - 0.01)
+        assert not room.chosen and room.groups[A].asked_at is None
+        room.tick(0.02)
+        assert [entry.island for entry in room.chosen[C].counted] == [0, 1]
+        assert room.groups[C].asked_at == room.now
 
 
 def test_a_round_chooses_in_what_the_next_one_sends_from_what_its_members_measured() -> None:
