@@ -5,7 +5,9 @@ These are events like all others on the wire; the next ones say the same, newer,
 
 from dataclasses import dataclass
 
+from swarmtrain.core.carried import LinksCarried
 from swarmtrain.core.events import Event
+from swarmtrain.core.pauses import Paused, Resumed
 
 SpanRow = tuple[str, int, int, int, int, str]
 """What (a `Kind` of the lane in small letters), stage, key, begin and length in microseconds, and for a hop the first
@@ -42,6 +44,10 @@ LIVE_EVENTS = (Vitals, StepTraced)
 LIVE_KINDS = frozenset({"vitals", "step_traced"})
 
 
+ELSEWHERE = LinksCarried, Paused, Resumed
+"""Defined beside what they tell of: classes are only known once somebody has imported them."""
+
+
 def kinds() -> frozenset[str]:
     """The kinds of all events there are."""
-    return frozenset(event.kind_of() for event in Event.__subclasses__())
+    return frozenset(event.kind_of() for event in (*Event.__subclasses__(), *ELSEWHERE))
