@@ -44,7 +44,7 @@ LIVE_EVENTS = (Vitals, StepTraced)
 LIVE_KINDS = frozenset({"vitals", "step_traced"})
 
 
-ELSEWHERE = LinksCarried, Paused, Resumed
+ELSEWHERE: tuple[type[Event], ...] = (LinksCarried, Paused, Resumed)
 """Defined beside what they tell of: classes are only known once somebody has imported them."""
 
 
