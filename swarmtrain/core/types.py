@@ -4,6 +4,7 @@ Positions on a route: 0 is the embedding, 1..n are the middle visits, n+1 is the
 and head are separate positions of the edge stage (rule R4), so an item of work is `(position, key index)`.
 """
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,9 @@ Digest = bytes
 
 EDGE_STAGE = 0
 """Stage 0: embedding, final norm, head and loss."""
+
+MOST_MEMBERS = 10_000
+"""Of one roster. Whole it then takes some 0.7 MB, and what is kept of it at a peer a few megabytes."""
 
 Item = tuple[int, int]
 """`(position, key index)`: one contribution to one stage's gradient sum in one step."""
@@ -64,6 +68,12 @@ class Roster:
     @cached_property
     def peers(self) -> tuple[PeerId, ...]:
         return tuple(member.peer for member in self.members)
+
+    @cached_property
+    def digest(self) -> Digest:
+        """Names this roster, its version included, among all others."""
+        entries = [(m.peer, m.stages, m.address, m.region) for m in self.members]
+        return hashlib.sha256(repr((self.version, entries)).encode()).digest()
 
     @cached_property
     def _by_peer(self) -> dict[PeerId, Member]:

@@ -10,7 +10,8 @@ from swarmtrain.core.closing import RoundWorkKind
 from swarmtrain.core.messages import Decision
 from swarmtrain.transport.frames import BULK, Frame, Kind, unpack
 from swarmtrain.transport.link import Handler, Hello, Link, LinkLimits, Message
-from swarmtrain.transport.messages import decode_round, decode_step
+from swarmtrain.transport.messages import decode_round
+from swarmtrain.transport.step_messages import read_step
 
 _LIMITS = LinkLimits(message_bytes=1 << 40, meta_bytes=1 << 30, chunk_bytes=1 << 30)
 """A watcher refuses nothing: the receiver does."""
@@ -57,7 +58,8 @@ class Traffic:
 
     def _named(self, frame: Frame, verb: str) -> list[str]:
         if frame.kind is Kind.TELL and frame.method in ("step", "round"):
-            message = (decode_step if frame.method == "step" else decode_round)(frame.meta)
+            is_step = frame.method == "step"
+            message = read_step(frame.meta).message if is_step else decode_round(frame.meta)
             name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(message).__name__).lower()
             return [f"{name}.{verb}", *([f"merging_{name}.{verb}"] if _merges(message) else [])]
         return [f"{frame.method}.{verb}"] if frame.kind is Kind.REQUEST else []

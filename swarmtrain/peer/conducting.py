@@ -71,6 +71,14 @@ class Conducting:
         # Whether other stages of this peer speak for it, or soon will (peer.moving).
         self.is_quiet = False
 
+    @property
+    def base_roster(self) -> Roster | None:
+        """The roster of the last decision, or the first one: who takes part knows it."""
+        last = self._member.last
+        if self.conductor is not None:
+            return self.conductor.base_roster
+        return last.roster if last is not None else self._first_roster
+
     def stand(self, roster: Roster, reason: str) -> list[Effect]:
         """Ask the roster of the last commit, or the first roster, for promises."""
         member = self._member

@@ -60,7 +60,6 @@ from swarmtrain.steps.effects import (
     StepDown,
     Unsurvivable,
 )
-from swarmtrain.transport.messages import encode_step
 
 
 class Island:
@@ -244,7 +243,8 @@ class Island:
         if to == self.parts.me:
             self.receive(to, message)
         else:
-            self.parts.links.tell(to, "step", encode_step(message))
+            data = self.parts.rosters.encode(message, self.conducting.base_roster)
+            self.parts.links.tell(to, "step", data)
 
     async def _drive(self, effect: Drive) -> None:
         opening = self.parts.member.ledger.open

@@ -13,6 +13,7 @@ from swarmtrain.core.messages import CheckpointAt
 from swarmtrain.core.types import Member, PeerId
 from swarmtrain.peer.links import Links
 from swarmtrain.peer.reduce import Reducer
+from swarmtrain.peer.rosters import Rosters
 from swarmtrain.peer.stage_rounds import OuterStates
 from swarmtrain.peer.worker import Worker
 from swarmtrain.recovery.snapshots import Snapshots
@@ -40,6 +41,7 @@ class Parts:
     snapshots: Snapshots
     lane: Lane
     links: Links
+    rosters: Rosters
     record: Record
     build: "Callable[[int], asyncio.Future[Replica]]"
     capacity_stages: int

@@ -13,7 +13,7 @@ from swarmtrain.core.config import RunConfig
 from swarmtrain.core.errors import DirectoryError
 from swarmtrain.core.events import LinksMeasured, Measured, Noted, Record, Waiting
 from swarmtrain.core.remembered import remembered
-from swarmtrain.core.types import Member, PeerId, Roster
+from swarmtrain.core.types import MOST_MEMBERS, Member, PeerId, Roster
 from swarmtrain.core.version import VERSION
 from swarmtrain.peer.published import lines_of
 from swarmtrain.plan.assign import Assignment, Candidate, assign, choose_stages
@@ -30,10 +30,6 @@ JOINING_BYTES_PER_SECOND, SERVING_BYTES_PER_SECOND = 1 << 20, 64 << 10
 """A look brings all records, of about so many bytes each; looks are so far apart that they carry no more than this a
 second, who waits for the run to begin looks more often. Without that bound ten thousand newcomers, each looking every
 quarter of a second, would read 40 MB/s each."""
-
-MOST_PEERS = 7000
-"""Of one island. A decision after which the roster changed names it twice, some 66 bytes a member, and control comes in
-frames of 1 MiB at most (transport.link): with ten thousand the first such decision cut all links of the conductor."""
 
 NOTABLE = 1.5
 """A link's figures are told again when one of them changed by this factor."""
@@ -134,6 +130,11 @@ class Placing:
         return roster if roster.edges[:1] == (self.me,) else None
 
     @property
+    def expected_roster(self) -> Roster | None:
+        """The first roster as this peer would choose it: who stands with it saw the same directory."""
+        return None if self.obstacle() else self._picture.first_roster
+
+    @property
     def serving(self) -> tuple[PeerRecord, ...]:
         """The other peers of a run that has started."""
         return tuple(entry for entry in _serving(self.records) if entry.peer != self.me)
@@ -168,10 +169,10 @@ class Placing:
         missing_peers = self.config.swarm.min_peers - picture.placed
         if missing_peers > 0:
             return f"{missing_peers} more peers with room for a stage must join: {picture.placed} are here"
-        if picture.placed > MOST_PEERS:
+        if picture.placed > MOST_MEMBERS:
             return (
-                f"{picture.placed} peers are more than one island can have ({MOST_PEERS}): its roster would not fit a "
-                "control frame; let them form several islands"
+                f"{picture.placed} peers are more than one island can have ({MOST_MEMBERS}): "
+                "let them form several islands"
             )
         if picture.missing:
             stages = ", ".join(map(str, picture.missing))

@@ -22,6 +22,7 @@ from swarmtrain.peer.position import Positions, Samples
 from swarmtrain.peer.probing import Probing
 from swarmtrain.peer.reduce import Reducer
 from swarmtrain.peer.restore import load_checkpoint
+from swarmtrain.peer.rosters import Rosters
 from swarmtrain.peer.stage_rounds import OuterStates
 from swarmtrain.peer.teaching import Teaching
 from swarmtrain.peer.worker import Worker
@@ -45,6 +46,7 @@ class Setting:
     vocab_size: int
     lane: Lane
     links: Links
+    rosters: Rosters
     samples: Samples
     record: Record
     memory_bytes: int
@@ -130,6 +132,7 @@ async def build_runtime(
         snapshots=Snapshots(),
         lane=lane,
         links=setting.links,
+        rosters=setting.rosters,
         record=setting.record,
         build=build,
         capacity_stages=setting.capacity_stages,

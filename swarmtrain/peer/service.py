@@ -5,16 +5,16 @@ from dataclasses import dataclass
 
 from swarmtrain.core.errors import Incompatible, Refused, SwarmError, WireError
 from swarmtrain.core.events import BadMessage, LinkClosed, Noted, PeerRefused, Record
-from swarmtrain.core.messages import CheckpointAt, StepMessage
-from swarmtrain.core.types import PeerId
+from swarmtrain.core.messages import CheckpointAt
 from swarmtrain.peer.links import Links
 from swarmtrain.peer.meddling import Meddling
 from swarmtrain.peer.probing import ProbeAnswers
+from swarmtrain.peer.rosters import Rosters
 from swarmtrain.peer.runtime import Runtime
 from swarmtrain.recovery.serving import layout_answer, state_piece
 from swarmtrain.swarm import checkups
 from swarmtrain.transport.link import Hello, Link, Message
-from swarmtrain.transport.messages import decode, decode_round, decode_step
+from swarmtrain.transport.messages import decode, decode_round
 from swarmtrain.transport.requests import (
     Description,
     FinishRequest,
@@ -22,6 +22,7 @@ from swarmtrain.transport.requests import (
     OuterStateRequest,
     PieceRequest,
     ProcessRequest,
+    RosterRequest,
     RoundPieceRequest,
     StateReply,
     StateRequest,
@@ -38,7 +39,6 @@ class Calls:
 
     hello: Callable[[], Hello]
     describe: Callable[[], Description]
-    on_step: Callable[[PeerId, StepMessage], None]
     on_drain: Callable[[str], None]
     on_finish: Callable[[str], None]
     on_checkpoint: Callable[[CheckpointAt], None]
@@ -48,6 +48,7 @@ class Service:
     """The transport's handler at a peer. `runtime` is None until the peer has its stages."""
 
     links: Links
+    rosters: Rosters
     checkups: checkups.Checkups
 
     def __init__(self, calls: Calls, record: Record) -> None:
@@ -105,7 +106,7 @@ class Service:
             case "step" if link.remote.island != self._calls.hello().island:
                 raise WireError("a step message from another island", link.remote.peer)
             case "step":
-                self._calls.on_step(link.remote.peer, decode_step(meta))
+                self.rosters.take(link, meta)
             case "withdraw":
                 request = WithdrawRequest.decode(meta)
                 if self.runtime is not None and request.base == self.runtime.member.base:
@@ -156,6 +157,8 @@ class Service:
         is_foreign = theirs.role == "peer" and theirs.island != self._calls.hello().island
         if is_foreign and method not in ("round_piece", "outer_state"):
             raise Refused("another island has only outer rounds in common", f"method {method}")
+        if method == "roster":
+            return self.rosters.answer(RosterRequest.decode(request.meta))
         runtime = self.runtime
         if runtime is None:
             raise Refused("this peer has no stages yet", "", "call again when it is in the roster")

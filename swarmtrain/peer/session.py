@@ -34,6 +34,7 @@ from swarmtrain.peer.links import Links
 from swarmtrain.peer.moving import Moving, Seat
 from swarmtrain.peer.options import Outcome, PeerOptions, World
 from swarmtrain.peer.placing import Machine, Placing
+from swarmtrain.peer.rosters import Rosters
 from swarmtrain.peer.runtime import Runtime, Setting, build_runtime
 from swarmtrain.peer.service import Calls, Service
 from swarmtrain.plan.assign import Assignment
@@ -86,13 +87,18 @@ class Session:
         calls = Calls(
             self._hello,
             self._describe,
-            self._on_step,
             self.stop_run,
             self._on_finish,
             self._on_checkpoint,
         )
         self.service = Service(calls, record)
-        connect_seconds = config.links.connect_seconds
+        silence_seconds, connect_seconds = (
+            config.links.silence_seconds,
+            config.links.connect_seconds,
+        )
+        self.rosters = Rosters(self._on_step, record, silence_seconds, self._failed)
+        self.rosters.expected = lambda: self.placing.expected_roster
+        self.service.rosters = self.rosters
         self.links = Links(world.transport, self.service, connect_seconds)
         self.service.links = self.links
         self.service.checkups = Checkups(world.transport, self._hello, world.directory.now)
@@ -124,6 +130,7 @@ class Session:
         """Withdraw, close links, end all tasks; `farewell` runs while the links still stand."""
         await self._tasks.cancel_all()
         await self._moving.close()
+        await self.rosters.close()
         if self.runtime is not None:
             await self.runtime.close()
         try:
@@ -408,6 +415,7 @@ class Session:
             vocab_size=self.vocab_size,
             lane=self.world.lane,
             links=self.links,
+            rosters=self.rosters,
             samples=self._samples,
             record=record,
             memory_bytes=self.options.memory_bytes,

@@ -107,6 +107,12 @@ class ProbeReply(_message.Message):
     messages: int
     def __init__(self, bytes_per_second: _Optional[float] = ..., messages: _Optional[int] = ...) -> None: ...
 
+class RosterRequest(_message.Message):
+    __slots__ = ("digest",)
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    digest: bytes
+    def __init__(self, digest: _Optional[bytes] = ...) -> None: ...
+
 class PieceRequest(_message.Message):
     __slots__ = ("step", "term", "seal", "stage", "slice", "slices", "reduced")
     STEP_FIELD_NUMBER: _ClassVar[int]

@@ -50,7 +50,7 @@ from swarmtrain.steps.effects import (
 from swarmtrain.steps.gathering import Acknowledging, Gathering, mean_loss
 from swarmtrain.steps.holdings import Audit, driver_of, hints_for, missing_runs, ownerships
 from swarmtrain.steps.keys import next_base, pack_keys, unpack_keys
-from swarmtrain.steps.membership import Membership, listed
+from swarmtrain.steps.membership import FULL, Membership, listed
 from swarmtrain.steps.plan import Plan, freeze_of, with_roster
 from swarmtrain.steps.reviving import Reviving
 
@@ -391,6 +391,8 @@ class StepConductor:
         is_here = (message.step, message.base) == (self.step, self.base)
         if self._stopped is not None:
             return [Send(peer, self._stopped)]
+        if self._membership.is_full(self.roster, peer):
+            return [Send(peer, Stop(self.term, self.step, False, FULL))]
         if self._reviving is not None:
             self._membership.joining[peer] = message.member
             return self._reviving.joined()

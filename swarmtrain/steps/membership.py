@@ -3,7 +3,12 @@
 from dataclasses import dataclass, field, replace
 
 from swarmtrain.core.events import Event, MembershipChanged, Noted
-from swarmtrain.core.types import Member, PeerId, Roster, is_majority
+from swarmtrain.core.types import MOST_MEMBERS, Member, PeerId, Roster, is_majority
+
+FULL = (
+    f"this island has {MOST_MEMBERS} peers, the most there can be: join another, or come back later"
+)
+"""Why a newcomer's run ends before it began."""
 
 
 @dataclass
@@ -13,6 +18,12 @@ class Membership:
     joining: dict[PeerId, Member] = field(default_factory=dict)
     leaving: dict[PeerId, str] = field(default_factory=dict)
     moving: dict[PeerId, Member] = field(default_factory=dict)
+
+    def is_full(self, roster: Roster, newcomer: PeerId) -> bool:
+        """Whether `roster`, with all who wait to be in the next one, has no place for this one as well."""
+        if newcomer in roster or newcomer in self.joining:
+            return False
+        return len({*roster.peers, *self.joining}) >= MOST_MEMBERS
 
     def next_roster(self, roster: Roster, stages: int, step: int) -> tuple[Roster, list[Event]]:
         """The roster of the next step, and what changed and why.

@@ -12,11 +12,10 @@ from typing import Any
 
 from swarmtrain.core.errors import WireError
 from swarmtrain.core.messages import Open
-from swarmtrain.core.types import Member, Roster
+from swarmtrain.core.types import MOST_MEMBERS, Member, Roster
 
 MAX_MICROBATCHES = 4096
 MAX_POSITION = 4096
-MAX_MEMBERS = 10_000
 MAX_ISLANDS = 10_000
 MAX_ITEMS = 1 << 20
 """Items of one step, microbatches x positions: more would not fit a peer's books."""
@@ -31,7 +30,7 @@ _INTEGERS: dict[str, tuple[int, int]] = {
     "sequences": (1, MAX_POSITION),
     "exponent": (-4096, 4096),
     "attempt": (0, 1 << 20),
-    "slices": (1, MAX_MEMBERS),
+    "slices": (1, MOST_MEMBERS),
     "round": (-1, 1 << 40),
     "port": (1024, 65535),
     "island": (0, MAX_ISLANDS - 1),
@@ -51,7 +50,7 @@ _BYTES_OF = {
 _BYTES = 64
 
 _COUNTS = {"shape": 8, "sequences": MAX_MICROBATCHES, "losses": MAX_MICROBATCHES}
-_COUNT = MAX_MEMBERS
+_COUNT = MOST_MEMBERS
 
 _MAY_BE_INFINITE = frozenset(("loss", "loss_sum"))
 

@@ -3,7 +3,7 @@
 from swarmtrain.core.faultpoints import is_armed, sending
 from swarmtrain.transport.frames import Kind, unpack
 from swarmtrain.transport.link import LinkLimits
-from swarmtrain.transport.messages import decode_step
+from swarmtrain.transport.step_messages import read_step
 
 _LIMITS = LinkLimits()
 
@@ -14,4 +14,4 @@ def leaving(frame_bytes: bytes) -> None:
         return
     frame = unpack(frame_bytes, _LIMITS)
     if frame.method == "step":
-        sending(decode_step(frame.meta))
+        sending(read_step(frame.meta).message)

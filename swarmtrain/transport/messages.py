@@ -7,17 +7,14 @@ WireError. It does not judge meaning: terms, fences and digests are the step pro
 
 import types
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from enum import IntEnum
-from functools import lru_cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from google.protobuf.message import DecodeError
 from google.protobuf.message import Message as ProtoMessage
 
 from swarmtrain.core.errors import WireError
-from swarmtrain.core.messages import Decision, StepMessage
-from swarmtrain.core.remembered import remembered
 from swarmtrain.core.rounds import RoundMessage
 from swarmtrain.proto import coordinator_pb2, round_pb2, stage_pb2, step_pb2, tensor_pb2
 from swarmtrain.transport.checks import (
@@ -52,86 +49,43 @@ _PLANS: dict[type[Any], Plan] = {}
 def encode(value: Any) -> bytes:
     """A core dataclass as protobuf bytes."""
     message = _PROTO_TYPES[type(value).__name__]()
-    _fill(message, value)
+    fill(message, value)
     return message.SerializeToString()
 
 
 def decode(kind: type[T], data: bytes) -> T:
     """The `kind` that `data` holds. Raises WireError."""
-    return _build(kind, _parse(_PROTO_TYPES[kind.__name__], data))
-
-
-# A broadcast is encoded once, also where other messages go out in between.
-@remembered(8)
-def encode_step(message: StepMessage) -> bytes:
-    """A step message in its envelope, which names its kind."""
-    envelope = step_pb2.StepEnvelope()
-    member = getattr(envelope, _STEP_FIELDS[type(message)])
-    member.SetInParent()
-    _fill(member, message)
-    if _names_one_roster(message):
-        member.open.ClearField("roster")
-    data: bytes = envelope.SerializeToString()
-    return data
-
-
-@lru_cache(maxsize=64)
-def decode_step(data: bytes) -> StepMessage:
-    """The step message in an envelope. Raises WireError.
-
-    Values are immutable, so equal bytes give one value: peers of a virtual world read a broadcast once.
-    """
-    envelope = _parse(step_pb2.StepEnvelope, data)
-    field = envelope.WhichOneof("message")
-    if field is None:
-        raise WireError("malformed message", "a step message of no known kind")
-    member = getattr(envelope, field)
-    if field == "decision" and member.HasField("open") and not member.open.HasField("roster"):
-        member.open.roster.CopyFrom(member.commit.roster)
-    message: StepMessage = _build(_STEP_KINDS[field], member)
-    if isinstance(message, Decision) and message.open and _names_one_roster(message):
-        return replace(message, open=replace(message.open, roster=message.commit.roster))
-    return message
-
-
-def _names_one_roster(message: StepMessage) -> bool:
-    """Whether it is a decision that opens the next step with its own roster, which is then sent and kept once: rosters
-    are most of what a step's control carries."""
-    if not isinstance(message, Decision) or message.open is None:
-        return False
-    return message.open.roster == message.commit.roster
+    return build(kind, parse(_PROTO_TYPES[kind.__name__], data))
 
 
 def encode_round(message: RoundMessage) -> bytes:
     """A message about an outer round in its envelope, which names its kind."""
     envelope = round_pb2.RoundEnvelope()
-    member = getattr(envelope, _snake(type(message).__name__))
+    member = getattr(envelope, snake(type(message).__name__))
     member.SetInParent()
-    _fill(member, message)
+    fill(member, message)
     return envelope.SerializeToString()
 
 
 def decode_round(data: bytes) -> RoundMessage:
     """The message about an outer round in an envelope. Raises WireError."""
-    envelope = _parse(round_pb2.RoundEnvelope, data)
+    envelope = parse(round_pb2.RoundEnvelope, data)
     field = envelope.WhichOneof("message")
     if field is None:
         raise WireError("malformed message", "a round message of no known kind")
-    return _build(_ROUND_KINDS[field], getattr(envelope, field))
+    return build(_ROUND_KINDS[field], getattr(envelope, field))
 
 
-def _snake(name: str) -> str:
+def snake(name: str) -> str:
+    """`NewTerm` as the envelopes call it, `new_term`."""
     return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).removeprefix("_")
 
 
-_STEP_KINDS: dict[str, type[Any]] = {_snake(kind.__name__): kind for kind in get_args(StepMessage)}
-_ROUND_KINDS: dict[str, type[Any]] = {
-    _snake(kind.__name__): kind for kind in get_args(RoundMessage)
-}
-_STEP_FIELDS = {kind: field for field, kind in _STEP_KINDS.items()}
+_ROUND_KINDS: dict[str, type[Any]] = {snake(kind.__name__): kind for kind in get_args(RoundMessage)}
 
 
-def _parse(proto: type[ProtoMessage], data: bytes) -> Any:
+def parse(proto: type[ProtoMessage], data: bytes) -> Any:
+    """`data` as a protobuf message, unchecked. Raises WireError."""
     message = proto()
     try:
         message.ParseFromString(data)
@@ -164,7 +118,7 @@ def _write_message(message: Any, name: str, value: Any) -> None:
     if value is not None:
         member = getattr(message, name)
         member.SetInParent()
-        _fill(member, value)
+        fill(member, value)
 
 
 def _tuple_writer(element: Any) -> Write:
@@ -179,7 +133,7 @@ def _write_scalars(message: Any, name: str, value: Any) -> None:
 
 def _write_messages(message: Any, name: str, value: Any) -> None:
     for entry in value:
-        _fill(getattr(message, name).add(), entry)
+        fill(getattr(message, name).add(), entry)
 
 
 def _write_tuples(message: Any, name: str, value: Any) -> None:
@@ -207,7 +161,7 @@ def _reader(hint: Any) -> Read:
     if get_origin(hint) is Literal:
         return lambda name, value: _choice(name, value, get_args(hint))
     if is_dataclass(hint):
-        return lambda name, value: _build(kind, value)
+        return lambda name, value: build(kind, value)
     if issubclass(hint, IntEnum):
         return lambda name, value: hint(_choice(name, value, tuple(int(entry) for entry in hint)))
     checks: dict[Any, Read] = {
@@ -226,12 +180,14 @@ def _choice(name: str, value: Any, allowed: tuple[Any, ...]) -> Any:
     return value
 
 
-def _fill(message: Any, value: Any) -> None:
+def fill(message: Any, value: Any) -> None:
+    """Write a core dataclass into the protobuf message of its name."""
     for name, write, _, _ in _plan(type(value)):
         write(message, name, getattr(value, name))
 
 
-def _build(kind: type[T], message: Any) -> T:
+def build(kind: type[T], message: Any) -> T:
+    """The `kind` that a protobuf message holds. Raises WireError."""
     values: dict[str, Any] = {}
     for name, write, read, required in _plan(kind):
         if write is _write_message and not message.HasField(name):

@@ -95,6 +95,13 @@ class WithdrawRequest(Encoded):
 
 
 @dataclass(frozen=True, slots=True)
+class RosterRequest(Encoded):
+    """Asked of who named a roster that this peer does not know; the answer's body is the whole roster."""
+
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
 class ProbeRequest(Encoded):
     """A body of `body_bytes` that goes nowhere: its sender measures how fast it is taken.
 

@@ -41,8 +41,8 @@ from swarmtrain.swarm.memory_directory import MemoryDirectoryHub
 from swarmtrain.swarm.records import LINK_PEER_DIGITS, PeerRecord
 from swarmtrain.transport.link import Hello, Link, LinkLimits, Message
 from swarmtrain.transport.memory import MemoryNetwork
-from swarmtrain.transport.messages import encode_step
 from swarmtrain.transport.requests import ProbeReply, ProbeRequest
+from swarmtrain.transport.step_messages import encode_step
 from tests.experiments.island_worlds import config_of, is_agreed
 from tests.experiments.runs import corpus
 from tests.transport.worlds import hello
@@ -223,7 +223,7 @@ class Peer:
         self.events: list[Event] = []
         self.transport = place.network.transport(name)
         self.directory = place.hub.directory(CONFIG.hash, self.identity, self.events.append)
-        calls: Any = [lambda: replace(hello(self.id), address=f"{name}:1"), *[lambda *_: None] * 5]
+        calls: Any = [lambda: replace(hello(self.id), address=f"{name}:1"), *[lambda *_: None] * 4]
         self.service = Service(Calls(*calls), self.events.append)
         self.service.links = Links(self.transport, self.service, 1.0)
         self.about = about
@@ -455,7 +455,7 @@ def test_who_is_forming_may_probe_and_nothing_else() -> None:
         with pytest.raises(Refused, match="too many"):
             for _ in range(40):  # twice 64 KiB each, of 4 MiB a minute
                 await link.call("probe", request, silence_seconds=4.0)
-        link.tell("step", encode_step(Ask(3)))
+        link.tell("step", encode_step(Ask(3), None))
         await asyncio.sleep(1.0)
         with pytest.raises(Exception, match=r"closed|may not tell"):
             await link.call("probe", request, silence_seconds=4.0)
@@ -470,7 +470,7 @@ def test_other_islands_and_unformed_peers_answer_probes() -> None:
         remote=replace(hello("f" * 32), island=7),
         stats=SimpleNamespace(bytes_per_second=5.0, messages=2),
     )
-    calls: Any = [lambda: hello("e" * 32), *[lambda *_: None] * 5]
+    calls: Any = [lambda: hello("e" * 32), *[lambda *_: None] * 4]
     service = Service(Calls(*calls), lambda event: None)
     body = bytes(1 << 16)
     request = Message(ProbeRequest(len(body), is_echoed=True).encode(), body)

@@ -10,9 +10,8 @@ from swarmtrain.core.closing import Closing, Scalars
 from swarmtrain.core.errors import DirectoryError
 from swarmtrain.core.events import Event, Measured, Noted
 from swarmtrain.core.messages import Commit, Decision, Open
-from swarmtrain.core.types import Member, PeerId, Roster
+from swarmtrain.core.types import MOST_MEMBERS, Member, PeerId, Roster
 from swarmtrain.peer.placing import (
-    MOST_PEERS,
     MOST_SILENT_LOOKS,
     RECORD_BYTES,
     SERVING_BYTES_PER_SECOND,
@@ -21,7 +20,7 @@ from swarmtrain.peer.placing import (
 )
 from swarmtrain.swarm.records import PeerRecord
 from swarmtrain.transport.link import LinkLimits
-from swarmtrain.transport.messages import encode_step
+from swarmtrain.transport.step_messages import encode_roster, encode_step
 from tests.experiments.runs import small_config
 
 ME = PeerId("m" * 32)
@@ -107,7 +106,7 @@ def test_looks_carry_no_more_than_their_share_however_many_peers_there_are() -> 
     assert directory.published >= 600 / 11
 
 
-def test_an_island_of_more_peers_than_a_control_frame_can_name_does_not_begin(
+def test_an_island_of_more_peers_than_a_roster_can_have_does_not_begin(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     placing, _ = looks(is_in=True, good=1, count=1)
@@ -116,16 +115,17 @@ def test_an_island_of_more_peers_than_a_control_frame_can_name_does_not_begin(
         replace(own, peer=PeerId(f"{number:032x}"), stages=(number % 3,)) for number in range(6)
     )
     assert placing.obstacle() == ""
-    monkeypatch.setattr("swarmtrain.peer.placing.MOST_PEERS", 5)
+    monkeypatch.setattr("swarmtrain.peer.placing.MOST_MEMBERS", 5)
     assert "6 peers are more than one island can have (5)" in placing.obstacle()
 
 
-def test_the_most_peers_of_an_island_fit_a_control_frame_when_one_comes_or_goes() -> None:
+def test_a_decision_of_the_largest_island_is_short_when_one_comes_or_goes() -> None:
     members = [
         Member(PeerId(f"{number:032x}"), (number % 100,), f"{number}.example.org:31330", "region")
-        for number in range(MOST_PEERS)
+        for number in range(MOST_MEMBERS)
     ]
     roster, scalars = Roster.of(1 << 20, members), Scalars(1e-3, 0.1, 0.2)
     commit = Commit(9, 9, 9, bytes(32), roster, (), Closing(scalars, 10), 4, 1.0, b"")
     opening = Open(9, 10, bytes(32), roster.without(members[7].peer), (), 4, ((1, 2),), 400)
-    assert len(encode_step(Decision(9, commit, opening))) < LinkLimits().meta_bytes
+    assert len(encode_step(Decision(9, commit, opening), roster)) < 1000
+    assert len(encode_roster(roster)) < LinkLimits().meta_bytes

@@ -62,7 +62,7 @@ class Peer:
         self.events: list[Event] = []
         self.took: list[tuple[float, PeerId, int]] = []
         self.hangs = False
-        calls: Any = [self._hello, *[lambda *_: None] * 5]
+        calls: Any = [self._hello, *[lambda *_: None] * 4]
         self._service = Service(Calls(*calls), self.events.append)
         self.transport = fleet.network.transport(f"p{place}")
         self.links = Links(self.transport, self, 1.0)

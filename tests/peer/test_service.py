@@ -9,9 +9,10 @@ import pytest
 from swarmtrain.core.errors import Refused, WireError
 from swarmtrain.core.events import Event, Noted
 from swarmtrain.core.messages import Ask
+from swarmtrain.peer.rosters import Rosters
 from swarmtrain.peer.service import Calls, Service
 from swarmtrain.transport.link import Message
-from swarmtrain.transport.messages import encode_step
+from swarmtrain.transport.step_messages import encode_step
 
 
 def broken(*_: object) -> NoReturn:
@@ -19,8 +20,9 @@ def broken(*_: object) -> NoReturn:
 
 
 def service(events: list[Event]) -> Service:
-    calls = Calls(broken, broken, broken, broken, broken, broken)
-    return Service(calls, events.append)  # type: ignore[arg-type]
+    served = Service(Calls(broken, broken, broken, broken, broken), events.append)
+    served.rosters = Rosters(broken, events.append, 1.0, broken)
+    return served
 
 
 LINK: Any = SimpleNamespace(remote=SimpleNamespace(role="peer", peer="somebody", island=0))
@@ -29,7 +31,7 @@ LINK: Any = SimpleNamespace(remote=SimpleNamespace(role="peer", peer="somebody",
 def test_a_message_that_cannot_be_handled_is_an_event() -> None:
     events: list[Event] = []
     with pytest.raises(KeyError):
-        service(events).tell(LINK, "step", encode_step(Ask(3)))
+        service(events).tell(LINK, "step", encode_step(Ask(3), None))
     assert events == [Noted("internal error", "step: KeyError('a bug')")]
 
 
@@ -40,12 +42,12 @@ def test_a_call_that_cannot_be_answered_is_an_event() -> None:
     assert events == [Noted("internal error", "describe: KeyError('a bug')")]
 
 
-@pytest.mark.parametrize("method", ["process", "piece", "state", "layout", "learn"])
+@pytest.mark.parametrize("method", ["process", "piece", "state", "layout", "learn", "roster"])
 def test_another_island_has_nothing_but_rounds_in_common(method: str) -> None:
     """Steps, terms and seals of two islands are counted alike: their work must not be taken for each other's."""
-    calls = Calls(lambda: SimpleNamespace(island=1), broken, broken, broken, broken, broken)  # type: ignore[arg-type,return-value]
+    calls = Calls(lambda: SimpleNamespace(island=1), broken, broken, broken, broken)  # type: ignore[arg-type,return-value]
     served = Service(calls, lambda event: None)
     with pytest.raises(Refused, match="another island"):
         asyncio.run(served.call(LINK, method, Message(b"")))
     with pytest.raises(WireError, match="another island"):
-        served.tell(LINK, "step", encode_step(Ask(3)))
+        served.tell(LINK, "step", encode_step(Ask(3), None))

@@ -10,6 +10,7 @@ import pytest
 
 from swarmtrain.core import closing, messages, rounds, types
 from swarmtrain.core.messages import StepMessage
+from swarmtrain.core.rosters import RosterName
 from swarmtrain.core.tensors import TensorHeader
 from swarmtrain.proto import coordinator_pb2, round_pb2, stage_pb2, step_pb2, tensor_pb2
 from swarmtrain.transport import link, requests
@@ -25,7 +26,7 @@ MIRRORED = [
               if hasattr(messages, name)),
             *(getattr(closing, name) for name in step_pb2.DESCRIPTOR.message_types_by_name
               if hasattr(closing, name) and not hasattr(messages, name)),
-            types.Visit, types.Member, types.Roster,
+            types.Visit, types.Member, types.Roster, RosterName,
         )
     ),
     *((getattr(rounds, name), round_pb2) for name in round_pb2.DESCRIPTOR.message_types_by_name

@@ -70,6 +70,24 @@ def test_who_asks_in_after_the_end_hears_of_it() -> None:
     assert isinstance(stop, Stop) and stop.finished and stop.reason == "enough"
 
 
+@pytest.mark.parametrize("learns", [False, True])
+def test_an_island_that_is_full_says_so_to_a_newcomer_and_to_nobody_else(
+    monkeypatch: pytest.MonkeyPatch, learns: bool
+) -> None:
+    """Those who wait for the next roster count; who is in it, or waits, may ask again."""
+    monkeypatch.setattr("swarmtrain.steps.membership.MOST_MEMBERS", len(ROSTER.members) + 1)
+    conductor, other = started(), Member(PeerId("other"), (1,), "other:1")
+    for _ in range(2):
+        assert not receivers(conductor.handle(NEW.peer, Join(NEW, 0, b"another base")), Stop)
+    effects = conductor.handle(other.peer, Join(other, 0, BASE, learns=learns))
+    [stop] = sent(effects)
+    assert isinstance(stop, Stop) and receivers(effects, Stop) == [other.peer]
+    assert not stop.finished and "the most there can be" in stop.reason
+    back = Member(A, (0,), "")
+    assert not receivers(conductor.handle(A, Join(back, 0, BASE)), Stop)
+    assert other.peer not in conductor.roster and other.peer not in conductor._membership.joining
+
+
 def test_nobody_joins_for_another() -> None:
     conductor = assigning()
     conductor.handle(A, Join(NEW, 0, b"other parameters"))

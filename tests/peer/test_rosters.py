@@ -1,0 +1,277 @@
+"""What a peer does with messages that name rosters: found, put together, asked for in bounded asks, or dropped."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from swarmtrain.core.errors import LinkClosed, Refused, WireError
+from swarmtrain.core.events import BadMessage, Event, Noted
+from swarmtrain.core.messages import Ask, Freeze, StepMessage
+from swarmtrain.core.rosters import name_of
+from swarmtrain.core.types import Member, PeerId, Roster
+from swarmtrain.peer.rosters import MOST_KEPT, MOST_WAITING, Rosters
+from swarmtrain.proto import step_pb2
+from swarmtrain.transport.link import Message
+from swarmtrain.transport.messages import fill
+from swarmtrain.transport.requests import RosterRequest
+from swarmtrain.transport.step_messages import encode_roster, encode_step
+
+BASE = Roster.of(1, [Member(PeerId(f"{n:032x}"), (n % 3,), f"{n}:1") for n in range(60)])
+NEXT = BASE.without(BASE.peers[5])
+
+
+def frozen(roster: Roster, seal: int = 1) -> Freeze:
+    return Freeze(1, 2, seal, roster)
+
+
+Answer = Callable[[RosterRequest], Awaitable[Message]]
+
+
+@dataclass
+class Sender:
+    """The link to a peer that names rosters; `answer` is what it says when it is asked for one."""
+
+    peer: str
+    answer: Answer
+    asked: int = 0
+    closed: str = ""
+
+    @property
+    def remote(self) -> Any:
+        return SimpleNamespace(peer=self.peer)
+
+    async def call(self, method: str, request: Message, **bounds: float) -> Message:
+        assert method == "roster" and bounds["deadline_seconds"] < 100
+        self.asked += 1
+        await asyncio.sleep(0)
+        return await self.answer(RosterRequest.decode(request.meta))
+
+    async def close(self, reason: str = "") -> None:
+        self.closed = reason
+
+
+@dataclass
+class World:
+    """One peer's rosters, and what came of the messages it took."""
+
+    heard: list[tuple[str, StepMessage]] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        failed: Callable[[BaseException], None] = lambda error: pytest.fail(repr(error))  # noqa: E731
+        deliver = lambda sender, message: self.heard.append((sender, message))  # noqa: E731
+        self.rosters = Rosters(deliver, self.events.append, 10.0, failed)
+
+    def take(self, sender: Sender, message: StepMessage, base: Roster | None = None) -> None:
+        self.rosters.take(sender, encode_step(message, base))  # type: ignore[arg-type]
+
+    def know(self, roster: Roster) -> None:
+        self.rosters.encode(frozen(roster), None)
+
+
+def world(script: Callable[[World], Awaitable[None]]) -> World:
+    async def play() -> World:
+        made = World()
+        await script(made)
+        return made
+
+    return asyncio.run(play())
+
+
+async def whole(request: RosterRequest) -> Message:
+    known = {roster.digest: roster for roster in (BASE, NEXT)}
+    return Message(b"", encode_roster(known[request.digest]))
+
+
+async def settle() -> None:
+    for _ in range(40):
+        await asyncio.sleep(0)
+
+
+def test_a_difference_to_a_known_roster_needs_no_question() -> None:
+    async def script(here: World) -> None:
+        here.know(BASE)
+        sender = Sender("a", whole)
+        here.take(sender, frozen(NEXT), BASE)
+        assert here.heard == [("a", frozen(NEXT))] and sender.asked == 0
+        here.take(sender, frozen(NEXT, 2), NEXT)
+        assert here.heard[1:] == [("a", frozen(NEXT, 2))] and sender.asked == 0
+
+    world(script)
+
+
+def test_who_lacks_the_base_asks_once_and_hears_everything_in_order() -> None:
+    async def script(here: World) -> None:
+        sender, other = Sender("a", whole), Sender("b", whole)
+        here.take(sender, frozen(NEXT), BASE)
+        here.take(sender, Ask(3))
+        here.take(other, frozen(NEXT, 2), BASE)
+        here.take(other, Ask(4))
+        assert here.heard == []
+        await settle()
+        assert here.heard == [
+            ("a", frozen(NEXT)),
+            ("a", Ask(3)),
+            ("b", frozen(NEXT, 2)),
+            ("b", Ask(4)),
+        ]
+        assert (sender.asked, other.asked) == (1, 0), "one question serves all senders"
+        here.take(sender, frozen(NEXT, 3), BASE)
+        assert len(here.heard) == 5 and sender.asked == 1
+
+    world(script)
+
+
+def test_a_first_roster_that_follows_from_the_directory_is_not_asked_for() -> None:
+    async def script(here: World) -> None:
+        sender = Sender("a", whole)
+        here.rosters.expected = lambda: BASE
+        here.take(sender, frozen(BASE))
+        assert here.heard == [("a", frozen(BASE))] and sender.asked == 0
+        here.take(sender, frozen(NEXT))
+        assert len(here.heard) == 1, "another one is"
+        await settle()
+        assert here.heard[1:] == [("a", frozen(NEXT))] and sender.asked == 1
+
+    world(script)
+
+
+async def gone(request: RosterRequest) -> Message:
+    raise LinkClosed("the link broke")
+
+
+async def unknown(request: RosterRequest) -> Message:
+    raise Refused("that roster is not known here")
+
+
+async def another(request: RosterRequest) -> Message:
+    return Message(b"", encode_roster(BASE.without(BASE.peers[0])))
+
+
+async def nonsense(request: RosterRequest) -> Message:
+    return Message(b"", b"\xff" * 100)
+
+
+async def endless(request: RosterRequest) -> Message:
+    return Message(b"", bytes((16 << 20) + 1))
+
+
+@pytest.mark.parametrize("answer", [gone, unknown, another, nonsense, endless])
+def test_a_message_whose_roster_nobody_gives_is_dropped_with_a_reason_and_comes_again(
+    answer: Answer,
+) -> None:
+    """A roster of another digest is never taken: this fails if the answer's digest is not looked at."""
+
+    async def script(here: World) -> None:
+        sender = Sender("a", answer)
+        here.take(sender, frozen(NEXT), BASE)
+        here.take(sender, Ask(3))
+        await settle()
+        assert here.heard == [("a", Ask(3))]
+        assert sender.asked == 1 and not sender.closed
+        [event] = here.events
+        assert isinstance(event, BadMessage if answer in (another, nonsense, endless) else Noted)
+        sender.answer = whole
+        here.take(sender, frozen(NEXT), BASE)
+        await settle()
+        assert here.heard[1:] == [("a", frozen(NEXT))]
+
+    world(script)
+
+
+def test_a_sender_that_does_not_answer_costs_others_nothing() -> None:
+    async def script(here: World) -> None:
+        dead, living = Sender("a", gone), Sender("b", whole)
+        here.take(dead, frozen(NEXT), BASE)
+        here.take(living, frozen(NEXT), BASE)
+        await settle()
+        assert here.heard == [("b", frozen(NEXT))] and (dead.asked, living.asked) == (1, 1)
+
+    world(script)
+
+
+def wrong() -> bytes:
+    """NEXT, told as a difference that comes to another roster."""
+    name = name_of(NEXT, BASE)
+    envelope = step_pb2.StepEnvelope.FromString(encode_step(frozen(NEXT), BASE))
+    del envelope.rosters[:]
+    fill(envelope.rosters.add(), replace(name, left=BASE.peers[7:8]))
+    data: bytes = envelope.SerializeToString()
+    return data
+
+
+def test_a_wrong_difference_costs_its_sender_the_link() -> None:
+    async def script(here: World) -> None:
+        here.know(BASE)
+        with pytest.raises(WireError, match="not what its name says"):
+            here.rosters.take(Sender("a", whole), wrong())  # type: ignore[arg-type]
+        assert here.heard == []
+
+    world(script)
+
+
+def test_so_does_one_that_waits_behind_others() -> None:
+    async def script(here: World) -> None:
+        sender = Sender("a", whole)
+        here.take(sender, frozen(BASE))
+        here.rosters.take(sender, wrong())  # type: ignore[arg-type]
+        await settle()
+        assert here.heard == [("a", frozen(BASE))]
+        assert "not what its name says" in sender.closed
+        [_, event] = here.events
+        assert isinstance(event, BadMessage)
+
+    world(script)
+
+
+def test_what_waits_is_bounded() -> None:
+    async def script(here: World) -> None:
+        silent = asyncio.Event()
+
+        async def never(request: RosterRequest) -> Message:
+            await silent.wait()
+            return await whole(request)
+
+        sender = Sender("a", never)
+        here.take(sender, frozen(BASE))
+        for number in range(MOST_WAITING):
+            here.take(sender, Ask(number))
+        await settle()
+        [event] = here.events
+        assert isinstance(event, Noted) and "dropped" in event.what
+        silent.set()
+        await settle()
+        assert len(here.heard) == MOST_WAITING
+
+    world(script)
+
+
+def test_what_was_named_can_be_asked_for_and_the_newest_are_kept() -> None:
+    async def script(here: World) -> None:
+        rosters = [BASE]
+        for peer in BASE.peers[1 : MOST_KEPT + 1]:
+            rosters.append(rosters[-1].without(peer))
+        for roster in rosters:
+            here.know(roster)
+        for roster in rosters[1:]:
+            answer = here.rosters.answer(RosterRequest(roster.digest))
+            assert answer.body == encode_roster(roster)
+        with pytest.raises(Refused, match="not known here"):
+            here.rosters.answer(RosterRequest(BASE.digest))
+
+    world(script)
+
+
+def test_a_base_that_differences_are_told_to_is_not_forgotten() -> None:
+    async def script(here: World) -> None:
+        sender = Sender("a", whole)
+        here.know(BASE)
+        for peer in BASE.peers[1 : 2 * MOST_KEPT]:
+            here.take(sender, frozen(BASE.without(peer)), BASE)
+        assert len(here.heard) == 2 * MOST_KEPT - 1 and sender.asked == 0
+
+    world(script)
