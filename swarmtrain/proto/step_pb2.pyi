@@ -545,7 +545,7 @@ class RoundNews(_message.Message):
     def __init__(self, step: _Optional[int] = ..., base: _Optional[bytes] = ..., places: _Optional[_Iterable[_Union[PlaceNews, _Mapping]]] = ...) -> None: ...
 
 class StepEnvelope(_message.Message):
-    __slots__ = ("open", "done", "freeze", "held", "reopen", "redrive", "redriven", "assign", "reduced", "decision", "ready", "release", "new_term", "promise", "nack", "ask", "tell", "stop", "join", "leave", "move", "recall", "kept", "restore", "round_news", "rosters")
+    __slots__ = ("open", "done", "freeze", "held", "reopen", "redrive", "redriven", "assign", "reduced", "decision", "ready", "release", "new_term", "promise", "nack", "ask", "tell", "stop", "join", "leave", "move", "recall", "kept", "restore", "round_news", "rosters", "owners")
     OPEN_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
     FREEZE_FIELD_NUMBER: _ClassVar[int]
@@ -572,6 +572,7 @@ class StepEnvelope(_message.Message):
     RESTORE_FIELD_NUMBER: _ClassVar[int]
     ROUND_NEWS_FIELD_NUMBER: _ClassVar[int]
     ROSTERS_FIELD_NUMBER: _ClassVar[int]
+    OWNERS_FIELD_NUMBER: _ClassVar[int]
     open: Open
     done: Done
     freeze: Freeze
@@ -598,4 +599,5 @@ class StepEnvelope(_message.Message):
     restore: Restore
     round_news: RoundNews
     rosters: _containers.RepeatedCompositeFieldContainer[RosterName]
-    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., freeze: _Optional[_Union[Freeze, _Mapping]] = ..., held: _Optional[_Union[Held, _Mapping]] = ..., reopen: _Optional[_Union[Reopen, _Mapping]] = ..., redrive: _Optional[_Union[Redrive, _Mapping]] = ..., redriven: _Optional[_Union[Redriven, _Mapping]] = ..., assign: _Optional[_Union[Assign, _Mapping]] = ..., reduced: _Optional[_Union[Reduced, _Mapping]] = ..., decision: _Optional[_Union[Decision, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., new_term: _Optional[_Union[NewTerm, _Mapping]] = ..., promise: _Optional[_Union[Promise, _Mapping]] = ..., nack: _Optional[_Union[Nack, _Mapping]] = ..., ask: _Optional[_Union[Ask, _Mapping]] = ..., tell: _Optional[_Union[Tell, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., join: _Optional[_Union[Join, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., move: _Optional[_Union[Move, _Mapping]] = ..., recall: _Optional[_Union[Recall, _Mapping]] = ..., kept: _Optional[_Union[Kept, _Mapping]] = ..., restore: _Optional[_Union[Restore, _Mapping]] = ..., round_news: _Optional[_Union[RoundNews, _Mapping]] = ..., rosters: _Optional[_Iterable[_Union[RosterName, _Mapping]]] = ...) -> None: ...
+    owners: bytes
+    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., freeze: _Optional[_Union[Freeze, _Mapping]] = ..., held: _Optional[_Union[Held, _Mapping]] = ..., reopen: _Optional[_Union[Reopen, _Mapping]] = ..., redrive: _Optional[_Union[Redrive, _Mapping]] = ..., redriven: _Optional[_Union[Redriven, _Mapping]] = ..., assign: _Optional[_Union[Assign, _Mapping]] = ..., reduced: _Optional[_Union[Reduced, _Mapping]] = ..., decision: _Optional[_Union[Decision, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., new_term: _Optional[_Union[NewTerm, _Mapping]] = ..., promise: _Optional[_Union[Promise, _Mapping]] = ..., nack: _Optional[_Union[Nack, _Mapping]] = ..., ask: _Optional[_Union[Ask, _Mapping]] = ..., tell: _Optional[_Union[Tell, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., join: _Optional[_Union[Join, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., move: _Optional[_Union[Move, _Mapping]] = ..., recall: _Optional[_Union[Recall, _Mapping]] = ..., kept: _Optional[_Union[Kept, _Mapping]] = ..., restore: _Optional[_Union[Restore, _Mapping]] = ..., round_news: _Optional[_Union[RoundNews, _Mapping]] = ..., rosters: _Optional[_Iterable[_Union[RosterName, _Mapping]]] = ..., owners: _Optional[bytes] = ...) -> None: ...

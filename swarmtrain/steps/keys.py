@@ -1,10 +1,10 @@
 """What identifies a step's work: bitmaps of keys, the base digest that fences it, and who leads which key."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from swarmtrain.core.messages import Commit, Ownership, pack_items, unpack_items
-from swarmtrain.core.types import Digest, PeerId
+from swarmtrain.core.types import Digest, Item, PeerId
 
 
 def pack_keys(keys: Iterable[int]) -> bytes:
@@ -51,11 +51,11 @@ def share_leads(microbatches: int, edges: Sequence[PeerId]) -> tuple[Ownership, 
 
 
 def leads_of(leaders: Sequence[PeerId], edges: Sequence[PeerId]) -> tuple[Ownership, ...]:
-    """What each edge leads, where `leaders` has one of them for each key."""
-    return tuple(
-        Ownership(edge, pack_items((0, key) for key, lead in enumerate(leaders) if lead == edge))
-        for edge in edges
-    )
+    """What each edge leads, where `leaders` has one of them for each key; those that lead none are left out."""
+    keys_of: dict[PeerId, list[int]] = {edge: [] for edge in edges}
+    for key, leader in enumerate(leaders):
+        keys_of[leader].append(key)
+    return _shares({edge: [(0, key) for key in keys] for edge, keys in keys_of.items()})
 
 
 def keep_leads(
@@ -68,4 +68,9 @@ def keep_leads(
     shares = {edge: list(kept.get(edge, ())) for edge in edges}
     for number, key in enumerate(orphans):
         shares[edges[number % len(edges)]].append((0, key))
-    return tuple(Ownership(edge, pack_items(shares[edge])) for edge in edges)
+    return _shares(shares)
+
+
+def _shares(items_of: Mapping[PeerId, Sequence[Item]]) -> tuple[Ownership, ...]:
+    """One entry for each peer that has any items: hundreds of edges may have fewer keys to lead."""
+    return tuple(Ownership(peer, pack_items(items)) for peer, items in items_of.items() if items)

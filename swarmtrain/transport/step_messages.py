@@ -2,15 +2,15 @@
 
 The parts of a message that lack their roster take it, in order, from the envelope's names; each name is a difference
 to the roster before it, the first to that of the last decision. A decision that opens the next step with its own
-roster carries or names it once.
+roster carries or names it once. An assignment to the members of a named roster tells owners by their places in it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, get_args
 
 from swarmtrain.core.errors import WireError
-from swarmtrain.core.messages import Decision, StepMessage
+from swarmtrain.core.messages import Assign, Decision, StepMessage
 from swarmtrain.core.remembered import remembered
 from swarmtrain.core.rosters import (
     PARTS,
@@ -23,6 +23,7 @@ from swarmtrain.core.rosters import (
 from swarmtrain.core.types import Roster
 from swarmtrain.proto import step_pb2
 from swarmtrain.transport.messages import build, encode, fill, parse, snake
+from swarmtrain.transport.owner_table import pack_owners, unpack_owners
 
 _KINDS: dict[str, type[Any]] = {snake(kind.__name__): kind for kind in get_args(StepMessage)}
 _FIELDS = {kind: field for field, kind in _KINDS.items()}
@@ -38,14 +39,15 @@ def is_named(roster: Roster) -> bool:
 @dataclass(frozen=True, eq=False)
 class Unread:
     """A step message as it came: `named` tells of each of its rosters which of `names` it is, -1 where it was sent
-    whole. The named ones are empty in `message` until `whole` puts them in."""
+    whole. The named ones are empty in `message` until `whole` puts them in, and the `owners` of an assignment."""
 
     message: StepMessage
     names: tuple[RosterName, ...]
     named: tuple[int, ...]
+    owners: bytes
 
     def whole(self, *found: Roster) -> StepMessage:
-        """The message with the rosters that its names stand for."""
+        """The message with the rosters that its names stand for. Raises WireError when they do not fit it."""
         return _whole(self, *found) if self.names else self.message
 
 
@@ -53,7 +55,10 @@ class Unread:
 def _whole(unread: Unread, *found: Roster) -> StepMessage:
     known = zip(rosters_in(unread.message), unread.named, strict=True)
     rosters = tuple(found[index] if index >= 0 else roster for roster, index in known)
-    return with_rosters(unread.message, rosters)
+    message = with_rosters(unread.message, rosters)
+    if isinstance(message, Assign) and unread.owners:
+        return replace(message, owners=unpack_owners(unread.owners, message.roster))
+    return message
 
 
 # A broadcast is encoded once, also where other messages go out in between.
@@ -65,7 +70,11 @@ def encode_step(message: StepMessage, base: Roster | None) -> bytes:
     member.SetInParent()
     rosters = rosters_in(message)
     shown = tuple(_EMPTY if is_named(roster) else roster for roster in rosters)
+    if isinstance(message, Assign) and is_named(message.roster):
+        envelope.owners = pack_owners(message.owners, message.roster)
     fill(member, with_rosters(message, shown))
+    if envelope.owners:
+        member.ClearField("owners")
     for index, (part, roster) in enumerate(zip(_parts(member), rosters, strict=True)):
         if index and isinstance(message, Decision) and roster == base:
             part.ClearField("roster")
@@ -102,7 +111,10 @@ def read_step(data: bytes) -> Unread:
     if is_same:
         own = rosters_in(message)[0]
         message, named[1] = with_rosters(message, (own, own)), named[0]
-    return Unread(message, names, tuple(named))
+    owners: bytes = envelope.owners
+    if owners and not (isinstance(message, Assign) and names and not message.owners):
+        raise WireError(f"malformed {snake(field)}", "owners are told by places in no named roster")
+    return Unread(message, names, tuple(named), owners)
 
 
 def _parts(member: Any) -> list[Any]:
