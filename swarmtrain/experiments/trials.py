@@ -158,7 +158,10 @@ def _simulated(trial: RunTrial, folder: Path) -> tuple[dict[str, Any], dict[str,
             scenes.append(self)
 
     run, verdict = run_seed(config, scenario, corpus, Watched)
-    (folder / "journal.jsonl").write_text("".join(run.journal.lines), encoding="utf-8")
+    with open(folder / "journal.jsonl", "w", encoding="utf-8") as journal:
+        journal.writelines(
+            run.journal.lines
+        )  # of thousands of peers it is gigabytes, and not doubled
     lines = [
         {"step": done.step, "loss": done.loss, "tokens": done.tokens, "seconds": done.seconds}
         for done in run.commits
