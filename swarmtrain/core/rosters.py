@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 from swarmtrain.core.errors import WireError
 from swarmtrain.core.messages import StepMessage
 from swarmtrain.core.remembered import remembered
-from swarmtrain.core.types import Digest, Member, PeerId, Roster
+from swarmtrain.core.types import MOST_MEMBERS, Digest, Member, PeerId, Roster
 
 WHOLE_MEMBERS = 32
 """Up to so many members a roster travels whole, in 2 KiB: nobody ever has to ask for it."""
@@ -49,11 +49,15 @@ def name_of(roster: Roster, base: Roster | None) -> RosterName:
 
 @remembered(8)
 def rebuilt(name: RosterName, base: Roster) -> Roster:
-    """The roster that `name` tells as a difference to `base`. Raises WireError when it comes to another digest."""
+    """The roster that `name` tells as a difference to `base`. Raises WireError when it comes to another digest, or
+    to more members than there may be."""
     members = {member.peer: member for member in base.members}
     for peer in name.left:
         members.pop(peer, None)
     members.update((member.peer, member) for member in name.members)
+    if len(members) > MOST_MEMBERS:
+        why = f"{len(members)} members, {MOST_MEMBERS} allowed"
+        raise WireError("a roster is not what its name says", why)
     roster = Roster.of(name.version, members.values())
     if base.digest != name.base or roster.digest != name.digest:
         raise WireError(

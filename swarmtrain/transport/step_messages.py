@@ -99,11 +99,12 @@ def read_step(data: bytes) -> Unread:
     member = getattr(envelope, field)
     parts = _parts(member)
     lacking = [index for index, part in enumerate(parts) if not part.HasField("roster")]
+    count = len(envelope.rosters)
+    is_same = field == "decision" and lacking[-1:] == [1] and count == len(lacking) - 1
+    if count != len(lacking) - is_same:
+        why = f"roster is missing: {len(lacking)} are to be named, {count} are"
+        raise WireError(f"malformed {field}", why)
     names = tuple(build(RosterName, entry) for entry in envelope.rosters)
-    is_same = field == "decision" and lacking[-1:] == [1] and len(names) == len(lacking) - 1
-    if len(names) != len(lacking) - is_same:
-        why = f"roster is missing: {len(lacking)} are to be named, {len(names)} are"
-        raise WireError(f"malformed {snake(field)}", why)
     for index in lacking:
         parts[index].roster.SetInParent()
     message: StepMessage = build(_KINDS[field], member)
@@ -113,7 +114,7 @@ def read_step(data: bytes) -> Unread:
         message, named[1] = with_rosters(message, (own, own)), named[0]
     owners: bytes = envelope.owners
     if owners and not (isinstance(message, Assign) and names and not message.owners):
-        raise WireError(f"malformed {snake(field)}", "owners are told by places in no named roster")
+        raise WireError(f"malformed {field}", "owners are told by places in no named roster")
     return Unread(message, names, tuple(named), owners)
 
 

@@ -98,6 +98,15 @@ def test_a_name_has_a_difference_only_where_that_is_short() -> None:
     assert name_of(base, base) == name_of(base, None)
 
 
+def test_a_difference_to_more_members_than_there_may_be_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    base, roster = large(5), large(6)
+    monkeypatch.setattr("swarmtrain.core.rosters.MOST_MEMBERS", 5)
+    with pytest.raises(WireError, match="6 members, 5 allowed"):
+        rebuilt(name_of(roster, base), base)
+
+
 def test_equal_rosters_are_kept_once() -> None:
     first, second = large(5), large(5)
     assert first is not second and shared(first) is shared(second)
