@@ -48,6 +48,12 @@ from swarmtrain.steps.keys import first_base
 from swarmtrain.steps.plan import Plan
 from swarmtrain.steps.restoring import RecoveryPolicy
 
+MOST_ASKED = 8
+"""Edges that a peer asks at once. Were it all of them, peers that wait would have links by the square of their number:
+ten thousand to four hundred edges each."""
+LOWEST_ASKED = 3
+"""Of these, edges that are asked every time: who stands is the lowest one, and few that came later are lower."""
+
 
 class Conducting:
     """At most one of `candidate` and `conductor` is set. Methods return effects for the island to carry out."""
@@ -66,6 +72,7 @@ class Conducting:
         self._highest_term = 0
         self._lost: dict[PeerId, None] = {}
         self._resigned: PeerId | None = None
+        self._turn = _rank(self._me)
         # Whether this peer is on its way to the current step by itself (peer.learning).
         self.learns: Callable[[], bool] = lambda: False
         # Whether other stages of this peer speak for it, or soon will (peer.moving).
@@ -158,14 +165,27 @@ class Conducting:
         return self.ask_in()
 
     def ask_in(self, edges: Sequence[PeerId] = ()) -> list[Effect]:
-        """Ask the edges what was decided, and to be in the roster; one that is in it already loses nothing."""
+        """Ask edges what was decided, and to be in the roster; one that is in it already loses nothing."""
         if self.is_quiet:
             return []
         member, roster = self._member, self._member.roster or self._first_roster
         asked = edges or (roster.edges if roster is not None else ())
         join = Join(self._parts.own, member.step, member.base, self.learns())
         messages = (join,) if roster is None or join.learns else (Ask(member.step), join)
-        return [Send(edge, message) for edge in asked if edge != self._me for message in messages]
+        asked = self._few([edge for edge in asked if edge != self._me])
+        return [Send(edge, message) for edge in asked for message in messages]
+
+    def _few(self, edges: list[PeerId]) -> list[PeerId]:
+        """Of many edges, ascending: the last known conductor, the lowest, and others in turn, begun at another one by
+        each peer."""
+        if len(edges) <= MOST_ASKED:
+            return edges
+        conductor = self._member.conductor
+        always = dict.fromkeys(edges[:LOWEST_ASKED] + [e for e in edges if e == conductor])
+        others = [edge for edge in edges if edge not in always]
+        count = MOST_ASKED - len(always)
+        first, self._turn = self._turn % len(others), self._turn + count
+        return [*always, *(others + others)[first : first + count]]
 
     def ask_stages(self, stages: tuple[int, ...]) -> list[Effect]:
         """Ask the conductor to open the next step with other stages at this peer."""

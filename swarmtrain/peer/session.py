@@ -84,22 +84,13 @@ class Session:
         seat = Seat(partial(self._build, None), self._take_over, self._ask_in)
         self._moving = Moving(config, self.vocab_size, seat, record, self._failed)
         self._is_draining = False
-        calls = Calls(
-            self._hello,
-            self._describe,
-            self.stop_run,
-            self._on_finish,
-            self._on_checkpoint,
-        )
-        self.service = Service(calls, record)
-        silence_seconds, connect_seconds = (
-            config.links.silence_seconds,
-            config.links.connect_seconds,
-        )
+        told = (self.stop_run, self._on_finish, self._on_checkpoint)
+        self.service = Service(Calls(self._hello, self._describe, *told), record)
+        silence_seconds = config.links.silence_seconds
         self.rosters = Rosters(self._on_step, record, silence_seconds, self._failed)
         self.rosters.expected = lambda: self.placing.expected_roster
         self.service.rosters = self.rosters
-        self.links = Links(world.transport, self.service, connect_seconds)
+        self.links = Links(world.transport, self.service, config.links.connect_seconds)
         self.service.links = self.links
         self.service.checkups = Checkups(world.transport, self._hello, world.directory.now)
         self.links.unreachable = self._unreachable

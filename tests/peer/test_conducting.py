@@ -7,7 +7,7 @@ from swarmtrain.core.clock import run_virtual
 from swarmtrain.core.events import Event
 from swarmtrain.core.messages import Join, Nack
 from swarmtrain.core.types import Digest, Member, PeerId, Roster
-from swarmtrain.peer.conducting import Conducting
+from swarmtrain.peer.conducting import MOST_ASKED, Conducting
 from swarmtrain.steps.effects import Send
 from swarmtrain.steps.member import StepMember
 from tests.experiments.runs import small_config
@@ -42,6 +42,29 @@ def test_who_asks_a_peer_that_does_not_conduct_hears_which_term_it_promised():
         own = ROSTER.member(MIDDLE)
         assert own is not None
         assert conducting().handle(MIDDLE, Join(own, 3, BASE)) == [Send(MIDDLE, Nack(TERM))]
+
+    run_virtual(main())
+
+
+def test_of_many_edges_a_few_are_asked_at_a_time_and_all_in_turn():
+    """All peers of a large island that wait would otherwise have links to all of its edges."""
+
+    async def main() -> None:
+        edges = [Member(PeerId(f"e{number:03}"), (0,), "") for number in range(100)]
+        everybody = Roster.of(1, [*edges, *ROSTER.members])
+        here, asked = conducting(), dict[PeerId, int]()
+        here.first_roster(everybody)
+        for _ in range(25):
+            effects = here.ask_in()
+            receivers = list(dict.fromkeys(e.to for e in effects if isinstance(e, Send)))
+            assert len(receivers) == MOST_ASKED and ME not in receivers
+            assert OTHER in receivers, "it is known to conduct"
+            assert {PeerId("e000"), PeerId("e001")} <= set(receivers), "one of the lowest stood"
+            for peer in receivers:
+                asked[peer] = asked.get(peer, 0) + 1
+        assert set(asked) == set(everybody.edges) - {ME}
+        few = [PeerId(f"e{number:03}") for number in range(MOST_ASKED)]
+        assert [e.to for e in here.ask_in(few) if isinstance(e, Send)][::2] == few
 
     run_virtual(main())
 
