@@ -1,4 +1,4 @@
-"""What a swarm of 20 to 3,000 peers says to itself, and what simulating it costs: deploy/scenarios/scale.toml, resized.
+"""What a swarm of 20 to 10,000 peers says to itself, and what simulating it costs: deploy/scenarios/scale.toml.
 
     python benchmarks/scale.py [--peers 20 30 100 300 1000] [--steps 2] [--set section.key=value ...]
 
