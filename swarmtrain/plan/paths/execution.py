@@ -82,52 +82,59 @@ class Executor:
 
     def run(self, chains: Sequence[Chain], releases: Sequence[float]) -> Execution:
         """Execute the microbatches; `releases` are the seconds at which each may begin."""
-        # One event per arrival (code < count) and per time a peer with waiting tasks becomes idle (count + peer): at
-        # equal times arrivals come first. This loop is what planning spends its time on: plain locals, no calls.
-        count, peers, gap = len(chains), len(self._slots), self._gap_seconds
-        slots, idle_at, waking = self._slots.copy(), [0.0] * peers, [False] * peers
-        forwards: list[list[tuple[float, float, int]]] = [[] for _ in range(peers)]
-        urgent: list[list[tuple[float, float, int]]] = [[] for _ in range(peers)]
-        rest = [iter(chain) for chain in chains]
-        task = [next(tasks) for tasks in rest]
-        starts: list[list[float]] = [[] for _ in range(count)]
-        ends = [math.inf] * count
-        events = [(release, index) for index, release in enumerate(releases)]
-        heapify(events)
-        while events:
-            now, code = heappop(events)
-            if code < count:
-                priority, peer, _, kind, _ = task[code]
-                heappush(urgent[peer] if kind else forwards[peer], (priority, now, code))
-                if waking[peer]:
-                    continue
-                idle = idle_at[peer]
-                if idle > now or (events and events[0][0] <= now):
-                    waking[peer] = True
-                    heappush(events, (idle if idle > now else now, count + peer))
-                    continue
-            else:
-                peer = code - count
-            queue = urgent[peer]
-            if not queue:
-                queue = forwards[peer]
-                if not queue or not slots[peer]:
-                    waking[peer] = False
-                    continue
-            index = heappop(queue)[2]
-            _, _, seconds, kind, send = task[index]
-            starts[index].append(now)
-            end = now + seconds
-            # The peer decides nothing before the end, so the slot may as well change hands now.
-            slots[peer] += kind - 1
-            following = next(rest[index], None)
-            if following is None:
-                ends[index] = end
-            else:
-                task[index] = following
-                heappush(events, (end + send, index))
-            idle_at[peer] = end = end + gap
-            waking[peer] = waits = bool(urgent[peer] or forwards[peer])
-            if waits:
-                heappush(events, (end, count + peer))
-        return Execution(ends, starts)
+        return run(chains, releases, self._slots, self._gap_seconds)
+
+
+def run(
+    chains: Sequence[Chain], releases: Sequence[float], slots: Sequence[int], gap_seconds: float
+) -> Execution:
+    """Execute microbatches at peers with so many slots."""
+    # One event per arrival (code < count) and per time a peer with waiting tasks becomes idle (count + peer): at
+    # equal times arrivals come first. This loop is what planning spends its time on: plain locals, no calls.
+    count, peers, gap = len(chains), len(slots), gap_seconds
+    free, idle_at, waking = list(slots), [0.0] * peers, [False] * peers
+    forwards: list[list[tuple[float, float, int]]] = [[] for _ in range(peers)]
+    urgent: list[list[tuple[float, float, int]]] = [[] for _ in range(peers)]
+    rest = [iter(chain) for chain in chains]
+    task = [next(tasks) for tasks in rest]
+    starts: list[list[float]] = [[] for _ in range(count)]
+    ends = [math.inf] * count
+    events = [(release, index) for index, release in enumerate(releases)]
+    heapify(events)
+    while events:
+        now, code = heappop(events)
+        if code < count:
+            priority, peer, _, kind, _ = task[code]
+            heappush(urgent[peer] if kind else forwards[peer], (priority, now, code))
+            if waking[peer]:
+                continue
+            idle = idle_at[peer]
+            if idle > now or (events and events[0][0] <= now):
+                waking[peer] = True
+                heappush(events, (idle if idle > now else now, count + peer))
+                continue
+        else:
+            peer = code - count
+        queue = urgent[peer]
+        if not queue:
+            queue = forwards[peer]
+            if not queue or not free[peer]:
+                waking[peer] = False
+                continue
+        index = heappop(queue)[2]
+        _, _, seconds, kind, send = task[index]
+        starts[index].append(now)
+        end = now + seconds
+        # The peer decides nothing before the end, so the slot may as well change hands now.
+        free[peer] += kind - 1
+        following = next(rest[index], None)
+        if following is None:
+            ends[index] = end
+        else:
+            task[index] = following
+            heappush(events, (end + send, index))
+        idle_at[peer] = end = end + gap
+        waking[peer] = waits = bool(urgent[peer] or forwards[peer])
+        if waits:
+            heappush(events, (end, count + peer))
+    return Execution(ends, starts)

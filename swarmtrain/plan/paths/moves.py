@@ -1,21 +1,20 @@
-"""Small changes of a draft that keep it legal; which of them helps, the execution model decides.
+"""Small changes of a draft that keep it legal; which of them helps, who executes or prices the draft decides.
 
-Each proposal changes one or two routes: another replica, two replicas traded, another order, two stages traded (shares
-stay), one stage for another (where shares allow), two edges traded, another edge (where quotas allow), another release.
-Chance may also propose what is not possible: then it is None.
+Chance may also propose what is not possible: then there is nothing to try.
 """
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
-
-from swarmtrain.plan.paths.draft import Change, Draft
-from swarmtrain.plan.paths.instance import Chance
-from swarmtrain.plan.paths.routes import PlannedRoute
-from swarmtrain.plan.paths.sequences import Order, orders
-
-T = TypeVar("T")
-
-Proposal = Callable[[], Change | None]
+from swarmtrain.plan.paths.compiling import compiled
+from swarmtrain.plan.paths.draft import below, count_all, drawn
+from swarmtrain.plan.paths.freedom import (
+    CHANGE_EDGE,
+    RELEASE,
+    REORDER,
+    REPLACE_PEER,
+    REPLACE_STAGE,
+    SWAP_PLACES,
+    TRADE_EDGES,
+    TRADE_STAGES,
+)
 
 LATE = 0.4
 """Share of the proposals that change a microbatch of the edge peer that is through last."""
@@ -24,179 +23,253 @@ RELEASED_AT_ONCE = 0.5
 """Chance that a changed release is none."""
 
 LATEST_RELEASE = 0.6
-"""Releases are drawn from this share of the makespan of now."""
+"""Releases are drawn from this share of the horizon."""
+
+NEAR = 0.5
+"""Chance that microbatches which trade stages trade their peers too."""
 
 
-class Moves:
-    """Proposals for the microbatches in `who`; with `keep_stages` their stages and order stay (rule R14)."""
+@compiled()
+def is_legal(order, begin, end, max_swaps, max_jump):  # type: ignore[no-untyped-def]
+    """`sequences.is_legal` of the stages between `begin`, the edge, and `end`, of which none comes twice."""
+    frontier, swaps, is_open = 0, 0, False
+    for at in range(begin + 1, end):
+        stage = order[at]
+        if stage > frontier:
+            if stage - frontier > max_jump:
+                return False
+            is_open = stage - 1 > frontier
+            frontier = stage
+        else:
+            swaps += 1
+            if stage != frontier - 1 or not is_open or swaps > max_swaps:
+                return False
+            is_open = False
+    return True
 
-    def __init__(
-        self, draft: Draft, chance: Chance, who: Sequence[int], keep_stages: bool = False
-    ) -> None:
-        self._draft, self._chance, self._who = draft, chance, who
-        self.horizon_seconds = 0.0
-        weighted: list[tuple[float, Proposal]] = [
-            (0.30, self.replace_peer),
-            (0.15, self.trade_peers),
-        ]
-        if draft.instance.may_wait:
-            weighted.append((0.04, self.release))
-        if len(draft.hosts[0]) > 1:
-            weighted.append((0.20, self.trade_edges))
-            if draft.quota_limits()[0] < draft.quota_limits()[1]:
-                weighted.append((0.10, self.change_edge))
-        if not keep_stages:
-            weighted += [(0.15, self.reorder), (0.20, self.trade_stages)]
-            if any(least < most for least, most in draft.instance.visit_limits):
-                weighted.append((0.10, self.replace_stage))
-        total, self._weighted = 0.0, []
-        for weight, proposal in weighted:
-            total += weight
-            self._weighted.append((total, proposal))
-        self._total = total
 
-    def propose(self) -> Change | None:
-        drawn = self._chance.random() * self._total
-        for bound, proposal in self._weighted:
-            if drawn < bound:
-                return proposal()
-        return None
+@compiled()
+def place_of(order, begin, end, stage):  # type: ignore[no-untyped-def]
+    """Where the stage is visited, -1 for nowhere."""
+    for at in range(begin, end):
+        if order[at] == stage:
+            return at
+    return -1
 
-    def replace_peer(self) -> Change | None:
-        index, route, at = self._visit()
-        peer = self._one_of(self._draft.hosts[route.stages[at]])
-        if peer == route.peers[at]:
-            return None
-        return Change(((index, _with_peer(route, at, peer)),))
 
-    def trade_peers(self) -> Change | None:
-        """Two microbatches trade the replicas of a stage that both visit: loads stay."""
-        one, first, at = self._visit()
-        other = self._one_of(self._who)
-        second = self._draft.routes[other]
-        stage = first.stages[at]
-        if stage not in second.stages:
-            return None
-        place = second.stages.index(stage)
-        if first.peers[at] == second.peers[place]:
-            return None
-        return Change(
-            (
-                (one, _with_peer(first, at, second.peers[place])),
-                (other, _with_peer(second, place, first.peers[at])),
-            )
-        )
+@compiled("always")
+def host(draft, stage):  # type: ignore[no-untyped-def]
+    """Any peer of the stage."""
+    return draft.host_SH[stage * draft.peers + below(draft, draft.hosts_S[stage])]
 
-    def reorder(self) -> Change | None:
-        index = self._drawn()
-        route = self._draft.routes[index]
-        changed = self._ordered(route, dict(zip(route.stages[1:], route.peers[1:], strict=True)))
-        return None if changed is None or changed == route else Change(((index, changed),))
 
-    def trade_stages(self) -> Change | None:
-        """One microbatch visits a stage in the other's place, and the other way round."""
-        one, other = self._drawn(), self._one_of(self._who)
-        first, second = self._draft.routes[one], self._draft.routes[other]
-        protected = self._draft.instance.protected_stages
-        given = [s for s in first.stages if s not in second.stages and s not in protected]
-        taken = [s for s in second.stages if s not in first.stages and s not in protected]
-        if not given or not taken:
-            return None
-        gone, come = self._one_of(given), self._one_of(taken)
-        changed = (
-            self._exchanged(first, gone, come, second.peers[second.stages.index(come)]),
-            self._exchanged(second, come, gone, first.peers[first.stages.index(gone)]),
-        )
-        if changed[0] is None or changed[1] is None:
-            return None
-        return Change(((one, changed[0]), (other, changed[1])))
-
-    def replace_stage(self) -> Change | None:
-        index, route, at = self._visit()
-        draft, limits = self._draft, self._draft.instance.visit_limits
-        gone, come = route.stages[at], 1 + int(self._chance.random() * (len(draft.hosts) - 1))
-        if come in route.stages or gone in draft.instance.protected_stages:
-            return None
-        if draft.visits[gone] <= limits[gone][0] or draft.visits[come] >= limits[come][1]:
-            return None
-        changed = self._exchanged(route, gone, come, self._one_of(draft.hosts[come]))
-        return None if changed is None else Change(((index, changed),))
-
-    def trade_edges(self) -> Change | None:
-        one, other = self._drawn(), self._one_of(self._who)
-        first, second = self._draft.routes[one], self._draft.routes[other]
-        if first.peers[0] == second.peers[0]:
-            return None
-        return Change(
-            (
-                (one, _with_peer(first, 0, second.peers[0])),
-                (other, _with_peer(second, 0, first.peers[0])),
-            )
-        )
-
-    def change_edge(self) -> Change | None:
-        index = self._drawn()
-        route, edge = self._draft.routes[index], self._one_of(self._draft.hosts[0])
-        least, most = self._draft.quota_limits()
-        quotas = self._draft.quotas
-        if edge == route.peers[0] or quotas[edge] >= most or quotas[route.peers[0]] <= least:
-            return None
-        return Change(((index, _with_peer(route, 0, edge)),))
-
-    def release(self) -> Change | None:
-        index = self._drawn()
-        route, released = self._draft.routes[index], 0.0
-        if self._chance.random() >= RELEASED_AT_ONCE:
-            # Whole milliseconds: a plan is read by people too.
-            drawn = self._chance.random() * LATEST_RELEASE * self.horizon_seconds
-            released = round(drawn, 3)
-        if released == route.release_seconds:
-            return None
-        return Change(((index, PlannedRoute(route.stages, route.peers, released)),))
-
-    def _drawn(self) -> int:
-        """Any microbatch, but often one of the edge peer whose last one ends last."""
-        draft, index = self._draft, self._one_of(self._who)
-        if self._chance.random() >= LATE:
-            return index
-        edge = draft.routes[draft.last].peers[0]
-        for _ in range(2 * len(draft.hosts[0])):
-            if draft.routes[index].peers[0] == edge:
+@compiled("always")
+def _draw(draft):  # type: ignore[no-untyped-def]
+    """Any of the visits that may change, but often one of a microbatch of the late edge."""
+    whose_N, peer_MV, late = draft.whose_N, draft.peer_MV, draft.late[0]
+    visit = below(draft, len(whose_N))
+    if late >= 0 and drawn(draft) < LATE:
+        for _ in range(2 * draft.hosts_S[0]):
+            if peer_MV[whose_N[visit] * draft.visits] == late:
                 break
-            index = self._one_of(self._who)
-        return index
-
-    def _visit(self) -> tuple[int, PlannedRoute, int]:
-        """A microbatch, its route, and the place of a middle visit on it."""
-        index = self._drawn()
-        route = self._draft.routes[index]
-        return index, route, 1 + int(self._chance.random() * (len(route.stages) - 1))
-
-    def _exchanged(
-        self, route: PlannedRoute, gone: int, come: int, peer: int
-    ) -> PlannedRoute | None:
-        """`route` with stage `come` at `peer`, or another replica of it, in the place of stage `gone`."""
-        visits = dict(zip(route.stages[1:], route.peers[1:], strict=True))
-        del visits[gone]
-        visits[come] = (
-            peer if self._chance.random() < 0.5 else self._one_of(self._draft.hosts[come])
-        )
-        return self._ordered(route, visits)
-
-    def _ordered(self, route: PlannedRoute, visits: dict[int, int]) -> PlannedRoute | None:
-        """`route` with these middle visits (peer by stage) in some legal order."""
-        rules = self._draft.instance
-        options = orders(tuple(sorted(visits)), rules.max_swaps, rules.max_jump)
-        if not options:
-            return None
-        order: Order = self._one_of(options)
-        peers = (route.peers[0], *(visits[stage] for stage in order))
-        return PlannedRoute((0, *order), peers, route.release_seconds)
-
-    def _one_of(self, options: Sequence[T]) -> T:
-        return options[int(self._chance.random() * len(options))]
+            visit = below(draft, len(whose_N))
+    return visit
 
 
-def _with_peer(route: PlannedRoute, at: int, peer: int) -> PlannedRoute:
-    peers = (*route.peers[:at], peer, *route.peers[at + 1 :])
-    return PlannedRoute(route.stages, peers, route.release_seconds)
+@compiled("always")
+def _take(draft, trial, k, index):  # type: ignore[no-untyped-def]
+    """The route of a microbatch into row `k` of the trial."""
+    trial.who[k], trial.releases[k] = index, draft.release_M[index]
+    visits, stages, peers = draft.visits, trial.stages, trial.peers
+    stage_MV, peer_MV = draft.stage_MV, draft.peer_MV
+    for at in range(visits):
+        stages[k * visits + at] = stage_MV[index * visits + at]
+        peers[k * visits + at] = peer_MV[index * visits + at]
+
+
+@compiled()
+def propose(draft, trial):  # type: ignore[no-untyped-def]
+    """Put routes to try into the trial; returns how many, 0 for none, or minus the kind of a move of peers, which is
+    for `relocate`."""
+    chance, kind = drawn(draft), 0
+    while chance >= draft.chance_K[kind]:
+        kind += 1
+    if kind >= SWAP_PLACES:
+        return -kind
+    visits = draft.visits
+    visit = _draw(draft)
+    _take(draft, trial, 0, draft.whose_N[visit])
+    at = draft.place_N[visit]
+    if kind == RELEASE:
+        return _release(draft, trial)
+    if kind == REORDER:
+        return _reorder(draft, trial, at)
+    if kind in (REPLACE_PEER, CHANGE_EDGE, REPLACE_STAGE):
+        return _change_one(draft, trial, at, kind)
+    _take(draft, trial, 1, draft.whose_N[below(draft, len(draft.whose_N))])
+    if trial.who[0] == trial.who[1]:
+        return 0
+    if kind == TRADE_STAGES:
+        return _trade_stages(draft, trial)
+    # Two microbatches trade edges, or the replicas of a stage that both visit.
+    at = 0 if kind == TRADE_EDGES else at
+    other = place_of(trial.stages, visits, 2 * visits, trial.stages[at])
+    if other < 0 or trial.peers[at] == trial.peers[other]:
+        return 0
+    trial.peers[at], trial.peers[other] = trial.peers[other], trial.peers[at]
+    return 2
+
+
+@compiled("always")
+def _release(draft, trial):  # type: ignore[no-untyped-def]
+    released = 0.0
+    if drawn(draft) >= RELEASED_AT_ONCE:
+        # Whole milliseconds: a plan is read by people too.
+        seconds = drawn(draft) * LATEST_RELEASE * draft.horizon_seconds
+        released = int(seconds * 1000) / 1000
+    is_new, trial.releases[0] = released != trial.releases[0], released
+    return 1 if is_new else 0
+
+
+@compiled("always")
+def _reorder(draft, trial, at):  # type: ignore[no-untyped-def]
+    """Two visits that follow each other change places."""
+    if at + 1 == draft.visits:
+        return 0
+    for row in (trial.stages, trial.peers):
+        row[at], row[at + 1] = row[at + 1], row[at]
+    legal = is_legal(trial.stages, 0, draft.visits, draft.max_swaps, draft.max_jump)
+    return 1 if legal else 0
+
+
+@compiled("always")
+def _change_one(draft, trial, at, kind):  # type: ignore[no-untyped-def]
+    """Another replica for a visit, another edge (where quotas allow), or another stage (where shares allow)."""
+    if kind == REPLACE_STAGE:
+        gone, come = trial.stages[at], 1 + below(draft, len(draft.least_S) - 1)
+        if (
+            draft.visits_S[gone] <= draft.least_S[gone]
+            or draft.visits_S[come] >= draft.most_S[come]
+            or not _replace(draft, trial, 0, at, come, host(draft, come))
+        ):
+            return 0
+        return 1
+    at = 0 if kind == CHANGE_EDGE else at
+    before, after = trial.peers[at], host(draft, trial.stages[at])
+    trial.peers[at] = after
+    if at == 0 and (
+        draft.quota_P[after] >= draft.most_quota or draft.quota_P[before] <= draft.least_quota
+    ):
+        return 0
+    return 1 if before != after else 0
+
+
+@compiled("always")
+def _trade_stages(draft, trial):  # type: ignore[no-untyped-def]
+    """One microbatch visits a stage in the other's place, and the other way round."""
+    visits = draft.visits
+    at = _only_own(draft, trial, 0)
+    other = _only_own(draft, trial, 1)
+    if at < 0 or other < 0:
+        return 0
+    gone, come = trial.stages[at], trial.stages[visits + other]
+    first, second = trial.peers[at], trial.peers[visits + other]
+    if drawn(draft) >= NEAR:
+        first, second = host(draft, gone), host(draft, come)
+    if not _replace(draft, trial, 0, at, come, second):
+        return 0
+    return 2 if _replace(draft, trial, 1, other, gone, first) else 0
+
+
+@compiled("always")
+def _only_own(draft, trial, k):  # type: ignore[no-untyped-def]
+    """A place in row `k` whose stage the other row does not visit and which may go; -1 where there is none."""
+    visits = draft.visits
+    start, other = below(draft, visits - 1), (1 - k) * visits
+    for turn in range(visits - 1):
+        at = 1 + (start + turn) % (visits - 1)
+        stage = trial.stages[k * visits + at]
+        if (
+            not draft.is_protected_S[stage]
+            and place_of(trial.stages, other, other + visits, stage) < 0
+        ):
+            return at
+    return -1
+
+
+@compiled("always")
+def _replace(draft, trial, k, at, come, peer):  # type: ignore[no-untyped-def]
+    """Stage `come` at `peer` instead of the visit at `at`, in its place or in order; whether that is legal."""
+    begin, end = k * draft.visits, (k + 1) * draft.visits
+    stages, peers = trial.stages, trial.peers
+    if draft.is_protected_S[stages[begin + at]] or place_of(stages, begin, end, come) >= 0:
+        return False
+    stages[begin + at], peers[begin + at] = come, peer
+    if is_legal(stages, begin, end, draft.max_swaps, draft.max_jump):
+        return True
+    for row in range(begin + 2, end):
+        spot = row
+        while stages[spot - 1] > stages[spot]:
+            stages[spot - 1], stages[spot] = stages[spot], stages[spot - 1]
+            peers[spot - 1], peers[spot] = peers[spot], peers[spot - 1]
+            spot -= 1
+    return is_legal(stages, begin, end, draft.max_swaps, draft.max_jump)
+
+
+@compiled()
+def relocate(draft, kind):  # type: ignore[no-untyped-def]
+    """Exchange two peers' places, or move one and share out its visits; whether that was possible."""
+    one = draft.movable[below(draft, len(draft.movable))]
+    first = _stage_of(draft, one)
+    if kind == SWAP_PLACES:
+        other = draft.movable[below(draft, len(draft.movable))]
+        second = _stage_of(draft, other)
+        if first == second:
+            return False
+        _trade_places(draft, one, other, first, second)
+    else:
+        second = below(draft, len(draft.hosts_S))
+        if first == second or draft.hosts_S[first] < 2:
+            return False
+        if draft.least_quota > 0 and 0 in (first, second):
+            return False  # every quota would change
+        _move_peer(draft, one, first, second)
+    count_all(draft)
+    return True
+
+
+@compiled()
+def _stage_of(draft, peer):  # type: ignore[no-untyped-def]
+    for stage in range(len(draft.hosts_S)):
+        for at in range(draft.hosts_S[stage]):
+            if draft.host_SH[stage * draft.peers + at] == peer:
+                return stage
+    return -1
+
+
+@compiled()
+def _trade_places(draft, one, other, first, second):  # type: ignore[no-untyped-def]
+    for stage, gone, come in ((first, one, other), (second, other, one)):
+        for at in range(stage * draft.peers, stage * draft.peers + draft.hosts_S[stage]):
+            if draft.host_SH[at] == gone:
+                draft.host_SH[at] = come
+                break
+    for at in range(len(draft.peer_MV)):
+        if draft.peer_MV[at] in (one, other):
+            draft.peer_MV[at] = one + other - draft.peer_MV[at]
+
+
+@compiled()
+def _move_peer(draft, peer, left, taken):  # type: ignore[no-untyped-def]
+    count = draft.hosts_S[left] - 1
+    for at in range(left * draft.peers, left * draft.peers + count):
+        if draft.host_SH[at] == peer:
+            draft.host_SH[at] = draft.host_SH[left * draft.peers + count]
+    draft.hosts_S[left] = count
+    draft.host_SH[taken * draft.peers + draft.hosts_S[taken]] = peer
+    draft.hosts_S[taken] += 1
+    for at in range(len(draft.peer_MV)):
+        if draft.peer_MV[at] == peer:
+            draft.peer_MV[at] = host(draft, left)
+        elif draft.stage_MV[at] == taken and drawn(draft) * draft.hosts_S[taken] < 1.0:
+            draft.peer_MV[at] = peer

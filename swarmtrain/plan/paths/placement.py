@@ -3,11 +3,7 @@
 Only peers without a place are moved.
 """
 
-from collections.abc import Sequence
-
-from swarmtrain.plan.paths.draft import Change, Draft, Entry
-from swarmtrain.plan.paths.instance import Chance, Instance
-from swarmtrain.plan.paths.routes import PlannedRoute
+from swarmtrain.plan.paths.instance import Instance
 
 MORE_EDGES = 0.25
 """Share of all peers that starts as edges where sizes are free."""
@@ -60,61 +56,3 @@ def _even_sizes(instance: Instance) -> tuple[int, ...]:
         else:
             sizes[min(range(1, len(sizes)), key=lambda stage: sizes[stage])] += 1
     return tuple(sizes)
-
-
-class PlacementMoves:
-    """Proposals that move peers in a draft; `free` are the peers that may be moved."""
-
-    def __init__(self, draft: Draft, chance: Chance, free: Sequence[int]) -> None:
-        self._draft, self._chance, self._free = draft, chance, free
-
-    def propose(self) -> Change | None:
-        if self._draft.instance.stage_sizes is None and self._chance.random() < 0.3:
-            return self.move()
-        return self.swap()
-
-    def swap(self) -> Change | None:
-        """Two peers change places: each takes over the other's visits."""
-        one, other = self._drawn(self._free), self._drawn(self._free)
-        first, second = self._stage_of(one), self._stage_of(other)
-        if first == second:
-            return None
-        trade = {one: other, other: one}
-        entries = tuple(
-            (index, _with(route, tuple(trade.get(peer, peer) for peer in route.peers)))
-            for index, route in enumerate(self._draft.routes)
-            if one in route.peers or other in route.peers
-        )
-        return Change(entries, ((one, first, second), (other, second, first)))
-
-    def move(self) -> Change | None:
-        """A peer leaves its stage to the other replicas and takes a fair share of another one's visits."""
-        peer, taken = self._drawn(self._free), int(self._chance.random() * len(self._draft.hosts))
-        left, hosts = self._stage_of(peer), self._draft.hosts
-        if left == taken or len(hosts[left]) < 2:
-            return None
-        if 0 in (left, taken) and self._draft.instance.quotas == "equal":
-            return None  # every quota would change
-        others = [host for host in hosts[left] if host != peer]
-        share = 1.0 / (len(hosts[taken]) + 1)
-        entries: list[Entry] = []
-        for index, route in enumerate(self._draft.routes):
-            peers = list(route.peers)
-            for at, stage in enumerate(route.stages):
-                if stage == left and peers[at] == peer:
-                    peers[at] = self._drawn(others)
-                elif stage == taken and self._chance.random() < share:
-                    peers[at] = peer
-            if tuple(peers) != route.peers:
-                entries.append((index, _with(route, tuple(peers))))
-        return Change(tuple(entries), ((peer, left, taken),))
-
-    def _stage_of(self, peer: int) -> int:
-        return next(stage for stage, hosts in enumerate(self._draft.hosts) if peer in hosts)
-
-    def _drawn(self, options: Sequence[int]) -> int:
-        return options[int(self._chance.random() * len(options))]
-
-
-def _with(route: PlannedRoute, peers: tuple[int, ...]) -> PlannedRoute:
-    return PlannedRoute(route.stages, peers, route.release_seconds)

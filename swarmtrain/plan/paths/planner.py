@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from swarmtrain.core.errors import ConfigError
 from swarmtrain.plan.paths.bounds import better_bound_seconds, lower_bound_seconds
 from swarmtrain.plan.paths.construct import first_routes
-from swarmtrain.plan.paths.draft import Change, Draft
+from swarmtrain.plan.paths.freedom import ANYTHING, SAME_STAGES, Freedom, visits_of
 from swarmtrain.plan.paths.instance import Chance, Instance
-from swarmtrain.plan.paths.moves import Moves
-from swarmtrain.plan.paths.placement import PlacementMoves, first_placement
+from swarmtrain.plan.paths.placement import first_placement
 from swarmtrain.plan.paths.routes import Plan, PlannedRoute
 from swarmtrain.plan.paths.search import (
     AGAIN,
@@ -24,8 +23,8 @@ from swarmtrain.plan.paths.search import (
 )
 
 STARTS: tuple[tuple[float | None, float], ...] = (
-    *((1.0, 0.005), (1.2, 0.005), (1.4, 0.006), (None, 0.017)),
-    *((1.1, 0.02), (1.4, 0.03), (1.2, 0.04), (1.0, 0.05), (1.4, 0.06), (1.2, 0.07)),
+    *((1.0, 0.006), (1.3, 0.008), (None, 0.018)),
+    *((1.1, 0.04), (1.4, 0.06), (1.2, 0.09), (None, 0.1)),
 )
 """Where there are places to choose: each start is a sketch that expects so much waiting, made and searched within a
 share of the budget; None searches on from the best so far. Short starts come first, for a good plan early, and the
@@ -33,9 +32,6 @@ best of all is searched to the end."""
 
 SKETCHED = 0.4
 """Share of a start's budget that its sketch may take."""
-
-MOVED = 0.03
-"""Share of proposals that move peers, where peers may be moved."""
 
 DRIFTED = 0.1
 """Costs that changed by less than this share are the same: they are measured, and measurements stray."""
@@ -53,7 +49,7 @@ def plan(instance: Instance, spent: Spent, chance: Chance, report: Report | None
     bound, teller = lower_bound_seconds(instance), _Teller(report or _nobody)
     placed = first_placement(instance)
     routes = first_routes(placed)
-    best = _annealer(Draft(placed, routes), instance.unplaced, chance, teller)
+    best = _annealer(instance, placed, routes, chance, teller)
     teller.begin(best.evaluations, best.best_seconds)
     for waiting, tried in STARTS if instance.unplaced else ():
         begin = spent(teller.done)
@@ -68,7 +64,7 @@ def plan(instance: Instance, spent: Spent, chance: Chance, report: Report | None
         part = _part(spent, teller.done, begin, begin + SKETCHED * (end - begin))
         there, along, used = sketched(instance, placed, routes, waiting, part, chance)
         teller.done += used
-        start = _annealer(Draft(there, along), instance.unplaced, chance, teller)
+        start = _annealer(instance, there, along, chance, teller)
         if math.isfinite(start.best_seconds):  # slots may have locked up
             start.search(_part(spent, teller.done, begin, end), TRIAL)
         teller.done += start.evaluations
@@ -76,7 +72,7 @@ def plan(instance: Instance, spent: Spent, chance: Chance, report: Report | None
     if spent(teller.done) < 1.0:
         bound = better_bound_seconds(instance, bound, best.best_seconds)
     _search_on(best, teller, spent, 1.0, AGAIN if instance.unplaced else ROUNDS)
-    return best.draft.plan(best.best_seconds, bound, teller.done)
+    return best.plan(bound, teller.done)
 
 
 def _search_on(
@@ -115,16 +111,16 @@ def _part(spent: Spent, done: int, begin: float, end: float) -> Spent:
     return share
 
 
-def _annealer(draft: Draft, free: Sequence[int], chance: Chance, report: Report) -> Annealer:
-    """With moves of routes, and where peers are `free` to be moved now and then one of places."""
-    moves = Moves(draft, chance, range(draft.instance.microbatches))
-    moves.horizon_seconds = draft.measure()[0]
-    places = PlacementMoves(draft, chance, free)
-
-    def propose() -> Change | None:
-        return places.propose() if free and chance.random() < MOVED else moves.propose()
-
-    return Annealer(draft, propose, chance, report)
+def _annealer(
+    instance: Instance,
+    placed: Instance,
+    routes: Sequence[PlannedRoute],
+    chance: Chance,
+    report: Report,
+) -> Annealer:
+    """From routes of the instance `placed`; peers that have no place in `instance` itself may be moved."""
+    freedom = Freedom(ANYTHING, visits_of(instance), instance.unplaced)
+    return Annealer(placed, routes, freedom, chance, report)
 
 
 def replan(
@@ -149,15 +145,11 @@ def replan(
         if _is_touched(instance, previous, route, kept):
             touched.append(index)
         routes.append(_mended(instance, route, kept, routes))
-    draft = Draft(instance, routes)
-    bound = lower_bound_seconds(instance)
-    if not touched:
-        return draft.plan(draft.measure()[0], bound, 1)
-    moves = Moves(draft, chance, touched, keep_stages=True)
-    annealer = Annealer(draft, moves.propose, chance, report or _nobody)
-    moves.horizon_seconds = annealer.best_seconds
-    annealer.search(spent)
-    return draft.plan(annealer.best_seconds, bound, annealer.evaluations)
+    freedom = Freedom(SAME_STAGES, visits_of(instance, touched), may_lengthen=True)
+    annealer = Annealer(instance, routes, freedom, chance, report or _nobody)
+    if touched:
+        annealer.search(spent)
+    return annealer.plan(lower_bound_seconds(instance), annealer.evaluations)
 
 
 def _is_touched(

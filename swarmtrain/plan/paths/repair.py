@@ -8,13 +8,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 from swarmtrain.core.errors import ConfigError
-from swarmtrain.plan.paths.draft import Change, Draft
+from swarmtrain.plan.paths.freedom import REPLACE_PEER, Freedom
 from swarmtrain.plan.paths.instance import Chance, Instance
 from swarmtrain.plan.paths.routes import Plan, PlannedRoute
 from swarmtrain.plan.paths.search import Annealer, Spent
-
-Visit = tuple[int, int]
-"""A microbatch and the place on its route."""
 
 
 def repair(
@@ -31,7 +28,7 @@ def repair(
     names = [peer.name for peer in previous.instance.peers]
     used = Counter(index_of.get(names[peer]) for route in previous.routes for peer in route.peers)
     routes: list[PlannedRoute] = []
-    lost: list[Visit] = []
+    lost: list[int] = []
     for index, route in enumerate(previous.routes):
         peers = [edges[index]]
         for at in range(1, len(route.peers)):
@@ -39,32 +36,14 @@ def repair(
             if peer is None or peer not in instance.hosts[route.stages[at]]:
                 peer = _nearest(instance, route.stages[at], peers[-1], used)
                 used[peer] += 1
-                lost.append((index, at))
+                lost.append(index * instance.visits + at)
             peers.append(peer)
         routes.append(PlannedRoute(route.stages, tuple(peers), route.release_seconds))
-    draft = Draft(instance, routes)
-    annealer = Annealer(draft, Substitutes(draft, chance, lost).propose, chance, lambda *_: None)
+    freedom = Freedom(frozenset({REPLACE_PEER}), lost, may_lengthen=True)
+    annealer = Annealer(instance, routes, freedom, chance, lambda *_: None)
     if lost:
         annealer.search(spent)
-    return draft.plan(annealer.best_seconds, previous.lower_bound_seconds, annealer.evaluations)
-
-
-class Substitutes:
-    """Proposals for lost visits: another replica of the stage."""
-
-    def __init__(self, draft: Draft, chance: Chance, lost: Sequence[Visit]) -> None:
-        self._draft, self._chance, self._lost = draft, chance, lost
-
-    def propose(self) -> Change | None:
-        index, at = self._lost[int(self._chance.random() * len(self._lost))]
-        route = self._draft.routes[index]
-        hosts = self._draft.hosts[route.stages[at]]
-        peer = hosts[int(self._chance.random() * len(hosts))]
-        if peer == route.peers[at]:
-            return None
-        peers = (*route.peers[:at], peer, *route.peers[at + 1 :])
-        changed = PlannedRoute(route.stages, peers, route.release_seconds)
-        return Change(((index, changed),))
+    return annealer.plan(previous.lower_bound_seconds, annealer.evaluations)
 
 
 def _nearest(instance: Instance, stage: int, before: int, used: Counter[int | None]) -> int:

@@ -6,12 +6,16 @@ least makespan. Nothing here knows the time: `spent` maps evaluations done to th
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from swarmtrain.plan.paths.construct import SPREAD
-from swarmtrain.plan.paths.draft import Change, Draft
-from swarmtrain.plan.paths.instance import Chance
-from swarmtrain.plan.paths.moves import Proposal
+from swarmtrain.plan.paths.freedom import Freedom
+from swarmtrain.plan.paths.instance import Chance, Instance
+from swarmtrain.plan.paths.routes import Plan, PlannedRoute
+
+if TYPE_CHECKING:
+    from swarmtrain.plan.paths.anneal import Search
 
 Spent = Callable[[int], float]
 """Evaluations done so far to the share of the budget used, 1 or more when there is none left."""
@@ -21,12 +25,9 @@ Report = Callable[[int, float], None]
 
 Rounds = tuple[tuple[float, float], ...]
 
-ROUNDS: Rounds = ((0.03, 0.05), (0.2, 0.18), (1.0, 0.30))
+ROUNDS: Rounds = ((0.01, 0.05), (0.03, 0.10), (0.12, 0.15), (0.4, 0.20), (1.0, 0.30))
 """Each round of annealing ends at this share of the budget and begins at this heat: a good plan early, a better one
 later."""
-
-TRIAL: Rounds = ((1.0, 0.06),)
-"""One short round, which tells which of several beginnings is best."""
 
 ONCE_MORE: Rounds = ((1.0, 0.05),)
 """One round from the best of several beginnings."""
@@ -34,17 +35,28 @@ ONCE_MORE: Rounds = ((1.0, 0.05),)
 AGAIN: Rounds = tuple((end / 8, 0.08) for end in range(1, 9))
 """From a good plan with places: short rounds, each from the best so far. Longer and hotter ones lose what was good."""
 
-ENOUGH = 50
-"""Evaluations a microbatch before a round that make its whole heat pay; after fewer it is less."""
+ENOUGH = 2
+"""Evaluations before a round, for every microbatch and peer, that make its whole heat pay; after fewer it is less."""
 
-COLD = 0.02
-"""Heat at which every round ends. A heat is a temperature as a share of the energy of one microbatch."""
+COLD, COLDEST = 0.02, 0.001
+"""Heat at which every round ends, and where there was not one evaluation. A heat is a temperature as a share of the
+energy of one microbatch."""
 
-MOST_IDLE = 2000
-"""Proposals in a row that came to nothing, after which there is nothing to search."""
+TRIAL: Rounds = ((1.0, COLDEST),)
+"""One cold round, which tells which of several beginnings is best."""
 
-SAME_SECONDS = 1e-6
-"""Makespans of one plan nearer than this are the same: sums round."""
+LONGER = 2.0
+"""By how many temperatures round trips alone may cost more for a draft to be worth executing: waiting less seldom makes
+up for it."""
+
+ROUNDED_PARTS = 1e9
+"""Round trips that are rounded to such parts of a second are equal where they should be: sums stray."""
+
+MOST_TASKS = 200_000
+"""Tasks that are executed before the budget is asked for again."""
+
+LATE_SHARE = 8
+"""And so many times as few evaluations as were made so far: a short budget is kept as well."""
 
 
 def by_evaluations(count: int) -> Spent:
@@ -53,83 +65,84 @@ def by_evaluations(count: int) -> Spent:
 
 
 class Annealer:
-    """Searches one draft; leaves it at the best plan it found.
+    """Searches from one plan; `placed` and `routes` are the best it found.
 
-    A plan counts as best only if its makespan stays when equal priorities are told apart by rounding: another program
-    may sum a round trip in another order, and one plan must not have two makespans. Among a thousand microbatches some
-    are always nearly equal, and with other costs beside (`Draft`) all plans have two: where the first plan has, both of
-    a plan's makespans have to be better than those of the best so far.
+    A plan counts as best only if its makespan of a second way is less than that of the best so far too: executed with
+    nearly equal priorities told apart as equal ones are, because another program may sum a round trip in another order;
+    or with the costs of `other`.
     """
 
-    def __init__(self, draft: Draft, propose: Proposal, chance: Chance, report: Report) -> None:
-        self.draft, self._propose, self._chance, self._report = draft, propose, chance, report
-        self.evaluations = 0
-        self._energy = self._measure()
-        self.best_seconds = self._makespan_seconds
-        self._best_again_seconds = self._again_seconds()
-        self._is_steady = abs(self._best_again_seconds - self.best_seconds) < SAME_SECONDS
-        self._since_best: list[Change] = []
+    def __init__(
+        self,
+        placed: Instance,
+        routes: Sequence[PlannedRoute],
+        freedom: Freedom,
+        chance: Chance,
+        report: Report,
+        other: Instance | None = None,
+    ) -> None:
+        self.placed, self.routes = placed, list(routes)
+        self._freedom, self._chance, self._report, self._other = freedom, chance, report, other
+        self._search: Search | None = None
+        self.evaluations = 1
+        self.best_seconds = Plan(placed, tuple(routes), 0.0, 0.0).execution().makespan_seconds
 
     def search(self, spent: Spent, rounds: Rounds = ROUNDS) -> None:
         """Anneal round after round until the budget is used."""
-        begin = spent(self.evaluations)
-        if begin < 1.0:
-            self.draft.hasten()
+        start = spent(self.evaluations)
+        if start >= 1.0:
+            return
+        from swarmtrain.plan.paths.anneal import begin  # compiles, so not before it is needed
+        from swarmtrain.plan.paths.draft import placed_by, routes_of
+
+        if self._search is None:
+            self._search = self._begun()
         for end, hot in rounds:
-            if begin < end:
-                self._anneal(spent, begin, end, self._affordable(hot))
-                self._back_to_best()
-                begin = end
+            if start < end:
+                begin(self._search)
+                self.evaluations += 1
+                self._anneal(self._search, spent, (start, end), hot)
+                start = end
+        self.placed = placed_by(self._search.best, self.placed)
+        self.routes = routes_of(self._search.best)
 
-    def _affordable(self, hot: float) -> float:
+    def plan(self, bound_seconds: float, evaluations: int) -> Plan:
+        routes = tuple(self.routes)
+        return Plan(self.placed, routes, self.best_seconds, bound_seconds, evaluations)
+
+    def _begun(self) -> "Search":
+        from swarmtrain.plan.paths.anneal import search_of
+        from swarmtrain.plan.paths.draft import draft_of
+        from swarmtrain.plan.paths.execute import tasks_of
+
+        draft = draft_of(self.placed, self.routes, self._freedom, self._chance, self.best_seconds)
+        tasks = tasks_of(self.placed)
+        again = tasks_of(self._other or self.placed, 0.0 if self._other else ROUNDED_PARTS)
+        return search_of(draft, tasks, again, SPREAD / self.placed.microbatches)
+
+    def _affordable(self, heat: float) -> float:
         """Where evaluations are few, a search that climbs never comes down again."""
-        done = self.evaluations / self.draft.instance.microbatches
-        return COLD + (hot - COLD) * min(1.0, done / ENOUGH)
+        choices = self.placed.microbatches * len(self.placed.peers)
+        return COLDEST + (heat - COLDEST) * min(1.0, self.evaluations / (ENOUGH * choices))
 
-    def _anneal(self, spent: Spent, begin: float, end: float, hot: float) -> None:
-        scale = hot * self._energy / self.draft.instance.microbatches
-        cooling, random = COLD / hot, self._chance.random
-        idle = 0
+    def _anneal(
+        self, search: "Search", spent: Spent, shares: tuple[float, float], hot: float
+    ) -> None:
+        from swarmtrain.plan.paths.anneal import BEST, ENERGY, MOST_IDLE, anneal
+
+        instance, idle, (start, end) = self.placed, 0, shares
+        most = max(1, MOST_TASKS // (instance.microbatches * (2 * instance.visits + 1)))
+        energy = float(search.found[ENERGY])
+        # Where nothing ends the search takes what is found, and then only what is better.
+        heat, cold = self._affordable(hot), self._affordable(COLD)
+        one = energy / instance.microbatches if math.isfinite(energy) else 0.0
+        is_all_executed = self._freedom.may_lengthen or one == 0.0
         while (share := spent(self.evaluations)) < end and idle < MOST_IDLE:
-            change = self._propose()
-            if change is None:
-                idle += 1
-                continue
-            idle = 0
-            back = self.draft.apply(change)
-            energy = self._measure()
-            temperature = scale * cooling ** ((share - begin) / (end - begin))
-            if energy <= self._energy or random() < math.exp((self._energy - energy) / temperature):
-                self._energy = energy
-                self._since_best.append(back)
-                if self._is_best():
-                    self.best_seconds = self._makespan_seconds
-                    self._since_best.clear()
-                    self._report(self.evaluations, self.best_seconds)
-            else:
-                self.draft.apply(back)
-
-    def _measure(self) -> float:
-        self.evaluations += 1
-        self._makespan_seconds, total_seconds, _ = self.draft.measure()
-        return self._makespan_seconds + SPREAD * total_seconds / self.draft.instance.microbatches
-
-    def _is_best(self) -> bool:
-        if self._makespan_seconds >= self.best_seconds - SAME_SECONDS:
-            return False
-        again = self._again_seconds()
-        if self._is_steady:
-            return abs(again - self._makespan_seconds) < SAME_SECONDS
-        is_best = again < self._best_again_seconds - SAME_SECONDS
-        if is_best:
-            self._best_again_seconds = again
-        return is_best
-
-    def _again_seconds(self) -> float:
-        """The makespan of the second way."""
-        return self.draft.measure(is_again=True)[0]
-
-    def _back_to_best(self) -> None:
-        while self._since_best:
-            self.draft.apply(self._since_best.pop())
-        self._energy = self._measure()
+            temperature = one * heat * (cold / heat) ** ((share - start) / (end - start))
+            longest = math.inf if is_all_executed else LONGER * temperature
+            few = min(most, 1 + self.evaluations // LATE_SHARE)
+            done, idle = anneal(search, temperature, longest, few, idle)
+            self.evaluations += done
+            if search.found[BEST] < self.best_seconds:
+                self.best_seconds = float(search.found[BEST])
+                self._report(self.evaluations, self.best_seconds)

@@ -5,9 +5,8 @@ from dataclasses import replace
 
 from swarmtrain.plan.paths.bounds import lower_bound_seconds
 from swarmtrain.plan.paths.construct import Builder
-from swarmtrain.plan.paths.draft import Draft
+from swarmtrain.plan.paths.freedom import SAME_STAGES, Freedom, visits_of
 from swarmtrain.plan.paths.instance import Chance, Instance
-from swarmtrain.plan.paths.moves import Moves
 from swarmtrain.plan.paths.planner import plan
 from swarmtrain.plan.paths.routes import Plan, PlannedRoute
 from swarmtrain.plan.paths.search import Annealer, Spent
@@ -26,13 +25,11 @@ def plan_step(
     """
     if sequences is None:
         return plan(instance, spent, chance)
-    draft = Draft(instance, _along(instance, sequences), shaken(instance, chance))
-    moves = Moves(draft, chance, range(instance.microbatches), keep_stages=True)
-    annealer = Annealer(draft, moves.propose, chance, lambda evaluations, makespan_seconds: None)
-    moves.horizon_seconds = annealer.best_seconds
+    routes, freedom = _along(instance, sequences), Freedom(SAME_STAGES, visits_of(instance))
+    other = shaken(instance, chance)
+    annealer = Annealer(instance, routes, freedom, chance, lambda *_: None, other)
     annealer.search(spent)
-    bound = lower_bound_seconds(instance)
-    return draft.plan(annealer.best_seconds, bound, annealer.evaluations)
+    return annealer.plan(lower_bound_seconds(instance), annealer.evaluations)
 
 
 def shaken(instance: Instance, chance: Chance) -> Instance:

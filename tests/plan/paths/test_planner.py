@@ -2,21 +2,23 @@
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
 from swarmtrain.core.errors import ConfigError
+from swarmtrain.plan.paths.anneal import AGAIN, BEST, anneal, begin, search_of
 from swarmtrain.plan.paths.bounds import lower_bound_seconds
 from swarmtrain.plan.paths.construct import first_routes
-from swarmtrain.plan.paths.draft import Change, Draft
+from swarmtrain.plan.paths.draft import draft_of
+from swarmtrain.plan.paths.execute import tasks_of, trip_seconds
 from swarmtrain.plan.paths.execution import Executor
+from swarmtrain.plan.paths.freedom import ANYTHING, REPLACE_PEER, Freedom, visits_of
 from swarmtrain.plan.paths.instance import Instance
-from swarmtrain.plan.paths.moves import Moves
-from swarmtrain.plan.paths.placement import PlacementMoves
 from swarmtrain.plan.paths.planner import plan, replan
-from swarmtrain.plan.paths.routes import Plan, violations
-from swarmtrain.plan.paths.search import Annealer, by_evaluations
+from swarmtrain.plan.paths.routes import Plan, PlannedRoute, violations
+from swarmtrain.plan.paths.search import TRIAL, Annealer, by_evaluations
 from swarmtrain.plan.paths.stepwise import SHAKEN, shaken
 from tests.plan.paths import naive
 from tests.plan.paths.networks import peer, random_instance, unplaced
@@ -111,46 +113,78 @@ def test_reports_fall_and_end_at_the_makespan():
     assert told[-1][1] == found.makespan_seconds
 
 
-def test_a_plan_whose_length_hangs_on_how_equals_are_told_apart_is_not_kept(monkeypatch):
-    """Switch the check off and such plans are kept."""
-    draft = Draft(ring(), first_routes(ring()))
-    chance = random.Random(1)
-    measure = Draft.measure
-    monkeypatch.setattr(
-        Draft,
-        "measure",
-        lambda self, is_again=False: (1.0, 1.0, 0) if is_again and is_odd else measure(self),
+def searched(again_seconds: float | None = None) -> tuple[list[float], list[float]]:
+    """Least makespans, of both ways, before and after a search; the second way has other costs.
+
+    `again_seconds` are put in the place of the second one before.
+    """
+    freedom, other = Freedom(ANYTHING, visits_of(ring())), shaken(ring(), random.Random(1))
+    draft = draft_of(ring(), first_routes(ring()), freedom, random.Random(1))
+    search = search_of(draft, tasks_of(ring()), tasks_of(other), 2.0 / 12)
+    begin(search)
+    if again_seconds is not None:
+        search.found[AGAIN] = again_seconds
+    before = list(search.found[BEST:])
+    anneal(search, 1.0, 3.0, 1500, 0)
+    return before, list(search.found[BEST:])
+
+
+@pytest.mark.parametrize("longest", [0.0, math.inf])
+def test_longer_round_trips_are_executed_only_where_that_is_asked_for(longest):
+    """Where every draft is accepted that is executed."""
+    freedom = Freedom(ANYTHING, visits_of(ring()))
+    draft = draft_of(ring(), first_routes(ring()), freedom, random.Random(1))
+    search = search_of(draft, tasks_of(ring()), tasks_of(ring()), 2.0 / 12)
+    begin(search)
+    trips = [sum(trip_seconds(search.tasks, index) for index in range(12))]
+    for _ in range(50):
+        anneal(search, 1e9, longest, 1, 0)
+        trips.append(sum(trip_seconds(search.tasks, index) for index in range(12)))
+    assert (trips == sorted(trips, reverse=True)) == (longest == 0.0)
+
+
+@pytest.mark.parametrize("may_lengthen", [False, True])
+def test_a_mended_plan_may_take_longer_ways(may_lengthen):
+    """All at the nearest replica, which is overrun; the other one is far."""
+    instance = Instance(
+        peers=(peer("edge", (0,), 6), peer("near", (1,), 1), peer("far", (1,), 1)),
+        send_seconds=((0.0, 0.25, 1.0), (0.25, 0.0, 1.0), (1.0, 1.0, 0.0)),
+        stages=2,
+        microbatches=6,
+        visits=2,
     )
-    is_odd = False  # the first plan is as long both ways
-    annealer = Annealer(draft, Moves(draft, chance, range(12)).propose, chance, lambda *_: None)
-    before, is_odd = annealer.best_seconds, True
-    annealer.search(by_evaluations(300))
-    assert annealer.best_seconds == before
+    freedom = Freedom(frozenset({REPLACE_PEER}), visits_of(instance), may_lengthen=may_lengthen)
+    routes = [PlannedRoute((0, 1), (0, 1))] * 6
+    annealer = Annealer(instance, routes, freedom, random.Random(1), lambda *_: None)
+    first_seconds = annealer.best_seconds
+    annealer.search(by_evaluations(100), TRIAL)
+    assert (annealer.best_seconds < first_seconds) == may_lengthen
 
 
-def test_where_no_plan_has_one_length_both_have_to_fall(monkeypatch):
-    """As among a thousand microbatches. Demanded of such a network, one length would end every search at once."""
-    measure = Draft.measure
+def test_both_makespans_of_a_plan_have_to_fall():
+    before, after = searched()
+    assert all(now < then for now, then in zip(after, before, strict=True))
 
-    def odd(self, is_again=False):
-        makespan, total, last = measure(self)
-        return (makespan + 0.5 if is_again else makespan), total, last
 
-    monkeypatch.setattr(Draft, "measure", odd)
-    assert planned(ring(), 1500, 1).makespan_seconds < planned(ring(), 1, 1).makespan_seconds
+def test_a_plan_that_is_better_one_way_only_is_not_kept():
+    """Nothing is shorter than no time at all. Switch the check off and shorter plans are kept."""
+    before, after = searched(0.0)
+    assert after == before
+
+
+def makespan_seconds(instance: Instance, routes: Sequence[PlannedRoute]) -> float:
+    return Plan(instance, tuple(routes), 0.0, 0.0).execution().makespan_seconds
 
 
 def strayed_seconds(seed: int, is_considered: bool) -> tuple[float, float]:
     """A plan's makespan with costs that stray from those it was made for: of the first plan, and of the found one."""
     instance = ring()
     other = shaken(instance, random.Random(seed))
-    watch = Draft(other, first_routes(instance))
-    first_seconds = watch.measure()[0]
-    draft = Draft(instance, first_routes(instance), other if is_considered else None)
-    moves = Moves(draft, random.Random(seed), range(12))
-    Annealer(draft, moves.propose, random.Random(seed), lambda *_: None).search(by_evaluations(300))
-    watch.apply(Change(tuple(enumerate(draft.routes))))
-    return first_seconds, watch.measure()[0]
+    routes, freedom = first_routes(instance), Freedom(ANYTHING, visits_of(instance))
+    watched = other if is_considered else None
+    annealer = Annealer(instance, routes, freedom, random.Random(seed), lambda *_: None, watched)
+    annealer.search(by_evaluations(300))
+    return makespan_seconds(other, routes), makespan_seconds(other, annealer.routes)
 
 
 def test_a_running_step_s_plan_is_better_with_costs_that_stray_too():
@@ -177,41 +211,6 @@ def test_who_cannot_wait_is_released_at_once():
     assert any(route.release_seconds for route in waiting.routes)
     at_once = planned(replace(ring(), may_wait=False), 3000, 4)
     assert not any(route.release_seconds for route in at_once.routes)
-
-
-def test_moves_keep_every_count_and_can_be_taken_back():
-    for seed in range(40):
-        instance = random_instance(seed)
-        draft, chance = Draft(instance, first_routes(instance)), random.Random(seed)
-        moves = Moves(draft, chance, range(instance.microbatches))
-        moves.horizon_seconds = 10.0
-        for _ in range(60):
-            change = moves.propose()
-            if change is not None:
-                before = (draft.routes.copy(), draft.visits.copy(), draft.quotas.copy())
-                back = draft.apply(change)
-                assert not list(violations(draft.plan(1.0, 1.0, 0)))
-                if chance.random() < 0.5:
-                    draft.apply(back)
-                    assert (draft.routes, draft.visits, draft.quotas) == before
-
-
-def test_moves_of_peers_keep_the_plan_legal_and_can_be_taken_back():
-    instance = replace(ring(), quotas="free")
-    draft, chance = Draft(instance, first_routes(instance)), random.Random(3)
-    moves = PlacementMoves(draft, chance, range(12))
-    sizes = set()
-    for _ in range(300):
-        change = moves.propose()
-        if change is not None:
-            before = (draft.routes.copy(), [set(hosts) for hosts in draft.hosts])
-            back = draft.apply(change)
-            assert not list(violations(draft.plan(1.0, 1.0, 0)))
-            sizes.add(tuple(map(len, draft.hosts)))
-            if chance.random() < 0.5:
-                draft.apply(back)
-                assert (draft.routes, [set(hosts) for hosts in draft.hosts]) == before
-    assert len(sizes) > 3
 
 
 def test_placing_finds_what_was_scrambled():
@@ -271,9 +270,7 @@ def test_a_drifted_link_moves_the_routes_that_use_it():
     sends[a][b] = sends[b][a] = 30.0
     drifted = replace(before.instance, send_seconds=tuple(map(tuple, sends)))
     after = replan(drifted, before, by_evaluations(500), random.Random(2))
-    stale = drifted, [route for route in before.routes]
-    draft = Draft(*stale)
-    assert after.makespan_seconds < draft.measure()[0]
+    assert after.makespan_seconds < makespan_seconds(drifted, before.routes)
     for was, now in zip(before.routes, after.routes, strict=True):
         hops = set(zip(was.peers, (*was.peers[1:], was.peers[0]), strict=True))
         if not {(a, b), (b, a)} & hops:

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from swarmtrain.plan.paths import moves
+from swarmtrain.plan.paths.compiling import counts
 from swarmtrain.plan.paths.construct import first_routes
 from swarmtrain.plan.paths.execution import Executor
 from swarmtrain.plan.paths.instance import Instance
@@ -14,7 +16,6 @@ from swarmtrain.plan.paths.placement import first_placement
 from swarmtrain.plan.paths.routes import Plan, violations
 from swarmtrain.plan.paths.search import by_evaluations
 from swarmtrain.plan.paths.sequences import is_legal
-from swarmtrain.plan.paths.sketch import _is_legal
 from swarmtrain.plan.paths.sketching import sketched
 from tests.plan.paths.networks import peer, random_instance, unplaced
 
@@ -97,9 +98,7 @@ def test_orders_are_judged_as_everywhere():
 
 
 def _is_legal_route(order: tuple[int, ...], max_swaps: int, max_jump: int) -> bool:
-    import numpy as np
-
-    return bool(_is_legal(np.array((0, *order)), max_swaps, max_jump))
+    return bool(moves.is_legal(counts((0, *order)), 0, 1 + len(order), max_swaps, max_jump))
 
 
 def test_the_compiler_changes_nothing():
@@ -114,6 +113,8 @@ def test_the_compiler_changes_nothing():
         "from tests.plan.paths.networks import random_instance, unplaced\n"
         "for seed in (3, 11, 12):\n"
         "    instance = unplaced(random_instance(seed, exact=False))\n"
+        "    print(plan(instance, by_evaluations(600), random.Random(5)))\n"
+        "    instance = random_instance(seed, exact=False)\n"
         "    print(plan(instance, by_evaluations(600), random.Random(5)))\n"
         "assert ('numba' in sys.modules) == (sys.argv[1] != 'plain')\n"
     )
