@@ -152,12 +152,24 @@ def _begin(tasks):  # type: ignore[no-untyped-def]
     return latest, total
 
 
+@compiled("always")
+def _send(tasks, index, task, arrival):  # type: ignore[no-untyped-def]
+    """Let a task of a microbatch, its next one, arrive at the peer."""
+    peers, count, peer = len(tasks.next_P), len(tasks.at_M), tasks.peer_MT[task]
+    tasks.at_M[index] += 1
+    tasks.arrival_M[index], tasks.priority_M[index] = arrival, tasks.priority_MT[task]
+    row = peer + peers if tasks.at_M[index] >= tasks.visits else peer
+    tasks.queue_KPM[row * count + tasks.length_KP[row]] = index
+    tasks.length_KP[row] += 1
+    if row >= peers or tasks.free_P[peer]:
+        tasks.next_P[peer] = min(tasks.next_P[peer], max(arrival, tasks.idle_P[peer]))
+
+
 @compiled()
 def _execute_compiled(tasks, spread, limit):  # type: ignore[no-untyped-def]
-    # Plain locals, no calls: this loop is what planning spends its time on.
+    # This loop is what planning spends its time on.
     visits, gap, safe_seconds = tasks.visits, tasks.gap_seconds, tasks.safe_seconds
-    peer_MT, seconds_MT, send_MT = tasks.peer_MT, tasks.seconds_MT, tasks.send_MT
-    priority_MT, end_M, at_M = tasks.priority_MT, tasks.end_M, tasks.at_M
+    seconds_MT, send_MT, end_M, at_M = tasks.seconds_MT, tasks.send_MT, tasks.end_M, tasks.at_M
     arrival_M, priority_M = tasks.arrival_M, tasks.priority_M
     free_P, idle_P, next_P = tasks.free_P, tasks.idle_P, tasks.next_P
     length_KP, queue_KPM = tasks.length_KP, tasks.queue_KPM
@@ -212,14 +224,7 @@ def _execute_compiled(tasks, spread, limit):  # type: ignore[no-untyped-def]
                 if at == last:
                     end_M[best] = end
                 else:
-                    to, arrival = peer_MT[task + 1], end + send_MT[task]
-                    at_M[best], arrival_M[best] = at + 1, arrival
-                    priority_M[best] = priority_MT[task + 1]
-                    row = to + peers if at + 1 >= visits else to
-                    queue_KPM[row * count + length_KP[row]] = best
-                    length_KP[row] += 1
-                    if row >= peers or free_P[to]:
-                        next_P[to] = min(next_P[to], max(arrival, idle_P[to]))
+                    _send(tasks, best, task + 1, end + send_MT[task])
                 # Whether something has arrived then shows then.
                 waits = length_KP[peer + peers] or (free_P[peer] and length_KP[peer])
                 next_P[peer] = idle_P[peer] if waits else math.inf
