@@ -73,8 +73,8 @@ def _page(rows: Sequence[Row], command: str) -> Iterable[str]:
         )
     yield ""
     yield "The gap is makespan over lower bound. Where places are chosen the bound takes every visit at its"
-    yield "cheapest, as if all had the nearest neighbours, and is weaker. What numba compiles (about 10 s, once a"
-    yield "machine) was there before; its import, a second or two, falls into the first case of a command."
+    yield "cheapest, as if all had the nearest neighbours, and is weaker. What numba compiles (about 12 s, once a"
+    yield "machine) was there before; its import, half a second or more, falls into the first case of a command."
     yield ""
     yield HEAD
     yield from map(line, rows)
