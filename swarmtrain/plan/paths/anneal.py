@@ -17,8 +17,13 @@ from swarmtrain.plan.paths.draft import (
 from swarmtrain.plan.paths.execute import Tasks, execute, trip_seconds, write_row
 from swarmtrain.plan.paths.moves import propose, relocate
 
-ENERGY, BEST, AGAIN = range(3)
-"""Of `Search.found`: energy of now; least makespan; the same plan's makespan of the second way."""
+ENERGY, BEST, AGAIN, STEADY = range(4)
+"""Of `Search.found`: energy of now; least makespan; the same plan's makespan of the second way; whether the two of
+every plan that is kept have to be equal, 1 or 0."""
+
+MOST_STEADY = 100
+"""Microbatches up to which plans whose two makespans differ are not kept. Of several hundred some are always nearly
+equal, and a search that kept steady plans alone would stand still."""
 
 MOST_IDLE = 2000
 """Proposals in a row that came to nothing, after which there is nothing to search."""
@@ -47,7 +52,7 @@ class Search(NamedTuple):
 
 def search_of(draft: Draft, tasks: Tasks, again: Tasks, spread: float) -> Search:
     """`spread` is the weight of the sum of all ends beside the makespan."""
-    found, rises = figures([math.inf] * 3), figures(RISES)
+    found, rises = figures([math.inf, math.inf, math.inf, 0.0]), figures(RISES)
     return Search(
         draft, same(draft), same(draft), trial_of(draft), tasks, again, spread, found, rises
     )
@@ -63,7 +68,10 @@ def begin(search):  # type: ignore[no-untyped-def]
     search.found[ENERGY] = makespan + search.spread * total
     search.draft.late[0] = search.draft.peer_MV[last * search.draft.visits]
     if search.found[BEST] == math.inf:
-        search.found[BEST], search.found[AGAIN] = makespan, _again_seconds(search)
+        again = _again_seconds(search)
+        search.found[BEST], search.found[AGAIN] = makespan, again
+        is_small = len(search.draft.release_M) <= MOST_STEADY
+        search.found[STEADY] = 1.0 if is_small and abs(again - makespan) < SAME_SECONDS else 0.0
 
 
 @compiled()
@@ -142,8 +150,14 @@ def _again_seconds(search):  # type: ignore[no-untyped-def]
 
 @compiled("always")
 def _keep(search, makespan):  # type: ignore[no-untyped-def]
-    """Keep the draft as the best, if its makespan of the second way is less than the best one's too."""
+    """Keep the draft as the best, if its makespan of the second way is less than the best one's too.
+
+    Another program may sum round trips in another order, and a plan of few microbatches must not take longer there: it
+    is kept only if both are the same.
+    """
     found, again = search.found, _again_seconds(search)
+    if found[STEADY] > 0.0 and abs(again - makespan) >= SAME_SECONDS:
+        return
     if again < found[AGAIN] - SAME_SECONDS:
         found[BEST], found[AGAIN] = makespan, again
         copy(search.draft, search.best)

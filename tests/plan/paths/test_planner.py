@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from swarmtrain.core.errors import ConfigError
-from swarmtrain.plan.paths.anneal import AGAIN, BEST, anneal, begin, search_of
+from swarmtrain.plan.paths.anneal import AGAIN, BEST, STEADY, anneal, begin, search_of
 from swarmtrain.plan.paths.bounds import lower_bound_seconds
 from swarmtrain.plan.paths.construct import first_routes
 from swarmtrain.plan.paths.draft import draft_of
@@ -18,7 +18,7 @@ from swarmtrain.plan.paths.freedom import ANYTHING, REPLACE_PEER, Freedom, visit
 from swarmtrain.plan.paths.instance import Instance
 from swarmtrain.plan.paths.planner import plan, replan
 from swarmtrain.plan.paths.routes import Plan, PlannedRoute, violations
-from swarmtrain.plan.paths.search import TRIAL, Annealer, by_evaluations
+from swarmtrain.plan.paths.search import ROUNDED_PARTS, TRIAL, Annealer, by_evaluations
 from swarmtrain.plan.paths.stepwise import SHAKEN, shaken
 from tests.plan.paths import naive
 from tests.plan.paths.networks import peer, random_instance, unplaced
@@ -124,9 +124,9 @@ def searched(again_seconds: float | None = None) -> tuple[list[float], list[floa
     begin(search)
     if again_seconds is not None:
         search.found[AGAIN] = again_seconds
-    before = list(search.found[BEST:])
+    before = list(search.found[BEST:STEADY])
     anneal(search, 1.0, 3.0, 1500, 0)
-    return before, list(search.found[BEST:])
+    return before, list(search.found[BEST:STEADY])
 
 
 @pytest.mark.parametrize("longest", [0.0, math.inf])
@@ -164,6 +164,31 @@ def test_a_mended_plan_may_take_longer_ways(may_lengthen):
 def test_both_makespans_of_a_plan_have_to_fall():
     before, after = searched()
     assert all(now < then for now, then in zip(after, before, strict=True))
+
+
+@pytest.mark.parametrize("seed", [6, 10])
+def test_a_small_plan_takes_as_long_where_another_program_adds_up_otherwise(seed: int):
+    """Tenths add up to different floats in another order. Switched off, these plans take 0.22 and 0.07 s longer."""
+    count = 12
+    instance = Instance(
+        peers=tuple(
+            peer(f"p{n}", (n // 3,), 3, forward=0.1, backward=0.2, loss=0.05) for n in range(count)
+        ),
+        send_seconds=tuple(
+            tuple(0.0 if a == b else 0.1 * (1 + (a * b) % 3) for b in range(count))
+            for a in range(count)
+        ),
+        stages=4,
+        microbatches=36,
+        visits=4,
+        task_gap_seconds=0.01,
+    )
+    found = planned(instance, 2000, seed)
+    freedom = Freedom(ANYTHING, visits_of(instance))
+    draft = draft_of(instance, found.routes, freedom, random.Random(1))
+    search = search_of(draft, tasks_of(instance), tasks_of(instance, ROUNDED_PARTS), 0.1)
+    begin(search)
+    assert search.found[AGAIN] == pytest.approx(found.makespan_seconds, abs=1e-6)
 
 
 def test_a_plan_that_is_better_one_way_only_is_not_kept():
