@@ -122,7 +122,7 @@ class Chair:
         self._head, self._members = head, tuple(members)
         self.offers: dict[int, RoundOffer] = {}
         self._uplinks: dict[PeerId, float] = {}
-        self._window_until = math.inf
+        self._window_until, self._is_slack_said = math.inf, False
         self.asked_at: float | None = None
         """When the first chair stood in this round, as far as this peer heard."""
         self._greeted: set[int] = set()
@@ -147,9 +147,11 @@ class Chair:
         """A greeting, or an offer; one of a newer list replaces an island's: the older payload may be lost by then."""
         self._greeted.add(message.island)
         if message.digest:
-            if message.slack_seconds >= 0.0 and sender not in self._uplinks:
-                until_seconds = now_seconds + message.slack_seconds
-                self._window_until = min(self._window_until, until_seconds)
+            is_said = message.slack_seconds >= 0.0
+            spare_seconds = message.slack_seconds if is_said else self._waits.grace
+            if sender not in self._uplinks:
+                self._window_until = min(self._window_until, now_seconds + spare_seconds)
+            self._is_slack_said |= is_said
             self._uplinks[sender] = message.uplink_bytes_per_second
         known = self.offers.get(message.island)
         if message.digest and (known is None or message.version > known.version):
@@ -332,14 +334,15 @@ class Chair:
         return self._ready_at
 
     def _until(self, quorum_seconds: float) -> float:
-        """How long stragglers are waited for: all that those who are ready can spare, or else the grace."""
-        if self._window_until == math.inf:
+        """How long stragglers are waited for: all that those who are ready can spare, which is the grace for those who
+        do not say; where nobody does, the grace from when a quorum has offered."""
+        if not self._is_slack_said:
             return quorum_seconds + self._waits.grace
         return max(quorum_seconds, self._window_until)
 
     def window_seconds(self, now_seconds: float) -> float:
         """What is left of that, as far as those who are ready say; the grace where they do not."""
-        is_said = self._window_until < math.inf
+        is_said = self._is_slack_said
         return max(0.0, self._window_until - now_seconds) if is_said else self._waits.grace
 
     def _stand(self, now_seconds: float) -> list[Effect]:

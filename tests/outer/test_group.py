@@ -170,6 +170,21 @@ def test_stragglers_get_what_those_who_are_ready_can_spare() -> None:
         assert room.groups[C].asked_at == room.now
 
 
+@pytest.mark.parametrize("slacks", [(-1.0, 100.0), (100.0, -1.0)])
+def test_who_cannot_say_what_it_can_spare_waits_no_longer_than_the_grace(
+    slacks: tuple[float, float],
+) -> None:
+    """Whatever others can spare: a delay that leaves it no time does so in every round."""
+    room = Room((A,), (B,), (C,))
+    room.offer(A, slack_seconds=slacks[0])
+    room.offer(B, slack_seconds=slacks[1])
+    assert room.groups[C].window_seconds(room.now) == WAITS.grace
+    room.tick(WAITS.grace - 0.1)
+    assert not room.chosen
+    room.tick(0.2)
+    assert [entry.island for entry in room.chosen[C].counted] == [0, 1]
+
+
 def test_a_round_chooses_in_what_the_next_one_sends_from_what_its_members_measured() -> None:
     def measured(int4_error: float) -> tuple[Measured, ...]:
         return (Measured("int8", 7.5, 1e-4), Measured("int4", 3.3, int4_error))
