@@ -148,7 +148,9 @@ class Chair:
         self._greeted.add(message.island)
         if message.digest:
             is_said = message.slack_seconds >= 0.0
-            spare_seconds = message.slack_seconds if is_said else self._waits.grace
+            # No longer than payloads may take, whatever a peer may say.
+            said_seconds = min(message.slack_seconds, self._waits.gather)
+            spare_seconds = said_seconds if is_said else self._waits.grace
             if sender not in self._uplinks:
                 self._window_until = min(self._window_until, now_seconds + spare_seconds)
             self._is_slack_said |= is_said

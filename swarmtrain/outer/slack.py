@@ -21,6 +21,8 @@ RESULT_SECONDS = 10.0
 no slack, and for newcomers to have the result."""
 
 STEPS_KEPT, ROUNDS_KEPT = 8, 4
+FEWEST_STEPS = 3
+"""Of fewer the median may be one that waited."""
 
 
 def rhythm_of(config: RunConfig) -> Rhythm:
@@ -63,7 +65,7 @@ class Slack:
 
     def seconds(self, place: Place, number: int) -> float:
         """The slack of round `number` from now on; below 0 where there is none, or a grace is configured."""
-        if self._is_configured or not self._steps:
+        if not self._is_known(place):
             return -1.0
         delay_steps = self._rhythm.merge_step(*place, number) - self._rhythm.send_step(
             *place, number
@@ -76,7 +78,7 @@ class Slack:
     def news(self, place: Place, slack_seconds: float) -> str:
         """How long stragglers get, where the slack has become another by more than its first digit; "" where not."""
         said = f"{slack_seconds:.1g} s" if slack_seconds >= 0.0 else ""
-        if self._is_configured or not self._steps or self._told.get(place) == said:
+        if not self._is_known(place) or self._told.get(place) == said:
             return ""
         self._told[place] = said
         where = f"stage {place[0]}, fragment {place[1]}"
@@ -85,3 +87,7 @@ class Slack:
                 f"{where}: {RESULT_SECONDS / 2:g} s, as the delay leaves less than a step of time"
             )
         return f"{where}: {said}, which the delay leaves beside the rest of the round"
+
+    def _is_known(self, place: Place) -> bool:
+        """Whether the slack is measured here, and asked for."""
+        return not self._is_configured and len(self._steps) >= FEWEST_STEPS

@@ -185,6 +185,17 @@ def test_who_cannot_say_what_it_can_spare_waits_no_longer_than_the_grace(
     assert [entry.island for entry in room.chosen[C].counted] == [0, 1]
 
 
+def test_whatever_those_who_are_ready_say_stragglers_get_no_more_than_payloads_do() -> None:
+    room = Room((A,), (B,), (C,))
+    room.offer(A, slack_seconds=1e12)
+    room.offer(B, slack_seconds=1e12)
+    assert room.groups[C].window_seconds(room.now) == WAITS.gather
+    room.tick(WAITS.gather - 0.1)
+    assert not room.chosen
+    room.tick(0.2)
+    assert set(room.chosen) == {A, B, C}
+
+
 def test_a_round_chooses_in_what_the_next_one_sends_from_what_its_members_measured() -> None:
     def measured(int4_error: float) -> tuple[Measured, ...]:
         return (Measured("int8", 7.5, 1e-4), Measured("int4", 3.3, int4_error))
