@@ -6,7 +6,8 @@ A result has `delay_steps` to come in; of these, what the rest of the round take
 
 at which chairs look at the time. All of it is measured here, so that no step waits for stragglers. Where that is less
 than a step, as with a delay of one, and in the last round of every run, there is no overlap to wait in: then they get a
-fixed time, and a step may wait for them.
+fixed time, and a step may wait for them. So they do until a round of the place was measured: for all that is known then
+it may take the whole delay.
 """
 
 import statistics
@@ -71,7 +72,7 @@ class Slack:
             *place, number
         )
         step_seconds = statistics.median(self._steps)
-        rest_seconds = max(self._took.get(place, ()), default=0.0) + self._heartbeat_seconds
+        rest_seconds = max(self._took[place]) + self._heartbeat_seconds
         slack_seconds = delay_steps * step_seconds - rest_seconds
         return slack_seconds if slack_seconds >= step_seconds else -1.0
 
@@ -89,5 +90,6 @@ class Slack:
         return f"{where}: {said}, which the delay leaves beside the rest of the round"
 
     def _is_known(self, place: Place) -> bool:
-        """Whether the slack is measured here, and asked for."""
-        return not self._is_configured and len(self._steps) >= FEWEST_STEPS
+        """Whether the slack is measured here, and asked for. A round that took nobody knows how long leaves none."""
+        is_measured = len(self._steps) >= FEWEST_STEPS and place in self._took
+        return is_measured and not self._is_configured
