@@ -141,6 +141,11 @@ class Chair:
         """The highest ballot heard of in this round."""
         return self._heard[0]
 
+    @property
+    def heard_vote(self) -> Ballot | None:
+        """That ballot, if it was put to the vote."""
+        return self._heard[0] if self._heard[1] is Phase.VOTING else None
+
     # ---- what it hears ----------------------------------------------------------------------------------------
 
     def take(self, sender: PeerId, message: RoundOffer, now_seconds: float) -> None:

@@ -336,10 +336,15 @@ class RoundGroup:
         return [SendRound(ballot.chair, promise)]
 
     def _collect(self, message: Collect, now_seconds: float) -> list[Effect]:
-        """Gather, to accept when that is done; a repeat is answered again, or gathers again what failed."""
+        """Gather, to accept when that is done; a repeat is answered again, or gathers again what failed.
+
+        What comes after its ballot was put to the vote is only late: gathering for it would end that for the vote.
+        """
         ballot, votes = message.ballot, self.votes
         phase = Phase.HOLDING if message.only_hold else Phase.VOTING
         self._chair.hear(ballot, phase, now_seconds)
+        if message.only_hold and self._chair.heard_vote == ballot:
+            return []
         if not votes.is_member:
             return self._hold(message)
         if not votes.may_vote or not votes.promise(ballot):

@@ -375,6 +375,21 @@ def test_what_was_put_to_the_vote_needs_no_newcomer_any_more() -> None:
     assert room.chosen == {D: whole}
 
 
+def test_what_is_to_be_held_first_and_comes_after_the_vote_does_not_end_it() -> None:
+    """Messages overtake each other; a later Gather replaces the one for the vote."""
+    room, ballot = Room((A,), (B,), voters=2), Ballot(1, A, 1)
+    group, first = room.groups[B], replace(choice_of(0, 1), members=room.members)
+    put_to_vote = Collect(*HEAD, ballot, replace(first, result=RESULT), (A,))
+    (gather,) = group.handle(A, put_to_vote, 0.0)
+    assert isinstance(gather, Gather)
+    hold = Collect(*HEAD, ballot, first, (), only_hold=True)
+    assert group.handle(A, hold, 0.5) == []
+    (vote,) = to(A, group.collected(gather, RESULT, (), 1.0))
+    assert isinstance(vote, Collected) and not vote.only_hold and vote.result == RESULT
+    assert group.handle(A, hold, 1.5) == []
+    assert to(A, group.handle(A, put_to_vote, 2.0)) == [vote]
+
+
 def test_an_island_begun_anew_does_not_know_what_its_number_has_voted() -> None:
     """Its own first round is another one than that which the group is at."""
     group = alone(version=9)
