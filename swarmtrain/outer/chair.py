@@ -149,15 +149,17 @@ class Chair:
     # ---- what it hears ----------------------------------------------------------------------------------------
 
     def take(self, sender: PeerId, message: RoundOffer, now_seconds: float) -> None:
-        """A greeting, or an offer; one of a newer list replaces an island's: the older payload may be lost by then."""
+        """A greeting, or an offer; one of a newer list replaces an island's: the older payload may be lost by then.
+
+        Repeats say what is left of the slack, so that it ends alike wherever one of them was heard.
+        """
         self._greeted.add(message.island)
         if message.digest:
             is_said = message.slack_seconds >= 0.0
             # No longer than payloads may take, whatever a peer may say.
             said_seconds = min(message.slack_seconds, self._waits.gather)
             spare_seconds = said_seconds if is_said else self._waits.grace
-            if sender not in self._uplinks:
-                self._window_until = min(self._window_until, now_seconds + spare_seconds)
+            self._window_until = min(self._window_until, now_seconds + spare_seconds)
             self._is_slack_said |= is_said
             self._uplinks[sender] = message.uplink_bytes_per_second
         known = self.offers.get(message.island)

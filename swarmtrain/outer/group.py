@@ -83,10 +83,12 @@ class RoundGroup:
         self._chair = Chair(seat, waits, self._roll, sizes, distortion)
         self._recovery = Recovery(waits, self._roll, self.votes, seat.version)
         self._own: tuple[int, Digest, float, tuple[Measured, ...], float] = NOTHING
+        self._own_at = self._now_seconds = 0.0
+        """When it offered; and the newest time there was, for what is said at another's bidding."""
         self._holding: tuple[Ballot, Choice, Digest] | None = None
         self._decided: RoundDecided | None = None
         self._behind_at, self._quiet_seconds = 0.0, waits.gather
-        self._early: dict[int, tuple[PeerId, RoundOffer]] = {}
+        self._early: dict[int, tuple[PeerId, RoundOffer, float]] = {}
         self._strange: set[PeerId] = set()
 
     @property
@@ -139,6 +141,7 @@ class RoundGroup:
         """
         if round <= self.round:
             return []
+        self._now_seconds = now_seconds
         self.round, self.base, self.members, self.choice = round, base, tuple(members), None
         if self.behind is not None and self.behind.round <= round:
             self.behind = None
@@ -150,9 +153,10 @@ class RoundGroup:
         self._recovery.enter(self._head, self.members)
         early, self._early = self._early, {}
         effects = self._greet()
-        for sender, message in early.values():
+        for sender, message, heard_seconds in early.values():
             if message.round == round:
-                effects += self.handle(sender, message, now_seconds)
+                left = _with_slack_left(message, now_seconds - heard_seconds)
+                effects += self.handle(sender, left, now_seconds)
         return effects
 
     def offer(
@@ -172,6 +176,7 @@ class RoundGroup:
         if self.choice is not None or self.round < 0:
             return []
         self._own = tokens, digest, uplink_bytes_per_second, measured, slack_seconds
+        self._own_at = self._now_seconds = now_seconds
         self._chair.take(self.peer, self._offer(), now_seconds)
         return self._greet() + self._here(self._chair.consider(now_seconds), now_seconds)
 
@@ -224,6 +229,7 @@ class RoundGroup:
 
     def tick(self, now_seconds: float) -> list[Effect]:
         """Repeat what may have been lost, give up what takes too long, stand as chair when it is time."""
+        self._now_seconds = now_seconds
         if self.round < 0 or self.choice is not None:
             return []
         effects = self._greet()
@@ -237,6 +243,7 @@ class RoundGroup:
         """A message of `sender`; those of other places change nothing."""
         if (message.stage, message.fragment) != self.place:
             return []
+        self._now_seconds = now_seconds
         self._roll.see(sender)
         if self.behind is not None and self.behind.peer == sender:
             self.behind = None  # it may be a process that knows less than the one before
@@ -301,7 +308,7 @@ class RoundGroup:
         """Whoever is in the newest round is followed, and somebody else when nothing is heard of that one any more: a
         late message of the dead may have been the last of its branch."""
         if isinstance(message, RoundOffer) and message.round == self.round + 1:
-            self._early[message.island] = (sender, message)
+            self._early[message.island] = (sender, message, now_seconds)
         is_quiet = now_seconds > self._behind_at + self._quiet_seconds
         if self.behind is None or message.round > self.behind.round or is_quiet:
             self.behind, self._behind_at = Behind(message.round, sender), now_seconds
@@ -425,7 +432,8 @@ class RoundGroup:
 
     def _offer(self) -> RoundOffer:
         tokens, digest, uplink, measured, slack = self._own
-        return RoundOffer(*self._head, *self._speaker, tokens, digest, uplink, measured, slack)
+        offer = RoundOffer(*self._head, *self._speaker, tokens, digest, uplink, measured, slack)
+        return _with_slack_left(offer, self._now_seconds - self._own_at)
 
     def _greet(self) -> list[Effect]:
         """The offer or a greeting to all, lost peers too: two that lost each other must find out that both live."""
@@ -440,3 +448,10 @@ class RoundGroup:
 
     def _nack(self, ballot: Ballot) -> SendRound:
         return SendRound(ballot.chair, RoundNack(*self._head, ballot, self.votes.promised))
+
+
+def _with_slack_left(offer: RoundOffer, since_seconds: float) -> RoundOffer:
+    """`offer` as it is `since_seconds` after it was made: less of its slack is left, if it says any."""
+    if offer.slack_seconds < 0.0:
+        return offer
+    return replace(offer, slack_seconds=max(0.0, offer.slack_seconds - since_seconds))

@@ -170,6 +170,25 @@ def test_stragglers_get_what_those_who_are_ready_can_spare() -> None:
         assert room.groups[C].asked_at == room.now
 
 
+def test_slack_ends_when_it_was_said_to_whenever_a_chair_hears_of_it() -> None:
+    """Whose first offer was lost, who was in the round before by then, and who starts anew, hear of it late."""
+    group = alone()
+    group.offer(10, b"of 0", 0.0, slack_seconds=7.0)
+    late = group.tick(5.0) + group.seen(B) + group.seen(D)
+    said = {m.slack_seconds for peer in (B, D) for m in to(peer, late) if isinstance(m, RoundOffer)}
+    assert said == {2.0}
+    (over, *_) = to(B, group.tick(9.0))
+    assert isinstance(over, RoundOffer) and over.slack_seconds == 0.0, "not that it does not say"
+    other = RoundGroup((1, 0), Seat(B, 1, 1, (B,)), WAITS, True)
+    other.advance(0, BASE, group.members, 0.0)
+    for seconds, slack_seconds in ((1.0, 7.0), (5.0, 2.0), (6.0, 2.0)):
+        other.handle(A, RoundOffer(*HEAD, 0, 1, (A,), 10, b"of 0", 0.0, (), slack_seconds), seconds)
+    assert other.window_seconds(6.0) == 1.0, "a repeat that was long under way adds nothing"
+    other.handle(A, RoundOffer(1, 0, 1, b"next", 0, 1, (A,), 10, b"of 0", 0.0, (), 7.0), 7.0)
+    other.advance(1, b"next", group.members, 10.0)
+    assert other.window_seconds(10.0) == 4.0
+
+
 @pytest.mark.parametrize("slacks", [(-1.0, 100.0), (100.0, -1.0)])
 def test_who_cannot_say_what_it_can_spare_waits_no_longer_than_the_grace(
     slacks: tuple[float, float],
