@@ -4,21 +4,20 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any, get_args, get_origin
 
-from swarmtrain.core import pauses  # noqa: F401 (its events are known then)
-from swarmtrain.core.events import Event
+from swarmtrain.core.live import event_classes
 
 NUMBERS_AS_TEXT = ("inf", "-inf", "nan")
 """JSON has no numbers for these (monitor.lines)."""
 
 _FIELDS: Mapping[str, tuple[tuple[str, Any, bool], ...]] = {
     kind.kind_of(): tuple((f.name, f.type, f.default is MISSING) for f in fields(kind))
-    for kind in Event.__subclasses__()
+    for kind in event_classes()
 }
 
 
 def check_event(event: Mapping[str, Any]) -> None:
     """Raises KeyError where a known kind lacks a field, TypeError where a field is of another type. Knows all kinds
-    that there are now; what is not known is nobody's business."""
+    that there are; what is not known is nobody's business."""
     for name, wanted, is_needed in _FIELDS.get(event["kind"], ()):
         if name in event:
             if not _is(event[name], wanted):

@@ -48,6 +48,11 @@ ELSEWHERE: tuple[type[Event], ...] = (LinksCarried, Paused, Resumed)
 """Defined beside what they tell of: classes are only known once somebody has imported them."""
 
 
+def event_classes() -> tuple[type[Event], ...]:
+    """All events there are."""
+    return (*Event.__subclasses__(), *ELSEWHERE)
+
+
 def kinds() -> frozenset[str]:
     """The kinds of all events there are."""
-    return frozenset(event.kind_of() for event in (*Event.__subclasses__(), *ELSEWHERE))
+    return frozenset(event.kind_of() for event in event_classes())
