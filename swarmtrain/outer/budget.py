@@ -70,10 +70,12 @@ def next_codec(
 ) -> tuple[RoundCodec, str] | None:
     """In which of `CANDIDATES` the next round sends, and why; None where nobody measured what all others did.
 
-    `offers` are the tokens of each contribution, and what was measured on it.
+    `offers` are the tokens of each contribution, and what was measured on it. Less than no bits and no error can only
+    have been made up, and would draw the mean to itself.
     """
+    possible = [(tokens, [m for m in found if _is_possible(m)]) for tokens, found in offers]
     weighed = [
-        (tokens, {m.codec: m for m in found}) for tokens, found in offers if tokens and found
+        (tokens, {m.codec: m for m in found}) for tokens, found in possible if tokens and found
     ]
     total = sum(tokens for tokens, _ in weighed)
     means = [
@@ -133,3 +135,7 @@ def relative_error(exact: Tensor, decoded: Tensor) -> float:
 def _error_first(entry: Measured) -> tuple[bool, float, float, str]:
     error = entry.relative_error
     return error != error, error, entry.bits_per_parameter, entry.codec
+
+
+def _is_possible(entry: Measured) -> bool:
+    return entry.bits_per_parameter >= 0.0 and entry.relative_error >= 0.0

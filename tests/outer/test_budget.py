@@ -132,6 +132,17 @@ def test_what_not_everybody_measured_is_not_chosen_and_nothing_is_where_nobody_m
         assert next_codec(nothing, 0.02) is None
 
 
+@pytest.mark.parametrize(("bits", "error"), [(-1e3, 0.5), (0.1, -1e3), (math.nan, 0.0)])
+def test_what_cannot_have_been_measured_does_not_draw_the_choice_to_it(
+    bits: float, error: float
+) -> None:
+    honest = [Measured("int4", 3.3, 0.01), Measured("ternary", 1.5, 0.5)]
+    found = next_codec([(10, honest), (10, [honest[0], Measured("ternary", bits, error)])], 0.02)
+    assert found is not None and found[0] == "int4" and "of 1 codecs" in found[1]
+    found = next_codec([(10, honest), (10, [Measured("ternary", bits, error)])], 0.02)
+    assert found is not None and found[0] == "int4", "it measured nothing"
+
+
 def test_errors_of_members_are_on_the_safe_side_of_that_of_the_mean() -> None:
     generator = torch.Generator().manual_seed(3)
     common = torch.randn(1 << 15, generator=generator)
