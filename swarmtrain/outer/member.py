@@ -171,7 +171,8 @@ class FragmentMember:
     def merge(self, merged: Merged, local: Tensor, clock: int, next_codec: RoundCodec = "") -> None:
         """Take a round's result: the outer state and `local`, float32 [elements], change in place.
 
-        The next round sends in `next_codec`, if the group chose one.
+        The next round sends in `next_codec`, if the group chose one, and else in what this one was sent in; where
+        nothing was counted, in the configured one: perhaps nobody's contribution fitted what was chosen.
 
         Raises StateError, with nothing changed, for another round than the next, or made against another state.
         """
@@ -193,7 +194,7 @@ class FragmentMember:
             sent_from = self.state.parameters.clone()
         self.counted.update(dict.fromkeys(merged.members, merged.tag.round))
         outer_step(self.state, merged, self._settings.optimizer)
-        self.state.codec = next_codec or self.state.codec
+        self.state.codec = next_codec or (self.state.codec if merged.members else "")
         self.sender.codec = self._codec
         self._base = self.state.digest()
         self._sent, self._sent_from = None, None

@@ -145,6 +145,18 @@ def test_what_the_group_chose_to_send_in_goes_with_the_state() -> None:
     assert held.codec_name == "ternary" and held.state.round == 2
 
 
+def test_a_codec_that_nobody_could_send_in_is_given_up() -> None:
+    """Nothing is measured on what was not sent, so no round would ever choose another."""
+    chosen = after_a_round("fp16")
+    held, local = chosen.members[0], torch.full((ELEMENTS,), 1e6)
+    chosen.stepped(5)
+    assert chosen.send(0, local, 1e-3) is None
+    chosen.merge(0, held.gathering().merged(), local)
+    assert held.codec_name == "none"
+    chosen.stepped(5)
+    assert chosen.send(0, local, 1e-3) is not None
+
+
 def test_who_catches_up_learns_what_the_next_round_sends_in() -> None:
     teller = Teller(((3, 0),))
     member = after_a_round("ternary").members[0]
