@@ -73,6 +73,7 @@ class OuterSection(Section):
         0.0,
         ge=0,
         le=86_400,
-        description="How long a round waits for islands once most are ready; 0: as long as the delay leaves time "
-        "beside the rest of the round, so that no step waits for them, or 5 s where it leaves none",
+        description="How long an island waits for a round's result at the most; the round waits half of it for islands "
+        "once most are ready. 0: the round waits as long as the delay leaves time beside the rest of it, so that no "
+        "step waits for them, or 5 s where it leaves none; and 10 s for a result",
     )
