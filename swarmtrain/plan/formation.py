@@ -149,9 +149,14 @@ class View:
             if resident.island is not None:
                 said.setdefault(resident.island, []).append(resident)
         self._tired = {r.peer for r in ordered if not (r.is_patient or r.is_settled)}
-        self.islands = {number: self._standing(said[number]) for number in sorted(said)}
-        inside = {member.peer for members in self.islands.values() for member in members}
-        self.unformed = [resident for resident in ordered if resident.peer not in inside]
+        spare = {island: self._spare(everybody) for island, everybody in said.items()}
+        self.islands = {
+            island: self._standing([r for r in said[island] if r not in spare[island]])
+            for island in sorted(said)
+        }
+        self.unformed = self._outside(ordered)
+        if any(spare.values()):
+            self._let_in(spare)
 
     def island_of(self, peer: PeerId) -> int | None:
         """Where `peer` stands."""
@@ -235,6 +240,31 @@ class View:
         taken = {*self.islands, *(island for island, _ in self.founders)}
         free = next(number for number in range(len(taken) + 1) if number not in taken)
         return None if lacking(left, self.terms) else (free, left)
+
+    def _outside(self, residents: Iterable[Resident]) -> list[Resident]:
+        inside = {member.peer for members in self.islands.values() for member in members}
+        return [resident for resident in residents if resident.peer not in inside]
+
+    def _spare(self, everybody: list[Resident]) -> list[Resident]:
+        """Of those who said one number: who is far from those settled there, where these do without."""
+        settled = [resident for resident in everybody if resident.is_settled]
+        asked = [resident.peer for resident in settled]
+        tired = [r for r in everybody if asked and r.peer in self._tired]
+        far = [resident for resident in tired if not self.is_near(resident.peer, asked)]
+        return far if far and not lacking(settled, self.terms) else []
+
+    def _let_in(self, spare: Mapping[int, list[Resident]]) -> None:
+        """They stand by the number all the same, unless there are near ones by now that they can help, or found an
+        island with."""
+        asked = [self.asked_of(island) for island in self.islands]
+        taken = {resident.peer for _, cluster in self.founders for resident in cluster}
+        far = {r.peer for some in spare.values() for r in some if r.peer not in taken}
+        far -= {peer for peer in far if any(self.is_near(peer, others) for others in asked)}
+        for island, residents in spare.items():
+            stand = [*self.islands[island], *(r for r in residents if r.peer in far)]
+            self.islands[island] = sorted(stand, key=lambda resident: resident.peer)
+        self.unformed = self._outside(self.unformed)
+        del self.clusters  # of those who were unformed before
 
     def _standing(self, everybody: list[Resident]) -> list[Resident]:
         """Of those who said one number: the settled ones and who is near to them, or has waited too long for that, and

@@ -3,6 +3,7 @@
 import itertools
 import random
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -24,6 +25,7 @@ from swarmtrain.plan.formation import (
 from swarmtrain.plan.placement import Candidate
 
 NEAR, FAR = 0.05, 0.3
+NOBODY: Mapping[str, Resident] = {}
 TERMS = Terms(stages=2, least_peers=1, near_seconds=0.1)
 SURE_LOOKS = 3
 
@@ -375,6 +377,29 @@ def test_a_near_island_goes_before_a_far_one_however_long_the_wait() -> None:
     assert found == {"a": 1, "b": 1, "c": 0, "d": 0, "e": 0, "f": 1}
 
 
+def test_who_said_the_number_of_a_far_island_still_goes_with_near_ones_that_come() -> None:
+    whole = [resident("a", 0, 1, island=0, settled=True), resident("b", 2, island=0, settled=True)]
+    tired = replace(resident("x", 0, 1, island=0), is_patient=False)
+    looks: dict[str, dict[str, object]] = {"x": {"is_patient": False}, "y": {}}
+
+    def found(*others: Resident) -> dict[str, int | None]:
+        everybody = [*whole, *others]
+        return {
+            r.peer: choose_island(
+                r.peer, everybody, lines("ab", "xy"), TERMS, **looks[r.peer]
+            ).island  # type: ignore[arg-type]
+            for r in others
+        }
+
+    assert found(tired) == {"x": 0}
+    assert found(tired, resident("y", 2)) == {"x": 1, "y": 1}, "together they hold a model"
+    assert found(tired, resident("y", 2, island=1)) == {"x": 1, "y": 1}, "one has said so"
+    assert found(tired, resident("y", 1)) == {"x": 0, "y": None}
+    # Whom those who settled cannot do without stays.
+    whole[:] = [resident("a", 2, island=0, settled=True)]
+    assert found(tired, resident("y", 2)) == {"x": 0, "y": None}
+
+
 @settings(max_examples=150, deadline=None)
 @given(clusters_of_peers(), st.integers(0, 2**32), st.integers(0, 1))
 def test_in_the_end_nobody_waits_where_all_who_wait_hold_a_model(
@@ -384,21 +409,24 @@ def test_in_the_end_nobody_waits_where_all_who_wait_hold_a_model(
 
 
 @settings(max_examples=150, deadline=None)
-@given(seed=st.integers(0, 2**32), count=st.integers(2, 10))
+@given(seed=st.integers(0, 2**32), count=st.integers(2, 10), late=st.integers(0, 9))
 def test_whatever_the_lines_are_nobody_waits_for_ever_for_what_is_there(
-    seed: int, count: int
+    seed: int, count: int, late: int
 ) -> None:
     chance = random.Random(seed)
     peers = {f"p{n}": resident(f"p{n}", room=chance.randint(1, 2)) for n in range(count)}
     pairs = itertools.permutations(map(PeerId, peers), 2)
     sends = {pair: chance.uniform(0, 0.3) for pair in pairs if chance.random() < 0.7}
-    check_nobody_waits_in_vain(World(peers, sends, chance, delay=seed % 2))
+    coming = {name: peers.pop(name) for name in list(peers)[: min(late, count - 1)]}
+    check_nobody_waits_in_vain(World(peers, sends, chance, delay=seed % 2), coming)
 
 
-def check_nobody_waits_in_vain(world: World) -> None:
-    """Some peers wait longer than others, as they come late."""
+def check_nobody_waits_in_vain(world: World, late: Mapping[str, Resident] = NOBODY) -> None:
+    """Some peers wait longer than others, and `late` ones come while others may be settled or about to be."""
     world.patience = 15
-    world.looks.update({name: -world.chance.randint(0, 10) for name in world.peers})
+    world.looks.update({name: -world.chance.randint(0, 10) for name in {**world.peers, **late}})
+    world.play(world.chance.randint(10, 40) if late else 0)
+    world.peers |= late
     world.play(60)
     for members in world.islands.values():
         assert not lacking([world.peers[name] for name in members], TERMS)
