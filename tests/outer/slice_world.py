@@ -9,7 +9,7 @@ from swarmtrain.outer.effects import Gather
 from swarmtrain.outer.parcel import Table
 from swarmtrain.outer.slices import Sizes, bounds, check, mean_name
 from tests.outer.group_faults import FaultyWorld
-from tests.outer.group_world import Actor, Violation, hashed
+from tests.outer.group_world import Actor, Violation, hashed, merged
 
 SECTIONS = 24
 DAMAGED = 0.1
@@ -39,13 +39,13 @@ def mean_of(choice: Choice, first: int, stop: int) -> Sections:
 
 
 def result_of(base: Digest, choice: Choice, means: Sections) -> Digest:
-    return hashed(base, choice.counted, means)
+    return merged(base, choice, means)
 
 
 def due(base: Digest, choice: Choice) -> Digest:
     """What `choice` comes to, gathered or in slices."""
     if not choice.slices:
-        return hashed(base, choice.counted)
+        return merged(base, choice)
     return result_of(base, choice, mean_of(choice, 0, SECTIONS))
 
 

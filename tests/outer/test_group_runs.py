@@ -106,9 +106,9 @@ class Hunt:
 
 # Each range begins where the mutant showed last, so that looking for it is short while nothing changes.
 HUNTS = [
-    Hunt(mutants.promises_are_not_kept, range(150, 700), 0, True),
-    Hunt(mutants.promises_end_with_gathering, range(700, 1500), 0, True),
-    Hunt(mutants.accepted_is_not_proposed_again, range(150, 500), 0, True),
+    Hunt(mutants.promises_are_not_kept, range(280, 830), 0, True),
+    Hunt(mutants.promises_end_with_gathering, range(1220, 2020), 0, True),
+    Hunt(mutants.accepted_is_not_proposed_again, range(440, 790), 0, True),
     Hunt(mutants.one_replica_votes_for_all, range(60)),
     Hunt(mutants.a_minority_decides, range(60)),
     Hunt(mutants.any_base_will_do, range(60)),
