@@ -97,6 +97,8 @@ class RunState:
     clocks: Mapping[str, float] = field(default_factory=dict)
     remembered: "RunState | None" = None
     bytes_moved: int = 0
+    bytes_before: int = 0
+    """Sent by processes whose peers have begun anew since."""
     history: History = field(default_factory=History)
 
     @property
@@ -116,7 +118,7 @@ class RunState:
 
     @property
     def bytes_sent(self) -> int:
-        return sum(view.bytes_sent for view in self.peers.values())
+        return self.bytes_before + sum(view.bytes_sent for view in self.peers.values())
 
     @property
     def bytes_per_token(self) -> float | None:
@@ -240,7 +242,9 @@ def _joined(state: RunState, event: Mapping[str, Any], at: float) -> RunState:
         heard_seconds=at,
         tokens_before=state.tokens,
     )
-    return replace(state, peers={**state.peers, view.peer: view})
+    before = state.peers.get(view.peer)
+    bytes_before = state.bytes_before + (before.bytes_sent if before is not None else 0)
+    return replace(state, peers={**state.peers, view.peer: view}, bytes_before=bytes_before)
 
 
 def _vitals(state: RunState, event: Mapping[str, Any], at: float) -> RunState:
@@ -293,10 +297,13 @@ def _recalled(state: RunState, entry: Mapping[str, Any]) -> RunState:
     state = replace(state, conductor=peer, conductors={island: peer})
     if not state.step < min(event["step"], past.step):
         return state
-    # A run that starts again from its checkpoint commits that step first: this one never stopped.
+    # A run that starts again from its checkpoint commits that step first: this one never stopped. Who was gone by
+    # then will not speak up, and what it sent was for the tokens that count again.
+    gone = {p: view for p, view in past.peers.items() if view.state in ("left", "lost")}
     return replace(
         past,
-        peers=state.peers,
+        peers={**gone, **state.peers},
+        bytes_before=past.bytes_before + state.bytes_before,
         conductor=peer,
         conductors=state.conductors,
         clocks=state.clocks,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from swarmtrain.coordinator.picture import peer_row
-from swarmtrain.coordinator.state import RunState, apply
+from swarmtrain.coordinator.state import RunState, apply, reopened
 from swarmtrain.core import events
 from swarmtrain.core.events import Event
 
@@ -94,6 +94,23 @@ def test_faults_replays_and_duplicates_are_counted():
     )
     assert (state.faults, state.replayed_keys, state.duplicate_keys_dropped) == (1, 1, 1)
     assert state.bytes_sent == 15
+
+
+def test_what_was_sent_counts_for_good_whoever_leaves_and_comes_back():
+    def told(peer: str, sent_bytes: int) -> tuple[str, Event]:
+        return peer, events.Traffic(peer, sent_bytes, 0, 1)
+
+    state = fold(*STARTED, told("a", 100), told("b", 20), ("a", committed(0)))
+    state = fold(JOINED[1], told("b", 3), state=state)
+    assert state.bytes_sent == 123, "a process that begins anew counts from nothing"
+    state = fold(("b", events.PeerLeft("b", "interrupted")), state=state)
+    entries = [*STARTED, told("a", 100), told("b", 20), ("a", committed(0)), JOINED[1]]
+    entries += [told("b", 3), ("b", events.PeerLeft("b", "interrupted"))]
+    journal = [{"event": e.to_json(), "peer": p, "time_seconds": 0.0} for p, e in entries]
+    # Another coordinator goes on with a run that never stopped.
+    again = fold(("a", committed(1)), told("a", 150), state=reopened(journal, 0.0))
+    assert (again.tokens, again.bytes_sent) == (200, 173)
+    assert [view.name for view in again.live_peers] == ["anna"]
 
 
 def test_bytes_a_token_are_of_what_was_committed_while_a_peer_was_there():
