@@ -6,11 +6,13 @@ protocol says everything again.
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import lru_cache
 
-from swarmtrain.core.errors import LinkError, Refused, SwarmError, WireError
+from swarmtrain.core.errors import LinkError, Refused, WireError
 from swarmtrain.core.events import BadMessage, Noted, Record
 from swarmtrain.core.messages import StepMessage
 from swarmtrain.core.rosters import RosterName, rebuilt, rosters_in, shared
@@ -27,17 +29,43 @@ from swarmtrain.transport.step_messages import (
     read_step,
 )
 
+logger = logging.getLogger(__name__)
+
 MOST_KEPT = 8
 """Rosters; one is kept again whenever a message names it, or is told as a difference to it."""
 
 MOST_WAITING = 1000
 """Messages of one sender, while it is asked for a roster."""
 
+MOST_WAITING_BYTES, MOST_WAITING_BYTES_OF_ALL = 8 << 20, 64 << 20
+"""Of one sender's messages, and of those of all senders: one message may have a mebibyte."""
+
+MOST_ASKS = 2
+"""Senders that are asked for one roster at once, after one of them could not give it."""
+
 MOST_SILENCES = 3
 """A question for a roster takes no longer, also if its sender goes on saying that it works on it."""
 
 MOST_BYTES = 16 << 20
 """Of a whole roster: all members there may be, with the longest texts that anybody uses."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiting:
+    """A message that waits for its rosters, and the link that is asked for them."""
+
+    link: Link
+    unread: Unread
+    length_bytes: int
+
+
+@dataclass(slots=True, eq=False)
+class _Queue:
+    """What one sender's `task` has yet to deliver, in order."""
+
+    task: asyncio.Task[None] | None = None
+    messages: deque[_Waiting] = field(default_factory=deque)
+    length_bytes: int = 0
 
 
 class Rosters:
@@ -57,8 +85,11 @@ class Rosters:
         self._silence_seconds = silence_seconds
         self._tasks = Tasks(failed)
         self._kept: dict[Digest, Roster] = {}
-        self._waiting: dict[PeerId, deque[Unread]] = {}
-        self._asking: dict[Digest, asyncio.Task[None]] = {}
+        self._waiting: dict[PeerId, _Queue] = {}
+        self._waiting_bytes = 0
+        self._overflown: set[PeerId] = set()
+        self._asks: dict[Digest, list[asyncio.Task[None]]] = {}
+        self._is_closed = False
         self.expected: Callable[[], Roster | None] = lambda: None
 
     def encode(self, message: StepMessage, base: Roster | None) -> bytes:
@@ -70,20 +101,30 @@ class Rosters:
 
     def take(self, link: Link, data: bytes) -> None:
         """A step message came. Raises WireError when it, or a difference that it tells, makes no sense."""
+        if self._is_closed:
+            return
         unread, sender = read_step(data), link.remote.peer
-        waiting = self._waiting.get(sender)
-        if waiting is None:
+        if sender not in self._waiting:
             found = [self._find(name) for name in unread.names]
             rosters = [roster for roster in found if roster is not None]
             if len(rosters) == len(found):
                 self._deliver(sender, unread.whole(*rosters))
                 return
-            waiting = self._waiting[sender] = deque()
-            self._tasks.spawn(self._take_waiting(link, waiting), f"rosters of {sender}")
-        if len(waiting) < MOST_WAITING:
-            waiting.append(unread)
-        else:
-            self._record(Noted("a message was dropped", f"{sender}: too many wait for a roster"))
+        self._wait(_Waiting(link, unread, len(data)))
+
+    def closed(self, link: Link) -> None:
+        """What came over `link` and still waits is lost with it."""
+        self._overflown.discard(link.remote.peer)
+        self._drop(link.remote.peer, lambda message: message.link is link)
+
+    def lost(self, peer: PeerId) -> None:
+        """What `peer` sent must not be delivered behind its loss: it would be back."""
+        self._drop(peer, lambda message: True)
+
+    def forget_waiting(self) -> None:
+        """What still waits concerns this peer no more."""
+        for peer in list(self._waiting):
+            self.lost(peer)
 
     def answer(self, request: RosterRequest) -> Message:
         """The whole roster of that digest. Raises Refused."""
@@ -97,6 +138,8 @@ class Rosters:
         return Message(b"", encode_roster(roster))
 
     async def close(self) -> None:
+        self._is_closed = True
+        self.forget_waiting()
         await self._tasks.cancel_all()
 
     # ---- finding ------------------------------------------------------------------------------------------------
@@ -121,35 +164,30 @@ class Rosters:
             self._keep(roster)
         return self._kept.get(name.digest)
 
-    async def _take_waiting(self, link: Link, waiting: deque[Unread]) -> None:
-        """Deliver in order what one sender sent; what is wrong costs it its link."""
-        sender = link.remote.peer
-        try:
-            while waiting:
-                rosters = [await self._fetched(link, name) for name in waiting[0].names]
-                unread = waiting.popleft()
-                if None not in rosters:
-                    self._deliver(sender, unread.whole(*rosters))  # type: ignore[arg-type]
-        except SwarmError as error:
-            self._record(BadMessage(sender, f"{error.what} ({error.why})"))
-            await link.close(error.what)
-        finally:
-            del self._waiting[sender]
-
     async def _fetched(self, link: Link, name: RosterName) -> Roster | None:
         """The roster; None when it cannot be had. What another sender is asked for is waited for, then this one is
         asked, once."""
-        others = self._asking.get(name.digest)
-        if others is not None:
-            await asyncio.shield(others)
-        roster = self._find(name)
-        if roster is not None:
-            return roster
-        asking = self._tasks.spawn(self._ask(link, name.digest), "ask for a roster")
-        self._asking[name.digest] = asking
-        asking.add_done_callback(lambda _: self._asking.pop(name.digest, None))
+        has_waited = False
+        while (roster := self._find(name)) is None:
+            asks = self._asks.get(name.digest, [])
+            if len(asks) < (MOST_ASKS if has_waited else 1):
+                await self._asked(link, name.digest)
+                return self._find(name)
+            await asyncio.wait(asks, return_when=asyncio.FIRST_COMPLETED)
+            has_waited = True
+        return roster
+
+    async def _asked(self, link: Link, digest: Digest) -> None:
+        """Ask for the roster of `digest`. Who waits for the answer may be cancelled; others wait for it too."""
+        asking = self._tasks.spawn(self._ask(link, digest), "ask for a roster")
+        self._asks.setdefault(digest, []).append(asking)
+        asking.add_done_callback(lambda task: self._answered(digest, task))
         await asyncio.shield(asking)
-        return self._find(name)
+
+    def _answered(self, digest: Digest, asking: asyncio.Task[None]) -> None:
+        self._asks[digest].remove(asking)
+        if not self._asks[digest]:
+            del self._asks[digest]
 
     async def _ask(self, link: Link, digest: Digest) -> None:
         request, sender = Message(RosterRequest(digest).encode()), link.remote.peer
@@ -169,6 +207,77 @@ class Rosters:
             self._record(Noted("a roster could not be had", f"{sender}: {error.what}"))
         except WireError as error:
             self._record(BadMessage(sender, f"roster: {error.what} ({error.why})"))
+
+    # ---- waiting ------------------------------------------------------------------------------------------------
+
+    def _wait(self, message: _Waiting) -> None:
+        """Behind what its sender sent before, or dropped where that is too much."""
+        sender, length_bytes = message.link.remote.peer, message.length_bytes
+        queue = self._waiting.get(sender) or _Queue()
+        is_too_much = (
+            len(queue.messages) >= MOST_WAITING
+            or queue.length_bytes + length_bytes > MOST_WAITING_BYTES
+            or self._waiting_bytes + length_bytes > MOST_WAITING_BYTES_OF_ALL
+        )
+        if is_too_much:
+            if sender not in self._overflown:
+                self._record(
+                    Noted("a message was dropped", f"{sender}: too many wait for a roster")
+                )
+            self._overflown.add(sender)
+            return
+        queue.messages.append(message)
+        queue.length_bytes += length_bytes
+        self._waiting_bytes += length_bytes
+        if queue.task is None:
+            self._waiting[sender] = queue
+            queue.task = self._tasks.spawn(
+                self._take_waiting(sender, queue), f"rosters of {sender}"
+            )
+
+    def _drop(self, sender: PeerId, is_dropped: Callable[[_Waiting], bool]) -> None:
+        """Forget waiting messages of `sender`; what is left of them waits again, in order."""
+        queue = self._waiting.get(sender)
+        if queue is None or not any(map(is_dropped, queue.messages)):
+            return
+        del self._waiting[sender]
+        self._waiting_bytes -= queue.length_bytes
+        kept = [message for message in queue.messages if not is_dropped(message)]
+        queue.messages.clear()
+        assert queue.task is not None
+        queue.task.cancel()
+        for message in kept:
+            self._wait(message)
+
+    async def _take_waiting(self, sender: PeerId, queue: _Queue) -> None:
+        """Deliver in order what one sender sent; what is wrong costs it the link."""
+        while queue.messages:
+            message = queue.messages[0]
+            try:
+                names = message.unread.names
+                rosters = [await self._fetched(message.link, name) for name in names]
+                self._pop(queue)
+                if None not in rosters:
+                    self._deliver(sender, message.unread.whole(*rosters))  # type: ignore[arg-type]
+            except WireError as error:
+                self._record(BadMessage(sender, f"{error.what} ({error.why})"))
+                self._tasks.spawn(message.link.close(error.what), f"close {sender}")
+                self.closed(message.link)
+            except Exception as error:
+                # Like a message that did not have to wait: a fault in what it causes ends nobody else's.
+                self._record(Noted("internal error", f"step: {error!r}"))
+                logger.exception("a step message that waited failed")
+            finally:
+                if queue.messages and queue.messages[0] is message:
+                    self._pop(queue)
+        if self._waiting.get(sender) is queue:
+            del self._waiting[sender]
+            self._overflown.discard(sender)
+
+    def _pop(self, queue: _Queue) -> None:
+        message = queue.messages.popleft()
+        queue.length_bytes -= message.length_bytes
+        self._waiting_bytes -= message.length_bytes
 
 
 @lru_cache(maxsize=2)

@@ -86,6 +86,7 @@ class Service:
             return
         if link.remote.role != "query":
             self._record(LinkClosed(link.remote.peer, reason))
+            self.rosters.closed(link)
         self.links.closed(link, reason)
 
     def tell(self, link: Link, method: str, meta: bytes) -> None:

@@ -222,6 +222,7 @@ class Session:
         old, self.runtime, self.service.runtime = self.runtime, None, None
         self.island, self._locking, self._is_founding = None, None, False
         self._queued.clear()
+        self.rosters.forget_waiting()
         self.placing = self._new_placing()
         if old is not None:
             await old.close()
@@ -450,6 +451,8 @@ class Session:
 
     async def _confirm_lost(self, peer: PeerId, reason: str) -> None:
         is_lost, runtime = await self._confirming.is_lost(peer), self.runtime
+        if is_lost:
+            self.rosters.lost(peer)
         if not is_lost or runtime is None or self.outcome.done():
             return
         member, candidate = runtime.member, runtime.island.conducting.candidate

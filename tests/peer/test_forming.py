@@ -34,6 +34,7 @@ from swarmtrain.experiments.virtual import Scenario, Stage, VirtualPeer, Virtual
 from swarmtrain.peer.forming import PATIENT_LIVES, Forming, resident_of, sends_of
 from swarmtrain.peer.links import Links
 from swarmtrain.peer.published import boundary_bytes
+from swarmtrain.peer.rosters import Rosters
 from swarmtrain.peer.service import Calls, Service
 from swarmtrain.plan.formation import Formation
 from swarmtrain.swarm.identity import Identity
@@ -225,6 +226,7 @@ class Peer:
         self.directory = place.hub.directory(CONFIG.hash, self.identity, self.events.append)
         calls: Any = [lambda: replace(hello(self.id), address=f"{name}:1"), *[lambda *_: None] * 4]
         self.service = Service(Calls(*calls), self.events.append)
+        self.service.rosters = Rosters(calls[1], self.events.append, 1.0, calls[1])
         self.service.links = Links(self.transport, self.service, 1.0)
         self.about = about
         self.hook: Callable[[Message], Message] | None = None

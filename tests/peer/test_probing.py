@@ -28,6 +28,7 @@ from swarmtrain.peer.probing import (
     neighbours,
     probe_bytes,
 )
+from swarmtrain.peer.rosters import Rosters
 from swarmtrain.peer.service import Calls, Service
 from swarmtrain.plan.costs import SURE_CALLS
 from swarmtrain.swarm.records import LINK_PEER_DIGITS
@@ -67,6 +68,7 @@ class Peer:
         self.transport = fleet.network.transport(f"p{place}")
         self.links = Links(self.transport, self, 1.0)
         self._service.links = self.links
+        self._service.rosters = Rosters(calls[1], self.events.append, 1.0, calls[1])
         self.member = SimpleNamespace(roster=fleet.roster, step=0)
         self.failures: list[BaseException] = []
         for member in fleet.roster.members:

@@ -10,10 +10,16 @@ import pytest
 
 from swarmtrain.core.errors import LinkClosed, Refused, WireError
 from swarmtrain.core.events import BadMessage, Event, Noted
-from swarmtrain.core.messages import Ask, Freeze, StepMessage
+from swarmtrain.core.messages import Ask, Done, Freeze, StepMessage
 from swarmtrain.core.rosters import name_of
 from swarmtrain.core.types import Member, PeerId, Roster
-from swarmtrain.peer.rosters import MOST_KEPT, MOST_WAITING, Rosters
+from swarmtrain.peer.rosters import (
+    MOST_ASKS,
+    MOST_KEPT,
+    MOST_WAITING,
+    Rosters,
+)
+from swarmtrain.peer.session import Session
 from swarmtrain.proto import step_pb2
 from swarmtrain.transport.link import Message
 from swarmtrain.transport.messages import fill
@@ -228,24 +234,210 @@ def test_so_does_one_that_waits_behind_others() -> None:
     world(script)
 
 
+@dataclass
+class Held:
+    """An answer that waits for `may_go`, and then is `answer`'s."""
+
+    answer: Answer = whole
+    may_go: asyncio.Event = field(default_factory=asyncio.Event)
+    now: int = 0
+    most_at_once: int = 0
+
+    async def __call__(self, request: RosterRequest) -> Message:
+        self.now += 1
+        self.most_at_once = max(self.most_at_once, self.now)
+        await self.may_go.wait()
+        await asyncio.sleep(0)
+        self.now -= 1
+        return await self.answer(request)
+
+
 def test_what_waits_is_bounded() -> None:
     async def script(here: World) -> None:
-        silent = asyncio.Event()
-
-        async def never(request: RosterRequest) -> Message:
-            await silent.wait()
-            return await whole(request)
-
-        sender = Sender("a", never)
+        held = Held()
+        sender = Sender("a", held)
         here.take(sender, frozen(BASE))
-        for number in range(MOST_WAITING):
+        for number in range(MOST_WAITING + 10):
             here.take(sender, Ask(number))
         await settle()
         [event] = here.events
         assert isinstance(event, Noted) and "dropped" in event.what
-        silent.set()
+        held.may_go.set()
         await settle()
         assert len(here.heard) == MOST_WAITING
+
+    world(script)
+
+
+def test_so_are_its_bytes_by_sender_and_over_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    long = Done(1, b"", bytes(500))
+    one_bytes, first_bytes = len(encode_step(long, None)), len(encode_step(frozen(BASE), None))
+    most, most_of_all = 4 * one_bytes + first_bytes, 20 * one_bytes + 10 * first_bytes
+    monkeypatch.setattr("swarmtrain.peer.rosters.MOST_WAITING_BYTES", most)
+    monkeypatch.setattr("swarmtrain.peer.rosters.MOST_WAITING_BYTES_OF_ALL", most_of_all)
+
+    async def script(here: World) -> None:
+        held = Held()
+        for n in range(10):
+            here.take(Sender(f"{n}", held), frozen(BASE))
+        for n in range(10):
+            for _ in range(6):
+                here.take(Sender(f"{n}", held), long)
+        assert len(here.events) == 10, "a sender's overflow is told once"
+        held.may_go.set()
+        await settle()
+        waited = [sender for sender, message in here.heard if message == long]
+        assert waited.count("0") == 4, "one sender's bytes are bounded"
+        assert len(waited) == 20, "and those of all"
+        here.heard.clear()
+        here.take(Sender("0", held), long)
+        assert here.heard == [("0", long)], "nothing waits any more"
+        assert here.rosters._waiting_bytes == 0
+
+    world(script)
+
+
+def test_a_fault_in_what_a_message_causes_costs_that_message_only() -> None:
+    """A peer ended by a KeyError of its own, if the message had to wait: this fails without the guard."""
+
+    async def script(here: World) -> None:
+        heard = here.rosters._deliver
+
+        def deliver(sender: PeerId, message: StepMessage) -> None:
+            if isinstance(message, Freeze):
+                raise KeyError("a bug")
+            heard(sender, message)
+
+        here.rosters._deliver = deliver
+        sender = Sender("a", whole)
+        here.take(sender, frozen(NEXT), BASE)
+        here.take(sender, Ask(3))
+        await settle()
+        assert here.heard == [("a", Ask(3))] and not sender.closed
+        assert [e.what for e in here.events if isinstance(e, Noted)][-1] == "internal error"
+
+    world(script)
+
+
+def test_what_comes_over_a_new_link_is_asked_for_over_that_one() -> None:
+    async def script(here: World) -> None:
+        held = Held(gone)
+        old, new = Sender("a", held), Sender("a", whole)
+        here.take(old, frozen(NEXT), BASE)
+        await settle()
+        here.take(new, frozen(NEXT, 2), BASE)
+        here.take(new, Ask(3))
+        held.may_go.set()
+        await settle()
+        assert here.heard == [("a", frozen(NEXT, 2)), ("a", Ask(3))]
+        assert (old.asked, new.asked) == (1, 1)
+
+    world(script)
+
+
+def test_what_waits_ends_with_its_link() -> None:
+    async def script(here: World) -> None:
+        held = Held()
+        old, new = Sender("a", held), Sender("a", held)
+        here.take(old, frozen(NEXT), BASE)
+        here.take(old, Ask(1))
+        await settle()
+        here.take(new, Ask(2))
+        here.rosters.closed(old)  # type: ignore[arg-type]
+        here.take(new, Ask(3))
+        held.may_go.set()
+        await settle()
+        assert here.heard == [("a", Ask(2)), ("a", Ask(3))]
+
+    world(script)
+
+
+@pytest.mark.parametrize("is_lost", [True, False], ids=["its sender is lost", "all is forgotten"])
+def test_what_waits_does_not_outlive(is_lost: bool) -> None:
+    async def script(here: World) -> None:
+        held = Held()
+        senders = Sender("a", held), Sender("b", held)
+        for sender in senders:
+            here.take(sender, frozen(NEXT), BASE)
+            here.take(sender, Ask(1))
+        await settle()
+        if is_lost:
+            here.rosters.lost(PeerId("a"))
+        else:
+            here.rosters.forget_waiting()
+        held.may_go.set()
+        await settle()
+        assert here.heard == ([("b", frozen(NEXT)), ("b", Ask(1))] if is_lost else [])
+        here.take(senders[0], Ask(2))
+        assert here.heard[-1] == ("a", Ask(2)), "what it says then is heard"
+
+    world(script)
+
+
+def test_what_comes_while_a_wrong_sender_s_link_closes_is_not_lost() -> None:
+    async def script(here: World) -> None:
+        old, new = Sender("a", whole), Sender("a", whole)
+        here.take(old, frozen(BASE))
+        here.rosters.take(old, wrong())  # type: ignore[arg-type]
+        here.take(old, Ask(1))
+        here.take(new, Ask(2))
+        await settle()
+        assert "not what its name says" in old.closed and not new.closed
+        assert here.heard == [("a", frozen(BASE)), ("a", Ask(2))]
+
+    world(script)
+
+
+def test_nothing_starts_behind_the_end() -> None:
+    async def script(here: World) -> None:
+        sender = Sender("a", Held())
+        here.take(sender, frozen(NEXT), BASE)
+        await here.rosters.close()
+        here.take(sender, frozen(NEXT), BASE)
+        await settle()
+        assert here.heard == [] and not here.rosters._tasks._running
+
+    world(script)
+
+
+def test_a_lost_peer_s_and_a_left_island_s_messages_are_forgotten() -> None:
+    async def script(here: World) -> None:
+        async def is_lost(peer: PeerId) -> bool:
+            return True
+
+        session: Any = SimpleNamespace(
+            rosters=here.rosters,
+            runtime=None,
+            service=SimpleNamespace(),
+            _confirming=SimpleNamespace(is_lost=is_lost),
+            _locking=None,
+            _queued=[],
+            _new_placing=lambda: None,
+        )
+        held = Held()
+        for peer in ("a", "b"):
+            here.take(Sender(peer, held), frozen(NEXT), BASE)
+        await Session._confirm_lost(session, PeerId("a"), "silent")
+        assert list(here.rosters._waiting) == ["b"]
+        await Session._leave_island(session)
+        assert not here.rosters._waiting
+
+    world(script)
+
+
+def test_a_question_that_fails_does_not_make_all_who_wait_ask_at_once() -> None:
+    async def script(here: World) -> None:
+        first, slow = Held(gone), Held()
+        senders = [Sender("a", first), *(Sender(f"b{n}", slow) for n in range(50))]
+        for sender in senders:
+            here.take(sender, frozen(NEXT), BASE)
+        await settle()
+        first.may_go.set()
+        await settle()
+        slow.may_go.set()
+        await settle()
+        assert slow.most_at_once == MOST_ASKS == sum(sender.asked for sender in senders[1:])
+        assert sorted(sender for sender, _ in here.heard) == sorted(s.peer for s in senders[1:])
 
     world(script)
 

@@ -51,3 +51,11 @@ def test_another_island_has_nothing_but_rounds_in_common(method: str) -> None:
         asyncio.run(served.call(LINK, method, Message(b"")))
     with pytest.raises(WireError, match="another island"):
         served.tell(LINK, "step", encode_step(Ask(3), None))
+
+
+def test_what_waits_of_a_link_ends_when_it_closes() -> None:
+    served, closed = service([]), []
+    served.links = SimpleNamespace(closed=lambda link, reason: None)  # type: ignore[assignment]
+    served.rosters.closed = closed.append  # type: ignore[method-assign]
+    served.closed(LINK, "it broke")
+    assert closed == [LINK]
