@@ -154,6 +154,7 @@ class StepConductor:
 
     def lost(self, peer: PeerId) -> list[Effect]:
         """Go on without `peer`, bring back what only it had, or say why that is impossible."""
+        self._membership.movers.discard(peer)
         waiting = self._acknowledging
         is_over = self.phase == "finished" and (waiting is None or waiting.done)
         if self._reviving is not None:
@@ -230,6 +231,7 @@ class StepConductor:
         before = self.roster.member(peer)
         if before is None or self.phase not in ("run", "freeze", "replay", "assign"):
             return []
+        self._membership.movers.add(peer)
         note = Note(Moved(peer, before.stages, stages, reason))
         return [note, Send(peer, Move(self.term, stages, reason))]
 
@@ -391,7 +393,7 @@ class StepConductor:
         is_here = (message.step, message.base) == (self.step, self.base)
         if self._stopped is not None:
             return [Send(peer, self._stopped)]
-        if self._membership.is_full(self.roster, peer):
+        if self._membership.is_full(self.roster, self.base_roster, peer):
             return [Send(peer, Stop(self.term, self.step, False, FULL))]
         if self._reviving is not None:
             self._membership.joining[peer] = message.member
@@ -406,7 +408,7 @@ class StepConductor:
             return []
         if not is_here or (message.learns and self.phase != "run"):
             return self._enlist(message)
-        self._membership.joining.pop(peer, None)
+        self._membership.let_in(peer)
         self.roster = self.roster.with_member(message.member)
         self.open = self._opening_now()
         reason = "is back with the parameters of this step and what it holds"
@@ -521,7 +523,7 @@ class StepConductor:
         self.term, self.step, self.base = reviving.term, reviving.step, reviving.base
         self.roster = self.base_roster = reviving.roster
         for peer in self.roster.peers:
-            self._membership.joining.pop(peer, None)
+            self._membership.let_in(peer)
         self.seal, self._got, self._acknowledging = 0, Gathering(), None
         return effects + self.start()
 

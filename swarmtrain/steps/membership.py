@@ -18,12 +18,22 @@ class Membership:
     joining: dict[PeerId, Member] = field(default_factory=dict)
     leaving: dict[PeerId, str] = field(default_factory=dict)
     moving: dict[PeerId, Member] = field(default_factory=dict)
+    movers: set[PeerId] = field(default_factory=set)
+    """Who was asked to move, and may ask out of the roster and in again for it."""
 
-    def is_full(self, roster: Roster, newcomer: PeerId) -> bool:
-        """Whether `roster`, with all who wait to be in the next one, has no place for this one as well."""
-        if newcomer in roster or newcomer in self.joining:
+    def is_full(self, roster: Roster, base_roster: Roster, newcomer: PeerId) -> bool:
+        """Whether no place is left for this one: besides `roster` and who waits to be in the next one, those have
+        theirs who are only briefly gone, from the roster of the last decision or to move."""
+        # Thousands of members ask again and again: they are not counted for that.
+        if any(newcomer in inside for inside in (roster, base_roster, self.joining, self.movers)):
             return False
-        return len({*roster.peers, *self.joining}) >= MOST_MEMBERS
+        taken = {*roster.peers, *base_roster.peers, *self.joining, *self.movers}
+        return len(taken) >= MOST_MEMBERS
+
+    def let_in(self, peer: PeerId) -> None:
+        """It is in the roster by now: no wish of it is left."""
+        self.joining.pop(peer, None)
+        self.movers.discard(peer)
 
     def next_roster(self, roster: Roster, stages: int, step: int) -> tuple[Roster, list[Event]]:
         """The roster of the next step, and what changed and why.
@@ -41,6 +51,7 @@ class Membership:
             roster = roster.with_member(member)
             reason = f"joins from step {step} on with stages {listed(member.stages)}"
             events.append(MembershipChanged(peer, step, roster.version, reason))
+            self.movers.discard(peer)
         self.joining = {}
         for peer in sorted(self.moving):
             member = self.moving[peer]
@@ -57,6 +68,7 @@ class Membership:
                 events.append(Noted("a peer cannot move", why))
                 continue
             roster, settled = roster.with_member(member), staying
+            self.movers.discard(peer)
             events.append(
                 MembershipChanged(
                     peer,

@@ -88,6 +88,41 @@ def test_an_island_that_is_full_says_so_to_a_newcomer_and_to_nobody_else(
     assert other.peer not in conductor.roster and other.peer not in conductor._membership.joining
 
 
+def test_who_is_briefly_gone_from_a_full_island_keeps_its_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("swarmtrain.steps.membership.MOST_MEMBERS", len(ROSTER.members))
+    conductor, back = started(), ROSTER.member(D)
+    assert back is not None
+    conductor.lost(D)
+    [stop] = sent(conductor.handle(NEW.peer, Join(NEW, 0, b"another base")))
+    assert isinstance(stop, Stop), "the place is not free before a decision without its peer"
+    assert not receivers(conductor.handle(D, Join(back, 0, BASE)), Stop)
+    assert D in conductor.roster
+
+
+@pytest.mark.parametrize("is_lost", [False, True], ids=["moves", "is lost meanwhile"])
+def test_so_does_who_asks_out_to_move(monkeypatch: pytest.MonkeyPatch, is_lost: bool) -> None:
+    """Also when the roster of the last decision names it no more."""
+    monkeypatch.setattr("swarmtrain.steps.membership.MOST_MEMBERS", len(ROSTER.members))
+    conductor = assigning()
+    conductor.move(D, (0,), "to where it helps")
+    conductor.handle(D, Leave("moves"))
+    report(conductor)
+    conductor.base_roster = conductor.roster
+    assert D not in conductor.roster
+    if is_lost:
+        conductor.lost(D)
+    taken = conductor.handle(NEW.peer, Join(NEW, 1, b"another base"))
+    assert bool(receivers(taken, Stop)) is not is_lost
+    moved = Member(D, (0,), "")
+    asked = conductor.handle(D, Join(moved, conductor.step, conductor.base))
+    assert bool(receivers(asked, Stop)) is is_lost
+    assert (D in conductor.roster) is not is_lost
+    if not is_lost:
+        assert not conductor._membership.movers, "it is back: a later leave frees its place"
+
+
 def test_nobody_joins_for_another() -> None:
     conductor = assigning()
     conductor.handle(A, Join(NEW, 0, b"other parameters"))
