@@ -88,15 +88,15 @@ class Rosters:
         self._waiting: dict[PeerId, _Queue] = {}
         self._waiting_bytes = 0
         self._overflown: set[PeerId] = set()
-        self._asks: dict[Digest, list[asyncio.Task[None]]] = {}
+        self._asks: dict[Digest, list[asyncio.Task[bool]]] = {}
         self._is_closed = False
         self.expected: Callable[[], Roster | None] = lambda: None
 
     def encode(self, message: StepMessage, base: Roster | None) -> bytes:
         """`message` to those who have `base`, the roster of the last decision; what it names can be asked for here."""
-        for roster in rosters_in(message):
-            if is_named(roster):
-                self._keep(roster)
+        named = [roster for roster in rosters_in(message) if is_named(roster)]
+        for roster in [base, *named] if base is not None and named else named:
+            self._keep(roster)
         return encode_step(message, base)
 
     def take(self, link: Link, data: bytes) -> None:
@@ -165,31 +165,40 @@ class Rosters:
         return self._kept.get(name.digest)
 
     async def _fetched(self, link: Link, name: RosterName) -> Roster | None:
-        """The roster; None when it cannot be had. What another sender is asked for is waited for, then this one is
-        asked, once."""
+        """The roster; None when it cannot be had. Its base is asked for first, which the next names are told by too,
+        and the roster itself if that is refused."""
+        for digest in filter(None, (name.base, name.digest)):
+            was_refused = await self._sought(link, name, digest)
+            if not was_refused:
+                break
+        return self._find(name)
+
+    async def _sought(self, link: Link, name: RosterName, digest: Digest) -> bool:
+        """Find what `name` tells, or ask for the roster of `digest`; whether that was refused. What another sender is
+        asked for is waited for, then this one is asked, once."""
         has_waited = False
-        while (roster := self._find(name)) is None:
-            asks = self._asks.get(name.digest, [])
+        while self._find(name) is None:
+            asks = self._asks.get(digest, [])
             if len(asks) < (MOST_ASKS if has_waited else 1):
-                await self._asked(link, name.digest)
-                return self._find(name)
+                return await self._asked(link, digest)
             await asyncio.wait(asks, return_when=asyncio.FIRST_COMPLETED)
             has_waited = True
-        return roster
+        return False
 
-    async def _asked(self, link: Link, digest: Digest) -> None:
-        """Ask for the roster of `digest`. Who waits for the answer may be cancelled; others wait for it too."""
+    async def _asked(self, link: Link, digest: Digest) -> bool:
+        """Ask for the roster of `digest`; whether that was refused. Who waits for the answer may be cancelled; others
+        wait for it too."""
         asking = self._tasks.spawn(self._ask(link, digest), "ask for a roster")
         self._asks.setdefault(digest, []).append(asking)
         asking.add_done_callback(lambda task: self._answered(digest, task))
-        await asyncio.shield(asking)
+        return await asyncio.shield(asking)
 
-    def _answered(self, digest: Digest, asking: asyncio.Task[None]) -> None:
+    def _answered(self, digest: Digest, asking: asyncio.Task[bool]) -> None:
         self._asks[digest].remove(asking)
         if not self._asks[digest]:
             del self._asks[digest]
 
-    async def _ask(self, link: Link, digest: Digest) -> None:
+    async def _ask(self, link: Link, digest: Digest) -> bool:
         request, sender = Message(RosterRequest(digest).encode()), link.remote.peer
         try:
             answer = await link.call(
@@ -205,8 +214,10 @@ class Rosters:
             self._record(Noted("asked for a roster", f"version {roster.version}, of {sender}"))
         except LinkError as error:
             self._record(Noted("a roster could not be had", f"{sender}: {error.what}"))
+            return isinstance(error, Refused)
         except WireError as error:
             self._record(BadMessage(sender, f"roster: {error.what} ({error.why})"))
+        return False
 
     # ---- waiting ------------------------------------------------------------------------------------------------
 

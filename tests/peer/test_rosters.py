@@ -132,6 +132,49 @@ def test_who_lacks_the_base_asks_once_and_hears_everything_in_order() -> None:
     world(script)
 
 
+async def base_only(request: RosterRequest) -> Message:
+    if request.digest != BASE.digest:
+        raise Refused("that roster is not known here")
+    return await whole(request)
+
+
+async def next_only(request: RosterRequest) -> Message:
+    if request.digest == BASE.digest:
+        raise Refused("that roster is not known here")
+    return await whole(request)
+
+
+def test_who_lacks_the_base_asks_for_it_and_for_nothing_that_is_told_by_it() -> None:
+    async def script(here: World) -> None:
+        sender = Sender("a", base_only)
+        for seal, peer in enumerate(BASE.peers[1:7]):
+            here.take(sender, frozen(BASE.without(peer), seal), BASE)
+            await settle()
+        assert len(here.heard) == 6 and sender.asked == 1
+
+    world(script)
+
+
+def test_where_the_base_is_refused_the_roster_itself_is_asked_for() -> None:
+    async def script(here: World) -> None:
+        sender = Sender("a", next_only)
+        here.take(sender, frozen(NEXT), BASE)
+        await settle()
+        assert here.heard == [("a", frozen(NEXT))] and sender.asked == 2
+
+    world(script)
+
+
+def test_a_base_that_a_difference_was_told_to_can_be_asked_for() -> None:
+    async def script(here: World) -> None:
+        here.rosters.encode(frozen(NEXT), BASE)
+        for roster in (BASE, NEXT):
+            answer = here.rosters.answer(RosterRequest(roster.digest))
+            assert answer.body == encode_roster(roster)
+
+    world(script)
+
+
 def test_a_first_roster_that_follows_from_the_directory_is_not_asked_for() -> None:
     async def script(here: World) -> None:
         sender = Sender("a", whole)
@@ -178,8 +221,9 @@ def test_a_message_whose_roster_nobody_gives_is_dropped_with_a_reason_and_comes_
         here.take(sender, Ask(3))
         await settle()
         assert here.heard == [("a", Ask(3))]
-        assert sender.asked == 1 and not sender.closed
-        [event] = here.events
+        assert sender.asked == (2 if answer is unknown else 1) and not sender.closed
+        event = here.events[-1]
+        assert len(here.events) == sender.asked
         assert isinstance(event, BadMessage if answer in (another, nonsense, endless) else Noted)
         sender.answer = whole
         here.take(sender, frozen(NEXT), BASE)
