@@ -18,6 +18,9 @@ from swarmtrain.core.types import MOST_MEMBERS, Digest, Member, PeerId, Roster
 WHOLE_MEMBERS = 32
 """Up to so many members a roster travels whole, in 2 KiB: nobody ever has to ask for it."""
 
+KEPT_MEMBERS = 24
+"""From so many members on a roster that came whole is kept: a little larger, and the next one is told by it."""
+
 MOST_CHANGES = 1000
 """A name lists no more members than this, some 70 KB, which go out to everybody: past that, who needs them asks."""
 

@@ -10,22 +10,21 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 from swarmtrain.core.errors import LinkError, Refused, WireError
 from swarmtrain.core.events import BadMessage, Noted, Record
 from swarmtrain.core.messages import StepMessage
-from swarmtrain.core.rosters import RosterName, rebuilt, rosters_in, shared
+from swarmtrain.core.rosters import KEPT_MEMBERS, RosterName, rebuilt, rosters_in, shared
 from swarmtrain.core.tasks import Tasks
 from swarmtrain.core.types import Digest, PeerId, Roster
 from swarmtrain.transport.link import Link, Message
-from swarmtrain.transport.messages import decode
 from swarmtrain.transport.requests import RosterRequest
 from swarmtrain.transport.step_messages import (
     Unread,
     encode_roster,
     encode_step,
     is_named,
+    read_roster,
     read_step,
 )
 
@@ -45,9 +44,6 @@ MOST_ASKS = 2
 
 MOST_SILENCES = 3
 """A question for a roster takes no longer, also if its sender goes on saying that it works on it."""
-
-MOST_BYTES = 16 << 20
-"""Of a whole roster: all members there may be, with the longest texts that anybody uses."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,7 +104,7 @@ class Rosters:
             found = [self._find(name) for name in unread.names]
             rosters = [roster for roster in found if roster is not None]
             if len(rosters) == len(found):
-                self._deliver(sender, unread.whole(*rosters))
+                self._hand_on(sender, unread.whole(*rosters))
                 return
         self._wait(_Waiting(link, unread, len(data)))
 
@@ -149,6 +145,12 @@ class Rosters:
         self._kept[roster.digest] = shared(roster)
         if len(self._kept) > MOST_KEPT:
             del self._kept[next(iter(self._kept))]
+
+    def _hand_on(self, sender: PeerId, message: StepMessage) -> None:
+        for roster in rosters_in(message):
+            if len(roster.members) >= KEPT_MEMBERS:
+                self._keep(roster)
+        self._deliver(sender, message)
 
     def _find(self, name: RosterName) -> Roster | None:
         """The roster, if this peer has it or can put it together. Raises WireError when its difference is wrong."""
@@ -207,7 +209,7 @@ class Rosters:
                 silence_seconds=self._silence_seconds,
                 deadline_seconds=MOST_SILENCES * self._silence_seconds,
             )
-            roster = _read_roster(bytes(answer.body))
+            roster = read_roster(bytes(answer.body))
             if roster.digest != digest:
                 raise WireError("another roster was answered", roster.digest.hex()[:12])
             self._keep(roster)
@@ -269,7 +271,7 @@ class Rosters:
                 rosters = [await self._fetched(message.link, name) for name in names]
                 self._pop(queue)
                 if None not in rosters:
-                    self._deliver(sender, message.unread.whole(*rosters))  # type: ignore[arg-type]
+                    self._hand_on(sender, message.unread.whole(*rosters))  # type: ignore[arg-type]
             except WireError as error:
                 self._record(BadMessage(sender, f"{error.what} ({error.why})"))
                 self._tasks.spawn(message.link.close(error.what), f"close {sender}")
@@ -289,11 +291,3 @@ class Rosters:
         message = queue.messages.popleft()
         queue.length_bytes -= message.length_bytes
         self._waiting_bytes -= message.length_bytes
-
-
-@lru_cache(maxsize=2)
-def _read_roster(data: bytes) -> Roster:
-    """A whole roster. Raises WireError."""
-    if len(data) > MOST_BYTES:
-        raise WireError("a roster is too long", f"{len(data)} bytes, {MOST_BYTES} allowed")
-    return decode(Roster, data)

@@ -22,13 +22,16 @@ from swarmtrain.core.rosters import (
 )
 from swarmtrain.core.types import Roster
 from swarmtrain.proto import step_pb2
-from swarmtrain.transport.messages import build, encode, fill, parse, snake
+from swarmtrain.transport.messages import build, decode, encode, fill, parse, snake
 from swarmtrain.transport.owner_table import pack_owners, unpack_owners
 
 _KINDS: dict[str, type[Any]] = {snake(kind.__name__): kind for kind in get_args(StepMessage)}
 _FIELDS = {kind: field for field, kind in _KINDS.items()}
 
 _EMPTY = Roster(0, ())
+
+MOST_BYTES = 16 << 20
+"""Of a whole roster: all members there may be, with the longest texts that anybody uses."""
 
 
 def is_named(roster: Roster) -> bool:
@@ -132,3 +135,11 @@ def _parts(member: Any) -> list[Any]:
 def encode_roster(roster: Roster) -> bytes:
     """A whole roster; encoded once for all who ask for it."""
     return encode(roster)
+
+
+@lru_cache(maxsize=2)
+def read_roster(data: bytes) -> Roster:
+    """A whole roster. Raises WireError."""
+    if len(data) > MOST_BYTES:
+        raise WireError("a roster is too long", f"{len(data)} bytes, {MOST_BYTES} allowed")
+    return decode(Roster, data)

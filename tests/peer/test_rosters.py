@@ -11,7 +11,7 @@ import pytest
 from swarmtrain.core.errors import LinkClosed, Refused, WireError
 from swarmtrain.core.events import BadMessage, Event, Noted
 from swarmtrain.core.messages import Ask, Done, Freeze, StepMessage
-from swarmtrain.core.rosters import name_of
+from swarmtrain.core.rosters import WHOLE_MEMBERS, name_of
 from swarmtrain.core.types import Member, PeerId, Roster
 from swarmtrain.peer.rosters import (
     MOST_ASKS,
@@ -171,6 +171,20 @@ def test_a_base_that_a_difference_was_told_to_can_be_asked_for() -> None:
         for roster in (BASE, NEXT):
             answer = here.rosters.answer(RosterRequest(roster.digest))
             assert answer.body == encode_roster(roster)
+
+    world(script)
+
+
+def test_who_had_a_roster_whole_needs_no_question_when_the_island_grows_past_it() -> None:
+    """From one member more than travel whole on a roster is named."""
+    last_whole = Roster.of(1, BASE.members[:WHOLE_MEMBERS])
+    grown = last_whole.with_member(BASE.members[WHOLE_MEMBERS])
+
+    async def script(here: World) -> None:
+        sender = Sender("a", whole)
+        here.take(sender, frozen(last_whole))
+        here.take(sender, frozen(grown, 2), last_whole)
+        assert here.heard[1:] == [("a", frozen(grown, 2))] and sender.asked == 0
 
     world(script)
 
