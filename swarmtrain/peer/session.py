@@ -8,7 +8,7 @@ import torch
 
 from swarmtrain.compute.bench import capacity_stages, measure
 from swarmtrain.core.config import RunConfig
-from swarmtrain.core.errors import DirectoryError
+from swarmtrain.core.errors import DirectoryError, Refused
 from swarmtrain.core.events import (
     IslandChosen,
     IslandDissolved,
@@ -40,6 +40,7 @@ from swarmtrain.peer.service import Calls, Service
 from swarmtrain.plan.assign import Assignment
 from swarmtrain.steps.effects import LEFT
 from swarmtrain.steps.member import StepMember
+from swarmtrain.steps.membership import FULL
 from swarmtrain.swarm.checkups import Checkups
 from swarmtrain.swarm.records import State
 from swarmtrain.transport.link import PROTOCOL, Hello, Link
@@ -162,9 +163,8 @@ class Session:
             async with asyncio.timeout(seconds):
                 await self.released.wait()
         except TimeoutError:
-            self._record(
-                Noted("not released", f"nobody asked for this peer's state in {seconds:g} s")
-            )
+            why = f"nobody asked for this peer's state in {seconds:g} s"
+            self._record(Noted("not released", why))
 
     def _joined(self) -> PeerJoined:
         options, stages, island = self.options, self.options.stages or (), self.island or 0
@@ -260,9 +260,8 @@ class Session:
                 return placing.obstacle()
             pauses_seconds = {"joining": LOOK_SECONDS, "learning": ASK_SECONDS}
             least_seconds = placing.rest_seconds if self._state() == "joining" else 0.0
-            await asyncio.sleep(
-                max(pauses_seconds.get(self._state(), usual_seconds), least_seconds)
-            )
+            pause_seconds = pauses_seconds.get(self._state(), usual_seconds)
+            await asyncio.sleep(max(pause_seconds, least_seconds))
 
     def _meet_islands(self) -> bool:
         """Peers of other islands that host stages of this one are in its groups. Whether it seeks others."""
@@ -305,10 +304,8 @@ class Session:
 
     def _has_begun(self, member: StepMember) -> bool:
         """Whether a step was ever open here: until then a roster may still give this peer other stages."""
-        start = self._start
-        return (
-            member.step > (start.step if start is not None else 0) or member.ledger.open is not None
-        )
+        first_step = self._start.step if self._start is not None else 0
+        return member.step > first_step or member.ledger.open is not None
 
     @property
     def _start(self) -> CheckpointAt | None:
@@ -465,9 +462,8 @@ class Session:
 
     async def _start_without(self, peer: PeerId) -> None:
         """The directory named a peer that cannot be reached: choose again without it until it says more."""
-        self._record(
-            Lost(peer, "named by the directory, but out of reach; choosing stages without it")
-        )
+        reason = "named by the directory, but out of reach; choosing stages without it"
+        self._record(Lost(peer, reason))
         self.placing.avoid(peer)
         old, self.runtime, self.service.runtime = self.runtime, None, None
         if old is not None:
@@ -485,6 +481,9 @@ class Session:
 
     def _run_ended(self, finished: bool, reason: str) -> None:
         """The step protocol ended at this peer; who left between two steps has others that host what it did."""
+        if reason == FULL:  # the run goes on, and nobody needs what this peer has of it
+            do = "help another island, or come back later"
+            return self._failed(Refused("no place was left for this peer", FULL, do))
         self.holds_final_state = reason != LEFT and not self.outcome.done()
         self._end(finished, reason)
 

@@ -5,10 +5,8 @@ from dataclasses import dataclass, field, replace
 from swarmtrain.core.events import Event, MembershipChanged, Noted
 from swarmtrain.core.types import MOST_MEMBERS, Member, PeerId, Roster, is_majority
 
-FULL = (
-    f"this island has {MOST_MEMBERS} peers, the most there can be: join another, or come back later"
-)
-"""Why a newcomer's run ends before it began."""
+FULL = f"this island has {MOST_MEMBERS} peers, the most there can be"
+"""Why a newcomer is not let in."""
 
 
 @dataclass

@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from swarmtrain.core.events import MembershipChanged, Recovered, Replayed, TermStarted
+from swarmtrain.core.errors import Refused
+from swarmtrain.core.events import MembershipChanged, Recovered, Replayed, RunStopped, TermStarted
 from swarmtrain.experiments.machines import MachineLoop
 from swarmtrain.experiments.virtual import Scenario, Stage, VirtualPeer, VirtualRun, play
 from tests.experiments.runs import corpus, reference, small_config
@@ -158,3 +159,19 @@ def test_a_newcomer_whose_conductor_dies_before_its_first_decision_is_let_in_by_
     expect_same_curve(run)
     assert sum(isinstance(event, TermStarted) for _, _, event in run.events) >= 2
     assert run.outcomes["new"].finished and run.outcomes["new"].step == 8
+
+
+def test_a_newcomer_to_a_full_island_is_refused_and_tells_no_end_of_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("swarmtrain.steps.membership.MOST_MEMBERS", len(FLEET))
+
+    async def join(stage: Stage) -> None:
+        stage.add(VirtualPeer("new-0"))
+
+    run = run_with(join)
+    expect_same_curve(run)
+    error = run.errors["new-0"]
+    assert isinstance(error, Refused) and "the most there can be" in error.why and error.exit_code
+    ends = {peer: event for _, peer, event in run.events if isinstance(event, RunStopped)}
+    assert len(ends) == len(FLEET) and all(event.finished for event in ends.values())
