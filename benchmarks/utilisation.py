@@ -225,7 +225,8 @@ def report(rows: list[Row], step_seconds: dict[str, float]) -> str:
         ]  # fmt: skip
         for mbit in sorted({row.mbit for row in ours}):
             by_mode = {row.mode: row.utilisation for row in ours if row.mbit == mbit}
-            cells = [f"{by_mode[mode]:.1f} %" for mode in ("synchronous", *MODES)]
+            shown = ("synchronous", *MODES)
+            cells = [f"{by_mode[mode]:.1f} %" if mode in by_mode else "-" for mode in shown]
             lines.append(f"| {mbit} | " + " | ".join(cells) + " |")
         every = next(row for row in ours if row.mode == "synchronous").sent_bytes_a_step
         sent = {row.mode: row.sent_bytes_a_step for row in ours if row.mode != "synchronous"}
