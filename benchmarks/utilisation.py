@@ -183,9 +183,9 @@ def parameters_of(model: str) -> int:
 
 def sizes_of(model: str, codec: str) -> Sizes:
     """Of a contribution of an island, all fragments together, and of its mean."""
-    elements = parameters_of(model)
-    name = payload.answer_codec(codec)
-    return payload.sizes_of(codec_named(codec), codec_named(name), elements)
+    elements, sent = parameters_of(model), codec_named(codec)
+    mean = codec_named(payload.answer_codec(codec))
+    return Sizes(not sent.gathers, sent.encoded_bytes(elements), mean.encoded_bytes(elements))
 
 
 def synchronous(model: str, mbit: int, plain_seconds: float) -> Row:
