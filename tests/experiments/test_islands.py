@@ -85,7 +85,8 @@ def test_nor_if_who_has_not_moved_took_the_way_round(monkeypatch) -> None:
     heads = {island.parameters_sha256() for island in run.active.values()}
     assert heads == {run.parameters_sha256()}
     merge = FragmentMember.merge
-    monkeypatch.setattr(FragmentMember, "merge", lambda self, m, x, clock: merge(self, m, x, 99))
+    unmoved = lambda self, m, x, clock, *codec: merge(self, m, x, 99, *codec)  # noqa: E731
+    monkeypatch.setattr(FragmentMember, "merge", unmoved)
     run = trained(IslandsSetting(PAIR, EXACT, 2), steps=4)
     assert run.active[0].parameters_sha256() != run.parameters_sha256()
 
@@ -263,8 +264,8 @@ def test_a_lost_payload_is_made_up_for(monkeypatch) -> None:
 def test_islands_that_part_are_noticed(monkeypatch) -> None:
     merge = FragmentMember.merge
 
-    def faulty(self: FragmentMember, merged, local, clock) -> None:
-        merge(self, merged, local, clock)
+    def faulty(self: FragmentMember, *result) -> None:
+        merge(self, *result)
         if self.member == "island-0001":
             self.state.parameters[0] += 1e-3
 

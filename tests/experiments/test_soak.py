@@ -75,8 +75,11 @@ def test_what_is_not_safe_is_not_taken() -> None:
 
 def test_a_footprint_sees_what_was_started_and_what_is_left() -> None:
     footprint = Footprint()
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    code, pipe = "print(1, flush=True); input()", subprocess.PIPE
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe)
+    assert child.stdout is not None
     try:
+        child.stdout.readline()  # before that it may not even have loaded its interpreter
         footprint.look()
         assert footprint.left() == [f"process {child.pid}"]
         assert footprint.largest_bytes > 1 << 20 and footprint.growth_bytes == 0
