@@ -26,6 +26,7 @@ MODES = {
 
 def write_report(rows: Sequence[Row], command: str, folder: Path) -> None:
     """All three files: what was measured, the tables, the picture."""
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "paths.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     (folder / "paths.md").write_text("\n".join(_page(rows, command)) + "\n", encoding="utf-8")
     (folder / "paths.svg").write_text(_drawing(rows), encoding="utf-8")

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from swarmtrain.core.errors import ConfigError
 from swarmtrain.plan.paths.bounds import better_bound_seconds, lower_bound_seconds
@@ -22,13 +23,17 @@ from swarmtrain.plan.paths.search import (
     Spent,
 )
 
+EPISODES = (1 / 32, 1 / 6, 1.0)
+"""Where there are places to choose, the whole search is made three times, each until this share of the budget and from
+nothing, and the best plan counts: what a short one finds in its time, a long one has not found by then."""
+
 STARTS: tuple[tuple[float | None, float], ...] = (
     *((1.0, 0.006), (1.3, 0.008), (None, 0.018)),
     *((1.1, 0.04), (1.4, 0.06), (1.2, 0.09), (None, 0.1)),
 )
-"""Where there are places to choose: each start is a sketch that expects so much waiting, made and searched within a
-share of the budget; None searches on from the best so far. Short starts come first, for a good plan early, and the
-best of all is searched to the end."""
+"""How an episode begins: each start is a sketch that expects so much waiting, made and searched within a share of the
+episode; None searches on from the best so far. Short starts come first, for a good plan early, and the best of all is
+searched to the end."""
 
 SKETCHED = 0.4
 """Share of a start's budget that its sketch may take."""
@@ -48,41 +53,80 @@ def plan(instance: Instance, spent: Spent, chance: Chance, report: Report | None
     """
     bound, teller = lower_bound_seconds(instance), _Teller(report or _nobody)
     placed = first_placement(instance)
-    routes = first_routes(placed)
-    best = _annealer(instance, placed, routes, chance, teller)
-    teller.begin(best.evaluations, best.best_seconds)
-    for waiting, tried in STARTS if instance.unplaced else ():
-        begin = spent(teller.done)
-        end = begin + tried
-        if end > 1.0:
-            break
-        if waiting is None:
-            _search_on(best, teller, spent, end, ONCE_MORE)
-            continue
-        from swarmtrain.plan.paths.sketching import sketched  # compiles, so not before it is needed
-
-        part = _part(spent, teller.done, begin, begin + SKETCHED * (end - begin))
-        there, along, used = sketched(instance, placed, routes, waiting, part, chance)
-        teller.done += used
-        start = _annealer(instance, there, along, chance, teller)
-        if math.isfinite(start.best_seconds):  # slots may have locked up
-            start.search(_part(spent, teller.done, begin, end), TRIAL)
-        teller.done += start.evaluations
-        best = min(best, start, key=lambda annealer: annealer.best_seconds)
-    if spent(teller.done) < 1.0:
-        bound = better_bound_seconds(instance, bound, best.best_seconds)
-    _search_on(best, teller, spent, 1.0, AGAIN if instance.unplaced else ROUNDS)
+    search = _Search(instance, placed, first_routes(placed), chance, teller)
+    best = first = search.annealer(placed, search.routes)
+    teller.begin(first.evaluations, first.best_seconds)
+    if not instance.unplaced:
+        search.on(first, spent, 1.0, ROUNDS)
+        return first.plan(bound, teller.done)
+    begin = 0.0
+    for end in EPISODES:
+        if spent(teller.done) < end:
+            if end == 1.0:
+                bound = better_bound_seconds(instance, bound, best.best_seconds)
+            found = search.episode(_part(spent, 0, begin, end))
+            best, begin = min(best, found, key=_makespan_seconds), end
     return best.plan(bound, teller.done)
 
 
-def _search_on(
-    annealer: Annealer, teller: "_Teller", spent: Spent, end: float, rounds: Rounds
-) -> None:
-    """Until share `end` of the budget."""
-    begin = spent(teller.done)
-    teller.done -= annealer.evaluations  # which the annealer counts itself
-    annealer.search(_part(spent, teller.done, begin, end), rounds)
-    teller.done += annealer.evaluations
+def _makespan_seconds(annealer: Annealer) -> float:
+    return annealer.best_seconds
+
+
+@dataclass(frozen=True)
+class _Search:
+    """An instance, its first placement and routes, and what searches from there."""
+
+    instance: Instance
+    placed: Instance
+    routes: Sequence[PlannedRoute]
+    chance: Chance
+    teller: "_Teller"
+
+    def annealer(self, placed: Instance, routes: Sequence[PlannedRoute]) -> Annealer:
+        """From routes of the instance `placed`; peers that have no place in the instance itself may be moved."""
+        freedom = Freedom(ANYTHING, visits_of(self.instance), self.instance.unplaced)
+        return Annealer(placed, routes, freedom, self.chance, self.teller)
+
+    def episode(self, spent: Spent) -> Annealer:
+        """The best of several starts, searched on until the budget is used."""
+        best = self.annealer(self.placed, self.routes)
+        self.teller.done += best.evaluations
+        for waiting, tried in STARTS:
+            begin = spent(self.teller.done)
+            end = begin + tried
+            if end > 1.0:
+                break
+            if waiting is None:
+                self.on(best, spent, end, ONCE_MORE)
+            else:
+                start = self._start(waiting, spent, begin, end)
+                best = min(best, start, key=_makespan_seconds)
+        self.on(best, spent, 1.0, AGAIN)
+        return best
+
+    def _start(self, waiting: float, spent: Spent, begin: float, end: float) -> Annealer:
+        """A sketch that expects so much waiting, searched within the budget from share `begin` to `end`."""
+        from swarmtrain.plan.paths.sketching import sketched  # compiles, so not before it is needed
+
+        teller = self.teller
+        part = _part(spent, teller.done, begin, begin + SKETCHED * (end - begin))
+        there, along, used = sketched(
+            self.instance, self.placed, self.routes, waiting, part, self.chance
+        )
+        teller.done += used
+        start = self.annealer(there, along)
+        if math.isfinite(start.best_seconds):  # slots may have locked up
+            start.search(_part(spent, teller.done, begin, end), TRIAL)
+        teller.done += start.evaluations
+        return start
+
+    def on(self, annealer: Annealer, spent: Spent, end: float, rounds: Rounds) -> None:
+        """Search on until share `end` of the budget."""
+        teller, begin = self.teller, spent(self.teller.done)
+        teller.done -= annealer.evaluations  # which the annealer counts itself
+        annealer.search(_part(spent, teller.done, begin, end), rounds)
+        teller.done += annealer.evaluations
 
 
 class _Teller:
@@ -109,18 +153,6 @@ def _part(spent: Spent, done: int, begin: float, end: float) -> Spent:
         return 1.0 if used >= end else (used - begin) / (end - begin)
 
     return share
-
-
-def _annealer(
-    instance: Instance,
-    placed: Instance,
-    routes: Sequence[PlannedRoute],
-    chance: Chance,
-    report: Report,
-) -> Annealer:
-    """From routes of the instance `placed`; peers that have no place in `instance` itself may be moved."""
-    freedom = Freedom(ANYTHING, visits_of(instance), instance.unplaced)
-    return Annealer(placed, routes, freedom, chance, report)
 
 
 def replan(

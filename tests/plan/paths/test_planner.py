@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from swarmtrain.core.errors import ConfigError
+from swarmtrain.plan.paths import planner
 from swarmtrain.plan.paths.anneal import AGAIN, BEST, STEADY, anneal, begin, search_of
 from swarmtrain.plan.paths.bounds import lower_bound_seconds
 from swarmtrain.plan.paths.construct import first_routes
@@ -111,6 +112,17 @@ def test_reports_fall_and_end_at_the_makespan():
     found = plan(ring(), by_evaluations(1500), random.Random(1), lambda *entry: told.append(entry))
     assert told == sorted(told, key=lambda entry: -entry[1])
     assert told[-1][1] == found.makespan_seconds
+
+
+def test_an_early_episode_is_kept_where_the_last_one_finds_nothing_better(monkeypatch):
+    monkeypatch.setattr(planner, "EPISODES", (0.95, 1.0))
+    for seed in range(4):
+        best: list[float] = []
+        chance, spent = random.Random(seed), by_evaluations(3000)
+        found = plan(
+            unplaced(ring()), spent, chance, lambda _, seconds, best=best: best.append(seconds)
+        )
+        assert found.makespan_seconds == min(best)
 
 
 def searched(again_seconds: float | None = None) -> tuple[list[float], list[float]]:
