@@ -93,22 +93,28 @@ def arranged(sizes: tuple[int, ...], visits: int, microbatches: int, seed: int) 
     )
 
 
-def cases(nodes: list[int], seeds: int) -> Iterator[tuple[str, Instance, float | None]]:
-    """(name, instance, the published scheduler's best where there is one)."""
+def cases(nodes: list[int], seeds: int) -> Iterator[tuple[str, Instance, float | None, int]]:
+    """(name, instance, the published scheduler's best where there is one, seed of arrangement and search)."""
     for count in nodes:
         file = DATA / f"skippipe_n{count}.json"
         if file.exists():
             text = file.read_text()
             published = json.loads(text)["published_seconds"]
             best = min(published[key] for key in ("no_TC2", "TC2") if key in published)
-            yield f"N={count} published", read_instance(text), best
+            yield f"N={count} published", read_instance(text), best, 1
         sizes, visits = SHAPES[count]
         for seed in range(1, seeds + 1):
-            yield f"N={count} seed {seed}", arranged(sizes, visits, 6 * sizes[0], seed), None
+            instance = arranged(sizes, visits, 6 * sizes[0], seed)
+            yield f"N={count} seed {seed}", instance, None, seed
 
 
 def measured(
-    case: str, mode: str, instance: Instance, published: float | None, budget_seconds: float
+    case: str,
+    mode: str,
+    instance: Instance,
+    published: float | None,
+    seed: int,
+    budget_seconds: float,
 ) -> Row:
     if mode != "given":
         nowhere = tuple(replace(peer, stages=None) for peer in instance.peers)
@@ -123,7 +129,7 @@ def measured(
     found = plan(
         instance,
         spent,
-        random.Random(1),
+        random.Random(seed),
         lambda _, seconds: told.append((time.process_time() - begun, seconds)),
     )
     used = time.process_time() - begun
@@ -165,16 +171,16 @@ def main() -> None:
     options.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     chosen = options.parse_args()
     work = [
-        (name, mode, instance, published)
-        for name, instance, published in cases(chosen.nodes, chosen.seeds)
+        (name, mode, instance, published, seed)
+        for name, instance, published, seed in cases(chosen.nodes, chosen.seeds)
         for mode in chosen.modes
     ]
     if chosen.large:
-        work += [("N=200, 1,000 microbatches", "given", arranged(*LARGE, seed=1), None)]
+        work += [("N=200, 1,000 microbatches", "given", arranged(*LARGE, seed=1), None, 1)]
     rows: list[Row] = []
     print(HEAD, flush=True)
-    for name, mode, instance, published in work:
-        rows.append(measured(name, mode, instance, published, chosen.seconds))
+    for name, mode, instance, published, seed in work:
+        rows.append(measured(name, mode, instance, published, seed, chosen.seconds))
         print(line(asdict(rows[-1])), flush=True)
         command = "python -m benchmarks.paths " + " ".join(sys.argv[1:])
         write_report([asdict(row) for row in rows], command.strip(), chosen.out)

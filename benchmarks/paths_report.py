@@ -57,7 +57,7 @@ def _page(rows: Sequence[Row], command: str) -> Iterable[str]:
     yield ""
     yield "Seconds of makespan; planning seconds are CPU seconds of one process, so other work on the machine has no"
     yield "part in them. `published`: the scheduler's own arrangement and best figure (`benchmarks/data/`); `seed`:"
-    yield "peers dealt to stages at random, which where places are chosen only repeats the search."
+    yield "peers dealt to stages at random, and the search begun from it; only that where places are chosen."
     yield from (f"`{mode}`: {text}." for mode, text in MODES.items())
     yield ""
     yield "![makespans over the lower bound](paths.svg)"
