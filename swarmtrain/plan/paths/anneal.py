@@ -1,6 +1,7 @@
 """Simulated annealing of one draft on the execution model, compiled; `search.Annealer` gives it heat and budget."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from swarmtrain.plan.paths.compiling import compiled, figures
@@ -14,16 +15,26 @@ from swarmtrain.plan.paths.draft import (
     same,
     trial_of,
 )
-from swarmtrain.plan.paths.execute import Tasks, execute, trip_seconds, write_row
+from swarmtrain.plan.paths.execute import (
+    Tasks,
+    costs_of,
+    execute,
+    safe_seconds,
+    take_costs,
+    tasks_of,
+    trip_seconds,
+    write_row,
+)
+from swarmtrain.plan.paths.instance import Instance
 from swarmtrain.plan.paths.moves import propose, relocate
 
-ENERGY, BEST, AGAIN, STEADY = range(4)
-"""Of `Search.found`: energy of now; least makespan; the same plan's makespan of the second way; whether the two of
-every plan that is kept have to be equal, 1 or 0."""
+ENERGY, OWN, LONGEST, WORTH = range(4)
+"""Of `Search.found`: energy of now; makespan of the best plan; its longest one, with other ways; what it is worth."""
 
-MOST_STEADY = 100
-"""Microbatches up to which plans whose two makespans differ are not kept. Of several hundred some are always nearly
-equal, and a search that kept steady plans alone would stand still."""
+UNSTEADY = 0.05
+"""Another program may sum round trips in another order and find another makespan. A plan that hangs on that is worth
+its longest one and this share of it: so much better has to be what takes the place of a plan that does not. Where all
+is alike nearly every plan hangs on it, so these cannot be left out."""
 
 MOST_IDLE = 2000
 """Proposals in a row that came to nothing, after which there is nothing to search."""
@@ -37,7 +48,7 @@ before the energy is known."""
 
 
 class Search(NamedTuple):
-    """A draft, the best one so far, and one of before a move of peers; tasks, and those of the second way."""
+    """A draft, the best one so far, and one of before a move of peers; tasks, and those of other ways in turn."""
 
     draft: Draft
     best: Draft
@@ -45,16 +56,26 @@ class Search(NamedTuple):
     trial: Trial
     tasks: Tasks
     again: Tasks
+    costs_WC: Any
     spread: float
     found: Any
     rises: Any
 
 
-def search_of(draft: Draft, tasks: Tasks, again: Tasks, spread: float) -> Search:
-    """`spread` is the weight of the sum of all ends beside the makespan."""
-    found, rises = figures([math.inf, math.inf, math.inf, 0.0]), figures(RISES)
+def search_of(draft: Draft, instance: Instance, ways: Sequence[Instance], spread: float) -> Search:
+    """`spread` is the weight of the sum of all ends beside the makespan; `ways` have other costs."""
+    tasks, again = tasks_of(instance), tasks_of(instance)
     return Search(
-        draft, same(draft), same(draft), trial_of(draft), tasks, again, spread, found, rises
+        draft,
+        best=same(draft),
+        before=same(draft),
+        trial=trial_of(draft),
+        tasks=tasks,
+        again=again._replace(safe_seconds=min(map(safe_seconds, ways))),
+        costs_WC=figures(seconds for way in ways for seconds in costs_of(way)),
+        spread=spread,
+        found=figures([math.inf, math.inf, math.inf, math.inf]),
+        rises=figures(RISES),
     )
 
 
@@ -67,11 +88,8 @@ def begin(search):  # type: ignore[no-untyped-def]
     makespan, total, last = execute(search.tasks, search.spread, math.inf)
     search.found[ENERGY] = makespan + search.spread * total
     search.draft.late[0] = search.draft.peer_MV[last * search.draft.visits]
-    if search.found[BEST] == math.inf:
-        again = _again_seconds(search)
-        search.found[BEST], search.found[AGAIN] = makespan, again
-        is_small = len(search.draft.release_M) <= MOST_STEADY
-        search.found[STEADY] = 1.0 if is_small and abs(again - makespan) < SAME_SECONDS else 0.0
+    if search.found[LONGEST] == math.inf:
+        _keep(search, makespan)
 
 
 @compiled()
@@ -96,7 +114,7 @@ def anneal(search, temperature, longest, most, idle):  # type: ignore[no-untyped
             if makespan + search.spread * total <= limit:
                 found[ENERGY] = makespan + search.spread * total
                 draft.late[0] = draft.peer_MV[last * draft.visits]
-                if makespan < found[BEST] - SAME_SECONDS:
+                if makespan < found[LONGEST] - SAME_SECONDS:
                     _keep(search, makespan)
                 continue
         if used > 0:
@@ -142,22 +160,25 @@ def _write_all(tasks, draft):  # type: ignore[no-untyped-def]
 
 
 @compiled()
-def _again_seconds(search):  # type: ignore[no-untyped-def]
-    """The makespan of the second way."""
+def _again_seconds(search, way):  # type: ignore[no-untyped-def]
+    """The makespan with the costs of that way."""
+    take_costs(search.again, search.costs_WC, way)
     _write_all(search.again, search.draft)
     return execute(search.again, 0.0, math.inf)[0]
 
 
-@compiled("always")
+@compiled()
 def _keep(search, makespan):  # type: ignore[no-untyped-def]
-    """Keep the draft as the best, if its makespan of the second way is less than the best one's too.
-
-    Another program may sum round trips in another order, and a plan of few microbatches must not take longer there: it
-    is kept only if both are the same.
-    """
-    found, again = search.found, _again_seconds(search)
-    if found[STEADY] > 0.0 and abs(again - makespan) >= SAME_SECONDS:
-        return
-    if again < found[AGAIN] - SAME_SECONDS:
-        found[BEST], found[AGAIN] = makespan, again
-        copy(search.draft, search.best)
+    """Keep the draft as the best, if it is better than the best one in the other ways too."""
+    found, longest, is_steady = search.found, makespan, True
+    peers = len(search.tasks.slots_P)
+    for way in range(len(search.costs_WC) // (3 * peers + peers * peers)):
+        again = _again_seconds(search, way)
+        longest = max(longest, again)
+        if abs(again - makespan) >= SAME_SECONDS:
+            is_steady = False
+        worth = longest if is_steady else longest * (1.0 + UNSTEADY)
+        if worth >= found[WORTH] - SAME_SECONDS:
+            return
+    found[OWN], found[LONGEST], found[WORTH] = makespan, longest, worth
+    copy(search.draft, search.best)

@@ -5,7 +5,7 @@ Peers decide for themselves, and what one of them does reaches others after a ta
 peers decide, one after the other, what they do in a short time, and need no common queue of events.
 
 Array suffixes: M microbatches, T tasks of each (2 visits + 1), P and Q peers, K kinds of tasks: 0 forwards, 1 what is
-urgent. Queues hold microbatches.
+urgent; W ways, C costs of each. Queues hold microbatches.
 """
 
 import math
@@ -20,13 +20,11 @@ ROUNDS = 1.0 - 1e-9
 
 
 class Tasks(NamedTuple):
-    """Costs; the tasks of every microbatch, by their order; and room to work in. `parts` of a second priorities are
-    rounded to, 0 for not."""
+    """Costs; the tasks of every microbatch, by their order; and room to work in."""
 
     visits: int
     gap_seconds: float
     safe_seconds: float
-    parts: float
     slots_P: Any
     forward_P: Any
     loss_P: Any
@@ -51,15 +49,14 @@ class Tasks(NamedTuple):
     priority_M: Any
 
 
-def tasks_of(instance: Instance, parts: float = 0.0) -> Tasks:
+def tasks_of(instance: Instance) -> Tasks:
     peers, count = instance.peers, instance.microbatches
     everyone, places = range(len(peers)), count * (2 * instance.visits + 1)
     nothing, none = [0.0] * places, [0] * places
     return Tasks(
         visits=instance.visits,
         gap_seconds=instance.task_gap_seconds,
-        safe_seconds=_safe_seconds(instance),
-        parts=parts,
+        safe_seconds=safe_seconds(instance),
         slots_P=counts(peer.memory_slots for peer in peers),
         forward_P=figures(peer.forward_seconds for peer in peers),
         loss_P=figures(peer.loss_seconds for peer in peers),
@@ -83,7 +80,28 @@ def tasks_of(instance: Instance, parts: float = 0.0) -> Tasks:
     )
 
 
-def _safe_seconds(instance: Instance) -> float:
+def costs_of(instance: Instance) -> list[float]:
+    """What `take_costs` puts into tasks."""
+    peers = instance.peers
+    seconds = [peer.forward_seconds for peer in peers] + [peer.loss_seconds for peer in peers]
+    seconds += [peer.backward_seconds for peer in peers]
+    return seconds + [send for row in instance.send_seconds for send in row]
+
+
+@compiled("always")
+def take_costs(tasks, costs_WC, way):  # type: ignore[no-untyped-def]
+    """Let tasks cost what they do in one of several ways; `write_row` has to follow."""
+    peers = len(tasks.slots_P)
+    at = way * (3 * peers + peers * peers)
+    for peer in range(peers):
+        tasks.forward_P[peer] = costs_WC[at + peer]
+        tasks.loss_P[peer] = costs_WC[at + peers + peer]
+        tasks.backward_P[peer] = costs_WC[at + 2 * peers + peer]
+    for pair in range(peers * peers):
+        tasks.send_PQ[pair] = costs_WC[at + 3 * peers + pair]
+
+
+def safe_seconds(instance: Instance) -> float:
     """What a peer does reaches another one so much later, at the least."""
     peers, send = instance.peers, instance.send_seconds
     edges = [peer for peer in peers if 0 in (peer.stages or (0,))]
@@ -96,7 +114,7 @@ def _safe_seconds(instance: Instance) -> float:
 @compiled("always")
 def write_row(tasks, draft, index):  # type: ignore[no-untyped-def]
     """The tasks of a microbatch of the draft, as `execution.Executor.chain` has them."""
-    visits, peers, parts = tasks.visits, len(tasks.slots_P), tasks.parts
+    visits, peers = tasks.visits, len(tasks.slots_P)
     forward_P, backward_P, send_PQ = tasks.forward_P, tasks.backward_P, tasks.send_PQ
     peer_MT, seconds_MT, send_MT = tasks.peer_MT, tasks.seconds_MT, tasks.send_MT
     priority_MT, peer_MV = tasks.priority_MT, draft.peer_MV
@@ -116,8 +134,7 @@ def write_row(tasks, draft, index):  # type: ignore[no-untyped-def]
         remaining = seconds + send + remaining
         after = peer
         peer_MT[row + at], seconds_MT[row + at], send_MT[row + at] = peer, seconds, send
-        rounds = math.floor(-remaining * parts + 0.5) if parts else 0.0
-        priority_MT[row + at] = rounds / parts if parts else -remaining
+        priority_MT[row + at] = -remaining
     tasks.begin_M[index] = draft.release_M[index] + tasks.opening_P[edge]
 
 

@@ -13,6 +13,7 @@ from swarmtrain.plan.paths.construct import SPREAD
 from swarmtrain.plan.paths.freedom import Freedom
 from swarmtrain.plan.paths.instance import Chance, Instance
 from swarmtrain.plan.paths.routes import Plan, PlannedRoute
+from swarmtrain.plan.paths.ways import other_sums
 
 if TYPE_CHECKING:
     from swarmtrain.plan.paths.anneal import Search
@@ -49,9 +50,6 @@ LONGER = 2.0
 """By how many temperatures round trips alone may cost more for a draft to be worth executing: waiting less seldom makes
 up for it."""
 
-ROUNDED_PARTS = 1e9
-"""Round trips that are rounded to such parts of a second are equal where they should be: sums stray."""
-
 MOST_TASKS = 200_000
 """Tasks that are executed before the budget is asked for again."""
 
@@ -67,9 +65,9 @@ def by_evaluations(count: int) -> Spent:
 class Annealer:
     """Searches from one plan; `placed` and `routes` are the best it found.
 
-    A plan counts as best only if its makespan of a second way is less than that of the best so far too: executed with
-    nearly equal priorities told apart as equal ones are, because another program may sum a round trip in another order;
-    or with the costs of `other`.
+    A plan counts as best only if it is better than the best so far with the costs of `ways` too: those of `other_sums`,
+    or others that it is to be good with. `best_seconds` is its longest makespan, in any of them, once it was searched;
+    `makespan_seconds` that with its own costs.
     """
 
     def __init__(
@@ -79,13 +77,14 @@ class Annealer:
         freedom: Freedom,
         chance: Chance,
         report: Report,
-        other: Instance | None = None,
+        ways: Sequence[Instance] | None = None,
     ) -> None:
         self.placed, self.routes = placed, list(routes)
-        self._freedom, self._chance, self._report, self._other = freedom, chance, report, other
+        self._freedom, self._chance, self._report, self._ways = freedom, chance, report, ways
         self._search: Search | None = None
         self.evaluations = 1
-        self.best_seconds = Plan(placed, tuple(routes), 0.0, 0.0).execution().makespan_seconds
+        self.makespan_seconds = Plan(placed, tuple(routes), 0.0, 0.0).execution().makespan_seconds
+        self.best_seconds = self.makespan_seconds
 
     def search(self, spent: Spent, rounds: Rounds = ROUNDS) -> None:
         """Anneal round after round until the budget is used."""
@@ -100,6 +99,7 @@ class Annealer:
         for end, hot in rounds:
             if start < end:
                 begin(self._search)
+                self._note(self._search)
                 self.evaluations += 1
                 self._anneal(self._search, spent, (start, end), hot)
                 start = end
@@ -108,17 +108,23 @@ class Annealer:
 
     def plan(self, bound_seconds: float, evaluations: int) -> Plan:
         routes = tuple(self.routes)
-        return Plan(self.placed, routes, self.best_seconds, bound_seconds, evaluations)
+        return Plan(self.placed, routes, self.makespan_seconds, bound_seconds, evaluations)
 
     def _begun(self) -> "Search":
         from swarmtrain.plan.paths.anneal import search_of
         from swarmtrain.plan.paths.draft import draft_of
-        from swarmtrain.plan.paths.execute import tasks_of
 
         draft = draft_of(self.placed, self.routes, self._freedom, self._chance, self.best_seconds)
-        tasks = tasks_of(self.placed)
-        again = tasks_of(self._other or self.placed, 0.0 if self._other else ROUNDED_PARTS)
-        return search_of(draft, tasks, again, SPREAD / self.placed.microbatches)
+        ways = self._ways or other_sums(self.placed, self._chance)
+        return search_of(draft, self.placed, ways, SPREAD / self.placed.microbatches)
+
+    def _note(self, search: "Search") -> None:
+        """Take over the figures of the best plan; infinite ones are of none, as slots lock up in one of the ways."""
+        from swarmtrain.plan.paths.anneal import LONGEST, OWN
+
+        if math.isfinite(search.found[OWN]):
+            self.makespan_seconds = float(search.found[OWN])
+            self.best_seconds = float(search.found[LONGEST])
 
     def _affordable(self, heat: float) -> float:
         """Where evaluations are few, a search that climbs never comes down again."""
@@ -128,7 +134,7 @@ class Annealer:
     def _anneal(
         self, search: "Search", spent: Spent, shares: tuple[float, float], hot: float
     ) -> None:
-        from swarmtrain.plan.paths.anneal import BEST, ENERGY, MOST_IDLE, anneal
+        from swarmtrain.plan.paths.anneal import ENERGY, LONGEST, MOST_IDLE, anneal
 
         instance, idle, (start, end) = self.placed, 0, shares
         most = max(1, MOST_TASKS // (instance.microbatches * (2 * instance.visits + 1)))
@@ -143,6 +149,6 @@ class Annealer:
             few = min(most, 1 + self.evaluations // LATE_SHARE)
             done, idle = anneal(search, temperature, longest, few, idle)
             self.evaluations += done
-            if search.found[BEST] < self.best_seconds:
-                self.best_seconds = float(search.found[BEST])
+            if search.found[LONGEST] < self.best_seconds:
+                self._note(search)
                 self._report(self.evaluations, self.best_seconds)

@@ -21,24 +21,33 @@ class Job:
         return self.at == len(self.tasks)
 
 
-def simulate(instance: Instance, routes: list[PlannedRoute]) -> list[Job]:
-    """All jobs with the starts of their tasks and their ends."""
+def simulate(
+    instance: Instance,
+    routes: list[PlannedRoute],
+    alike_seconds: float = 0.0,
+    last_first: bool = False,
+) -> list[Job]:
+    """All jobs with the starts of their tasks and their ends.
+
+    Times nearer than `alike_seconds` are the same; of equal jobs the first goes first, or the last.
+    """
     jobs = [_job(instance, index, route) for index, route in enumerate(routes)]
     idle_at = [0.0] * len(instance.peers)
     free_slots = [own.memory_slots for own in instance.peers]
     frees: list[tuple[float, int]] = []
     now = 0.0
     while True:
-        for when, who in [entry for entry in frees if entry[0] <= now]:
+        for when, who in [entry for entry in frees if entry[0] <= now + alike_seconds]:
             frees.remove((when, who))
             free_slots[who] += 1
         for who in range(len(instance.peers)):
-            if idle_at[who] <= now:
-                _serve(instance, jobs, who, now, idle_at, free_slots, frees)
+            if idle_at[who] <= now + alike_seconds:
+                rule = alike_seconds, -1 if last_first else 1
+                _serve(instance, jobs, who, now, rule, idle_at, free_slots, frees)
         times = (
             [job.arrival for job in jobs if not job.over] + idle_at + [entry[0] for entry in frees]
         )
-        later = [time for time in times if time > now]
+        later = [time for time in times if time > now + alike_seconds]
         if not later:
             return jobs
         now = min(later)
@@ -53,16 +62,28 @@ def _job(instance: Instance, index: int, route: PlannedRoute) -> Job:
     return Job(index, tasks, route.release_seconds + opening)
 
 
-def _serve(instance, jobs, who, now, idle_at, free_slots, frees) -> None:
+def _serve(instance, jobs, who, now, rule, idle_at, free_slots, frees) -> None:
+    alike_seconds, sign = rule
     waiting = [
-        job for job in jobs if not job.over and job.arrival <= now and job.tasks[job.at][1] == who
+        job
+        for job in jobs
+        if not job.over and job.arrival <= now + alike_seconds and job.tasks[job.at][1] == who
     ]
+
+    def rounded(seconds: float) -> float:
+        return round(seconds / alike_seconds) if alike_seconds else seconds
+
     ready = [job for job in waiting if job.tasks[job.at][0] != "F" or free_slots[who] > 0]
     if not ready:
         return
     job = min(
         ready,
-        key=lambda j: (j.tasks[j.at][0] == "F", -_remaining(instance, j), j.arrival, j.index),
+        key=lambda j: (
+            j.tasks[j.at][0] == "F",
+            -rounded(_remaining(instance, j)),
+            rounded(j.arrival),
+            sign * j.index,
+        ),
     )
     kind, _, seconds = job.tasks[job.at]
     job.starts.append(now)

@@ -7,15 +7,23 @@ import sys
 
 import pytest
 
-from swarmtrain.plan.paths.compiling import IS_COMPILED
+from swarmtrain.plan.paths.compiling import IS_COMPILED, figures
 from swarmtrain.plan.paths.construct import first_routes
 from swarmtrain.plan.paths.draft import Draft, draft_of, exchange, routes_of, trial_of
-from swarmtrain.plan.paths.execute import Tasks, _execute_plainly, execute, tasks_of, write_row
+from swarmtrain.plan.paths.execute import (
+    Tasks,
+    _execute_plainly,
+    costs_of,
+    execute,
+    take_costs,
+    tasks_of,
+    write_row,
+)
 from swarmtrain.plan.paths.freedom import ANYTHING, Freedom, visits_of
 from swarmtrain.plan.paths.instance import Instance
 from swarmtrain.plan.paths.moves import propose
 from swarmtrain.plan.paths.routes import Plan, PlannedRoute
-from swarmtrain.plan.paths.stepwise import shaken
+from swarmtrain.plan.paths.ways import shaken
 from tests.plan.paths.networks import peer, random_instance
 
 
@@ -66,22 +74,21 @@ def test_nothing_is_executed_further_than_it_is_worth():
     assert cut == (60 if IS_COMPILED else 0)
 
 
-def test_the_second_way_is_the_same_without_the_compiler():
-    """With priorities rounded, and with other costs."""
+def test_tasks_take_the_costs_of_other_ways():
+    """And are executed alike without the compiler."""
     for seed in range(60):
         instance = random_instance(seed, exact=False)
         draft = drafted(instance, first_routes(instance))
-        for again in (tasks_of(instance, 1e9), tasks_of(shaken(instance, random.Random(seed)))):
+        ways = [shaken(instance, random.Random(seed + way), 0.1) for way in range(3)]
+        costs_WC, again = (
+            figures(cost for way in ways for cost in costs_of(way)),
+            tasks_of(instance),
+        )
+        for at, way in enumerate(ways):
+            take_costs(again, costs_WC, at)
             found = execute(written(again, draft), 0.0, math.inf)
+            assert found == execute(written(tasks_of(way), draft), 0.0, math.inf)
             assert found == _execute_plainly(again, 0.0, math.inf)
-
-
-def test_priorities_that_are_nearly_equal_are_equal_when_rounded():
-    instance = random_instance(4, exact=False)
-    draft = drafted(instance, first_routes(instance))
-    exact, rounded = written(tasks_of(instance), draft), written(tasks_of(instance, 4.0), draft)
-    assert list(exact.priority_MT) != list(rounded.priority_MT)
-    assert all(4 * priority == int(4 * priority) for priority in rounded.priority_MT)
 
 
 def test_microbatches_that_lock_each_other_up_never_end():

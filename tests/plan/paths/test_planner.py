@@ -9,18 +9,19 @@ import pytest
 
 from swarmtrain.core.errors import ConfigError
 from swarmtrain.plan.paths import planner
-from swarmtrain.plan.paths.anneal import AGAIN, BEST, STEADY, anneal, begin, search_of
+from swarmtrain.plan.paths.anneal import LONGEST, OWN, WORTH, anneal, begin, search_of
 from swarmtrain.plan.paths.bounds import lower_bound_seconds
 from swarmtrain.plan.paths.construct import first_routes
 from swarmtrain.plan.paths.draft import draft_of
-from swarmtrain.plan.paths.execute import tasks_of, trip_seconds
+from swarmtrain.plan.paths.execute import trip_seconds
 from swarmtrain.plan.paths.execution import Executor
 from swarmtrain.plan.paths.freedom import ANYTHING, REPLACE_PEER, Freedom, visits_of
 from swarmtrain.plan.paths.instance import Instance
 from swarmtrain.plan.paths.planner import plan, replan
 from swarmtrain.plan.paths.routes import Plan, PlannedRoute, violations
-from swarmtrain.plan.paths.search import ROUNDED_PARTS, TRIAL, Annealer, by_evaluations
-from swarmtrain.plan.paths.stepwise import SHAKEN, shaken
+from swarmtrain.plan.paths.search import TRIAL, Annealer, by_evaluations
+from swarmtrain.plan.paths.stepwise import SHAKEN
+from swarmtrain.plan.paths.ways import GRID_PARTS, UNTIED, other_sums, shaken
 from tests.plan.paths import naive
 from tests.plan.paths.networks import peer, random_instance, unplaced
 from tests.plan.paths.test_bounds import optimum_seconds, small_instances
@@ -107,11 +108,11 @@ def test_the_same_seed_and_budget_give_the_same_plan():
     assert planned(ring(), 400, 7).routes != planned(ring(), 400, 8).routes
 
 
-def test_reports_fall_and_end_at_the_makespan():
+def test_reports_fall_and_the_plan_takes_no_longer_than_the_last_one():
     told: list[tuple[int, float]] = []
-    found = plan(ring(), by_evaluations(1500), random.Random(1), lambda *entry: told.append(entry))
+    found = plan(ring(), by_evaluations(1500), random.Random(2), lambda *entry: told.append(entry))
     assert told == sorted(told, key=lambda entry: -entry[1])
-    assert told[-1][1] == found.makespan_seconds
+    assert found.makespan_seconds <= told[-1][1]
 
 
 def test_an_early_episode_is_kept_where_the_last_one_finds_nothing_better(monkeypatch):
@@ -122,23 +123,24 @@ def test_an_early_episode_is_kept_where_the_last_one_finds_nothing_better(monkey
         found = plan(
             unplaced(ring()), spent, chance, lambda _, seconds, best=best: best.append(seconds)
         )
-        assert found.makespan_seconds == min(best)
+        assert found.makespan_seconds <= min(best)
 
 
 def searched(again_seconds: float | None = None) -> tuple[list[float], list[float]]:
-    """Least makespans, of both ways, before and after a search; the second way has other costs.
+    """Least makespans, its own and another way's, before and after a search.
 
-    `again_seconds` are put in the place of the second one before.
+    The best plan before is taken to be worth `again_seconds`.
     """
-    freedom, other = Freedom(ANYTHING, visits_of(ring())), shaken(ring(), random.Random(1))
+    freedom = Freedom(ANYTHING, visits_of(ring()))
+    other = shaken(ring(), random.Random(1), SHAKEN)
     draft = draft_of(ring(), first_routes(ring()), freedom, random.Random(1))
-    search = search_of(draft, tasks_of(ring()), tasks_of(other), 2.0 / 12)
+    search = search_of(draft, ring(), [other], 2.0 / 12)
     begin(search)
     if again_seconds is not None:
-        search.found[AGAIN] = again_seconds
-    before = list(search.found[BEST:STEADY])
+        search.found[WORTH] = again_seconds
+    before = [search.found[OWN], search.found[LONGEST]]
     anneal(search, 1.0, 3.0, 1500, 0)
-    return before, list(search.found[BEST:STEADY])
+    return before, [search.found[OWN], search.found[LONGEST]]
 
 
 @pytest.mark.parametrize("longest", [0.0, math.inf])
@@ -146,7 +148,7 @@ def test_longer_round_trips_are_executed_only_where_that_is_asked_for(longest):
     """Where every draft is accepted that is executed."""
     freedom = Freedom(ANYTHING, visits_of(ring()))
     draft = draft_of(ring(), first_routes(ring()), freedom, random.Random(1))
-    search = search_of(draft, tasks_of(ring()), tasks_of(ring()), 2.0 / 12)
+    search = search_of(draft, ring(), [ring()], 2.0 / 12)
     begin(search)
     trips = [sum(trip_seconds(search.tasks, index) for index in range(12))]
     for _ in range(50):
@@ -178,29 +180,52 @@ def test_both_makespans_of_a_plan_have_to_fall():
     assert all(now < then for now, then in zip(after, before, strict=True))
 
 
-@pytest.mark.parametrize("seed", [6, 10])
-def test_a_small_plan_takes_as_long_where_another_program_adds_up_otherwise(seed: int):
-    """Tenths add up to different floats in another order. Switched off, these plans take 0.22 and 0.07 s longer."""
-    count = 12
-    instance = Instance(
+def regions(peers: int = 16) -> Instance:
+    """Two or three machines in each of six regions: the same way there and back is equally long, to the last bit or
+    not, and in different floats if it is added up in another order."""
+    chance = random.Random(5)
+    way_RR = [[round(0.4 + 1.2 * chance.random(), 2) for _ in range(6)] for _ in range(6)]
+    return Instance(
         peers=tuple(
-            peer(f"p{n}", (n // 3,), 3, forward=0.1, backward=0.2, loss=0.05) for n in range(count)
+            peer(f"p{n}", (n // 4,), 3, forward=1.76, backward=2.64, loss=0.44)
+            for n in range(peers)
         ),
         send_seconds=tuple(
-            tuple(0.0 if a == b else 0.1 * (1 + (a * b) % 3) for b in range(count))
-            for a in range(count)
+            tuple(
+                0.0 if a == b else way_RR[min(a % 6, b % 6)][max(a % 6, b % 6)]
+                for b in range(peers)
+            )
+            for a in range(peers)
         ),
         stages=4,
-        microbatches=36,
-        visits=4,
-        task_gap_seconds=0.01,
+        microbatches=24,
+        visits=3,
+        task_gap_seconds=0.13,
     )
-    found = planned(instance, 2000, seed)
-    freedom = Freedom(ANYTHING, visits_of(instance))
-    draft = draft_of(instance, found.routes, freedom, random.Random(1))
-    search = search_of(draft, tasks_of(instance), tasks_of(instance, ROUNDED_PARTS), 0.1)
-    begin(search)
-    assert search.found[AGAIN] == pytest.approx(found.makespan_seconds, abs=1e-6)
+
+
+def test_plans_take_as_long_where_another_program_adds_up_otherwise():
+    """Judged with all that is nearly equal taken as equal, the first or the last microbatch first.
+
+    One in many plans hangs on a tie that no way broke; with ways switched off, four of these six do.
+    """
+    strayed = 0
+    for seed in range(6):
+        found = planned(regions(), 6000, seed)
+        ends = [found.makespan_seconds]
+        for last_first in (False, True):
+            jobs = naive.simulate(found.instance, list(found.routes), 1e-9, last_first)
+            ends.append(max(job.end for job in jobs))
+        strayed += max(ends) - min(ends) > 1e-6
+    assert strayed <= 1
+
+
+def test_other_sums_keep_what_is_equal_equal_or_make_it_unequal():
+    exact, *untied = other_sums(regions(), random.Random(1))
+    assert {own.forward_seconds for own in exact.peers} == {round(1.76 * GRID_PARTS) / GRID_PARTS}
+    for way in untied:
+        assert len({own.forward_seconds for own in way.peers}) == 16
+        assert all(abs(own.forward_seconds / 1.76 - 1) <= UNTIED for own in way.peers)
 
 
 def test_a_plan_that_is_better_one_way_only_is_not_kept():
@@ -216,9 +241,9 @@ def makespan_seconds(instance: Instance, routes: Sequence[PlannedRoute]) -> floa
 def strayed_seconds(seed: int, is_considered: bool) -> tuple[float, float]:
     """A plan's makespan with costs that stray from those it was made for: of the first plan, and of the found one."""
     instance = ring()
-    other = shaken(instance, random.Random(seed))
+    other = shaken(instance, random.Random(seed), SHAKEN)
     routes, freedom = first_routes(instance), Freedom(ANYTHING, visits_of(instance))
-    watched = other if is_considered else None
+    watched = [other if is_considered else instance]
     annealer = Annealer(instance, routes, freedom, random.Random(seed), lambda *_: None, watched)
     annealer.search(by_evaluations(300))
     return makespan_seconds(other, routes), makespan_seconds(other, annealer.routes)
@@ -234,7 +259,7 @@ def test_a_running_step_s_plan_is_better_with_costs_that_stray_too():
 
 def test_costs_stray_by_little():
     instance = ring()
-    other = shaken(instance, random.Random(1))
+    other = shaken(instance, random.Random(1), SHAKEN)
     ratios = [
         strayed.forward_seconds / own.forward_seconds
         for strayed, own in zip(other.peers, instance.peers, strict=True)
