@@ -47,6 +47,7 @@ from swarmtrain.experiments.matrix import (
     Axis,
     applied,
     axis_of,
+    is_made_of,
     narrowed,
     product,
     run_name,
@@ -137,8 +138,10 @@ class Experiment:
     runs: tuple[PlannedRun, ...]
 
     def only(self, name: str) -> tuple[PlannedRun, ...]:
-        """The runs whose name has `name` in it. Raises ConfigError when there is none."""
-        chosen = tuple(run for run in self.runs if name in run.name)
+        """The runs that `name` chooses: whole parts of a run's name (`policy=planned,seed=1`), or, where no run is
+        made of these, any piece of it. Raises ConfigError when there is none."""
+        whole = tuple(run for run in self.runs if is_made_of(name, run.labels))
+        chosen = whole or tuple(run for run in self.runs if name in run.name)
         if not chosen:
             names = "\n       ".join(run.name for run in self.runs)
             raise ConfigError(

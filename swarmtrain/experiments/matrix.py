@@ -6,6 +6,7 @@ list of `machine` or `fault` tables.
 """
 
 import copy
+import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +19,10 @@ from swarmtrain.core.errors import ConfigError
 
 SEED = "seed"
 """The axis over which results are averaged."""
+
+LONGEST_NAME_BYTES = 200
+"""A name of a file may have 255 bytes, and some end in more than a run is called."""
+LONGEST_PART_BYTES = 48
 
 TABLES = ("world", "charge", "faults")
 LISTS = ("machine", "fault")
@@ -93,12 +98,46 @@ def product(axes: Iterable[Axis]) -> list[Combination]:
 
 
 def run_name(axes: Sequence[Axis], combination: Combination) -> str:
-    """What the folder of a run is called: `policy=planned,seed=1`."""
+    """What the folder of a run is called: `policy=planned,seed=1`. What would be too long is cut and ends in a hash."""
     parts = [
-        f"{axis.name.rpartition('.')[2]}={choice.label}"
+        _plain(part_of(axis.name, choice.label))
         for axis, choice in zip(axes, combination, strict=True)
     ]
-    return "".join(c if c.isalnum() or c in "=,._+-" else "_" for c in ",".join(parts)) or "run"
+    name = ",".join(parts) or "run"
+    if len(name.encode()) > LONGEST_NAME_BYTES:
+        name = _cut(",".join(_cut(part, LONGEST_PART_BYTES) for part in parts), LONGEST_NAME_BYTES)
+    return name
+
+
+def part_of(axis: str, label: str) -> str:
+    """The part of a run's name that says its choice of one axis."""
+    return f"{axis.rpartition('.')[2]}={label}"
+
+
+def is_made_of(wanted: str, labels: Mapping[str, str]) -> bool:
+    """Whether `wanted` is a list, joined by commas, of whole parts of the name of the run with these labels."""
+    parts = [part_of(axis, label) for axis, label in labels.items()]
+    parts += [f"{axis}={label}" for axis, label in labels.items()]
+    rest = f",{wanted.replace(', ', ',').strip(',')},"
+    # The longest first: a label may itself hold commas, and what is another's part.
+    for part in sorted({p.replace(", ", ",") for p in (*parts, *map(_plain, parts))}, key=len)[
+        ::-1
+    ]:
+        rest = rest.replace(f",{part},", ",")
+    return rest == ","
+
+
+def _plain(text: str) -> str:
+    """As the name of a folder."""
+    return "".join(c if c.isalnum() or c in "=,._+-" else "_" for c in text)
+
+
+def _cut(text: str, most_bytes: int) -> str:
+    encoded = text.encode()
+    if len(encoded) <= most_bytes:
+        return text
+    digest = hashlib.sha256(encoded).hexdigest()[:8]
+    return f"{encoded[: most_bytes - 9].decode(errors='ignore')}-{digest}"
 
 
 def applied(tables: Tables, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,13 +151,13 @@ def applied(tables: Tables, settings: Mapping[str, Any]) -> dict[str, Any]:
 def _apply(tables: dict[str, Any], name: str, value: Any) -> None:
     first, dot, key = name.partition(".")
     if not dot and first in LISTS and isinstance(value, list):
-        tables[first] = value
+        tables[first] = _of_tables(name, value)
     elif dot and first in TABLES:
         tables[first] = {**tables.get(first, {}), key: value}
     elif dot and first == "machine":
         _change_machines(tables, name, value)
     elif dot and first in RunConfig.model_fields:
-        tables["set"] = [*tables.get("set", ()), f"{name}={json.dumps(value)}"]
+        tables["set"] = [*tables.get("set", ()), f"{name}={_as_json(name, value)}"]
     else:
         known = [f"{section}.{field}" for section, field, _ in fields()]
         near = get_close_matches(name, known, n=1)
@@ -128,6 +167,28 @@ def _apply(tables: dict[str, Any], name: str, value: Any) -> None:
             "and whole lists of machine or fault",
             f"did you mean {near[0]}?" if near else "see swarmtrain/experiments/matrix.py",
         )
+
+
+def _of_tables(name: str, value: list[Any]) -> list[Any]:
+    wrong = [entry for entry in value if not isinstance(entry, dict)]
+    if wrong:
+        raise ConfigError(
+            f"{name} = {value!r} cannot be",
+            f"{wrong[0]!r} is no table",
+            f'write each of its entries like {{ name = "edge", count = 2 }}, as of a [[{name}]]',
+        )
+    return value
+
+
+def _as_json(name: str, value: Any) -> str:
+    try:
+        return json.dumps(value)
+    except TypeError as error:  # a date or a time: TOML has them
+        raise ConfigError(
+            f"{name} = {value} cannot be",
+            str(error),
+            "give a number, a truth value, a text in quotes, or a list of these",
+        ) from error
 
 
 def _change_machines(tables: dict[str, Any], name: str, value: Any) -> None:

@@ -172,6 +172,8 @@ def _read(kind: Folder, name: str, folder: Path, model: type[P]) -> P:
         return model.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read", str(error), "check the path") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is no UTF-8 text", str(error), "save it as UTF-8") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is no TOML", str(error), "correct that place") from error
     except ValidationError as error:

@@ -260,6 +260,8 @@ def read_tables(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read", str(error), "check the path") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is no UTF-8 text", str(error), "save it as UTF-8") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(
             f"{path} is no TOML", str(error), "see the example in the docs"

@@ -76,6 +76,35 @@ def test_every_combination_is_there_once(values: dict[str, list[int]]) -> None:
     assert len(combinations) == len(found) == expected
 
 
+def test_a_long_name_is_cut_and_stays_its_own() -> None:
+    lists = [[{"name": f"machine-{k}", "count": n} for k in range(9)] for n in (1, 2)]
+    axes = [axis_of("machine", lists), axis_of("seed", [1, 2])]
+    found = [run_name(axes, combination) for combination in product(axes)]
+    assert len(set(found)) == 4 and all(len(name) < 100 for name in found)
+    assert found[0].startswith("machine=") and found[0].endswith(",seed=1")
+    wide = "\u00e4" * 30
+    many = [axis_of(f"section.{wide}{number}", ["x"]) for number in range(9)]
+    (name,) = (run_name(many, combination) for combination in product(many))
+    assert len(name.encode()) <= 200
+
+
+def test_only_takes_whole_parts_and_else_any_piece(tmp_path: Path) -> None:
+    text = TINY.replace("seed = [1, 2]", 'seed = [1, 10]\n"paths.protected" = [[1], [1, 2]]')
+    experiment = read_experiment(written(tmp_path, text=text))
+
+    def chosen(name: str) -> list[dict[str, str]]:
+        return [run.labels for run in experiment.only(name)]
+
+    assert {labels["seed"] for labels in chosen("seed=1")} == {"1"}
+    assert len(chosen("seed=1")) == len(chosen("seed=10")) == 4 == len(chosen("seed=1,"))
+    assert len(chosen("policy=slow, seed=10")) == 2
+    assert len(chosen("protected=[1, 2]")) == len(chosen("paths.protected=[1]")) == 4
+    assert len(chosen("protected=_1,_2_,policy=calm,seed=1")) == 1
+    assert len(chosen("seed=")) == 8 and len(chosen("slow")) == 4
+    with pytest.raises(ConfigError):
+        chosen("seed=1,seed=10")
+
+
 def test_settings_reach_every_part_of_a_scenario_and_leave_the_base_alone() -> None:
     base = {"run": "x", "set": ["run.steps=1"], "machine": [{"name": "a"}, {"name": "b"}]}
     before = json.dumps(base)
@@ -118,6 +147,8 @@ def test_settings_reach_every_part_of_a_scenario_and_leave_the_base_alone() -> N
         ("world", {"peers": 3}, "is not a setting"),
         ("machine.none.count", 2, "machine.NAME.key"),
         ("machine.edge", 2, "machine.NAME.key"),
+        ("machine", [[3]], "is no table"),
+        ("fault", [3], "is no table"),
     ],
 )
 def test_a_setting_that_is_none_is_named(
@@ -145,6 +176,8 @@ def _toml(value: object) -> str:
         (("[matrix]", '[quick]\nmatrix = { "x" = [1] }\n[matrix]'), "no axis of"),
         (("[matrix]", "[report]\nwarm = 1\n[matrix]"), "report.warm"),
         (('"machine.rest.slowness" = 3.0', '"machine.rest.slowness" = -1.0'), "slowness"),
+        (("calm = {}", 'calm = { "optimizer.warmup_steps" = 1979-05-27 }'), "1979-05-27"),
+        (("seed = [1, 2]", "seed = [1, 2]\nmachine = [[[3]]]"), "is no table"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said_before_anything_runs(
@@ -155,6 +188,12 @@ def test_what_is_wrong_with_a_file_is_said_before_anything_runs(
     done = command("run", path, "--out", tmp_path / "out")
     assert isinstance(done.exception, ConfigError) and says in str(done.exception), done.output
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_is_no_utf8_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_bytes(b"title = '\xff'")
+    done = command("run", tmp_path / "x.toml")
+    assert isinstance(done.exception, ConfigError) and "UTF-8" in str(done.exception)
 
 
 def test_quick_changes_win_over_the_matrix(tmp_path: Path) -> None:
