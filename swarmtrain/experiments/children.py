@@ -64,10 +64,11 @@ async def wait_all(children: Sequence[Child], seconds: float) -> list[Child]:
 
 
 async def stop_all(children: Sequence[Child]) -> None:
-    """Ask those still running to stop, then kill by pid what does not."""
+    """Ask those still running to stop, then kill by pid what does not. One that is held by SIGSTOP is let go first."""
     for stop_signal in (signal.SIGTERM, signal.SIGKILL):
         running = [child for child in children if child.exit_code is None]
         for child in running:
+            child.process.send_signal(signal.SIGCONT)
             child.process.send_signal(stop_signal)
         if not await wait_all(running, TERMINATE_SECONDS):
             return

@@ -26,6 +26,7 @@ from swarmtrain.experiments.faults import Fault, random_plan, survivable
 from swarmtrain.experiments.figures import Figures
 from swarmtrain.experiments.gantt import shown_steps
 from swarmtrain.experiments.local import LocalSwarm
+from swarmtrain.experiments.peak_memory import peak_bytes
 from swarmtrain.experiments.process_nemesis import ProcessNemesis
 from swarmtrain.experiments.staging import arguments_of, island_file, staging_of
 from swarmtrain.experiments.virtual import WORLD, Scenario, VirtualPeer, identity_seed
@@ -43,6 +44,7 @@ class ProcessRun:
     """What a run of processes left behind, beside its folder. Seconds are those of the journal.
 
     `islands` says which machine is in which, `island_risks` why one need not have got to its end (empty: it must).
+    `peers_peak_bytes` adds up what each process took at its most.
     """
 
     state: RunState
@@ -54,6 +56,7 @@ class ProcessRun:
     islands: dict[str, int]
     island_risks: dict[int, str]
     names: dict[str, PeerId]
+    peers_peak_bytes: int
 
 
 class ProcessStage:
@@ -75,6 +78,7 @@ class ProcessStage:
         self._first_roster = Roster.of(1, [])
         self._heard_rounds: set[int] = set()
         self._others_ready = asyncio.Event()
+        self._peaks: dict[int, int] = {}
         self._has_begun = False
         self._failure: BaseException | None = None
         self._tasks = Tasks(self._fail)
@@ -123,6 +127,7 @@ class ProcessStage:
             islands=self._islands(),
             island_risks=self._island_risks(),
             names=self.names,
+            peers_peak_bytes=sum(self._peaks.values()),
         )
 
     def _islands(self) -> dict[str, int]:
@@ -224,9 +229,11 @@ class ProcessStage:
             await self._swarm.start_peer(number)
 
     async def _watch(self) -> None:
-        """End a run in which nothing happens any more."""
+        """End a run in which nothing happens any more; besides, note what each process takes."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
+            for child in self._swarm.children:
+                self._peaks[child.pid] = peak_bytes(child.pid) or self._peaks.get(child.pid, 0)
             patience_seconds = self.scenario.stall_seconds
             if self._loop.time() - self._progress_seconds > patience_seconds:
                 self._fail(_stalled(patience_seconds, self._folder))

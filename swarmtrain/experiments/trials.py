@@ -1,10 +1,11 @@
-"""One run of an experiment in its folder: config.toml, journal.jsonl, metrics.jsonl, record.json, summary.json.
+"""One run of an experiment in its folder: record, scenario, configuration, journal, metrics and summary.
 
-summary.json is written last and whole: a folder that has one holds a finished run. Nothing here reads a real clock;
-the processor seconds of the record come from the `clock` of whoever calls.
+record.json is there before the run begins, and completed at its end. summary.json is written last and whole: a folder
+that has one holds a finished run. Nothing here reads a real clock; the processor seconds of the record come from the
+`clock` of whoever calls.
 """
 
-import hashlib
+import gc
 import json
 import platform
 import resource
@@ -22,7 +23,7 @@ import torch
 
 from swarmtrain.core.carried import LinksCarried
 from swarmtrain.core.config import DataSection, RunConfig, load_config, to_toml
-from swarmtrain.core.errors import ConfigError, Stopped
+from swarmtrain.core.errors import ConfigError, CorpusError, Stopped
 from swarmtrain.core.events import Restored
 from swarmtrain.core.units import per_token
 from swarmtrain.core.version import VERSION
@@ -34,17 +35,21 @@ from swarmtrain.experiments.experiment import PlannedRun
 from swarmtrain.experiments.link_bytes import by_regions, sent_bytes, told_in
 from swarmtrain.experiments.market_trial import MarketTrial
 from swarmtrain.experiments.metered import MeteredStage
+from swarmtrain.experiments.peak_memory import peak_bytes, restart_peak
 from swarmtrain.experiments.processes import run_processes
 from swarmtrain.experiments.scenario import scenario_from
 from swarmtrain.experiments.staging import check_expressible
 from swarmtrain.experiments.sweep import GOOD, Verdict, judge_processes, run_seed
 from swarmtrain.experiments.virtual import Scenario
+from swarmtrain.experiments.work import Sources, Work
+from swarmtrain.experiments.world_json import world_json
 from swarmtrain.model.registry import trust_family
 from swarmtrain.monitor.lines import json_line, plain
 from swarmtrain.monitor.summary import write_summary
 from swarmtrain.plan.wiring_rules import trust_wiring
 
 SUMMARY, RECORD, FAILURE = "summary.json", "record.json", "failure.json"
+SCENARIO = "scenario.json"
 Clock = Callable[[], float]
 
 
@@ -73,44 +78,44 @@ def prepared(run: PlannedRun) -> RunTrial | MarketTrial:
     return trial
 
 
-def work_sha256(run: PlannedRun) -> str:
-    """What a run computes, and which version does, as a hash: a folder with another one holds another run.
-
-    Raises ConfigError.
-    """
+def work_of(run: PlannedRun, sources: Sources) -> Work:
+    """What the result of `run` follows from, as hashes. Raises ConfigError, or CorpusError for a missing corpus."""
     trial = prepared(run)
     if isinstance(trial, MarketTrial):
-        said = repr(trial)
-    else:
-        said = trial.config.to_json() + repr(trial.scenario)
-    where = "" if run.world == "virtual" else f"{run.world} "
-    return hashlib.sha256(f"{VERSION} {where}{said}".encode()).hexdigest()
+        return sources.work(repr(trial), None)
+    settings = f"{run.world} {trial.config.to_json()} {trial.scenario!r}"
+    return sources.work(settings, trial.config)
 
 
-def carry_out(run: PlannedRun, folder: Path, clock: Clock) -> dict[str, Any]:
+def carry_out(run: PlannedRun, work: Work, folder: Path, clock: Clock) -> dict[str, Any]:
     """Do `run` in its `folder` and return its summary.
 
     Raises SwarmError when it cannot be run, and Stopped when it ended otherwise than it may.
     """
     trial = prepared(run)
+    record: dict[str, Any] = {"name": run.name, **work.entries(), **surroundings()}
+    if isinstance(trial, MarketTrial):
+        record["seed"] = trial.seed
+    else:
+        record |= {"seed": trial.config.run.seed, "world": run.world}
+        _write_json(folder / SCENARIO, world_json(trial.scenario))
+        gc.collect()  # what an earlier run left would count as memory of this one
+    _write_json(folder / RECORD, record)
+    restart_peak()
     begin, children = clock(), _children_seconds()
     if isinstance(trial, MarketTrial):
         summary = market_trial.write_trial(trial, folder)
         facts: dict[str, Any] = {}
     elif run.world == "processes":
-        summary, facts = _run_for_real(trial, folder)
+        summary, facts = _run_for_real(trial, work, folder)
     else:
-        summary, facts = _simulated(trial, folder)
+        summary, facts = _simulated(trial, work, folder)
     cpu_seconds = clock() - begin
     if "events" in facts:
         facts["events_per_cpu_second"] = facts["events"] / max(cpu_seconds, 1e-9)
-    facts |= {
-        "seed": summary["seed"],
-        "work_sha256": work_sha256(run),
-        "cpu_seconds": cpu_seconds + _children_seconds() - children,
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-    }
-    _write_json(folder / RECORD, facts | surroundings())
+    facts["cpu_seconds"] = cpu_seconds + _children_seconds() - children
+    facts["peak_memory_bytes"] = peak_bytes() + facts.pop("peers_peak_bytes", 0)
+    _write_json(folder / RECORD, record | facts)
     if isinstance(trial, MarketTrial):
         _write_json(folder / SUMMARY, summary)
     else:
@@ -137,19 +142,19 @@ def surroundings() -> dict[str, Any]:
     }
 
 
-def _corpus_of(config: RunConfig) -> Corpus:
-    """Of a run whose configuration is a person's own, once this process may use its code."""
+def _corpus_of(config: RunConfig, work: Work) -> Corpus:
+    """Of a run whose configuration is a person's own, once this process may use its code. Raises CorpusError."""
     trust_family(config.model)
     trust_wiring(config.planner.wiring)
     torch.set_num_threads(config.limits.threads)
-    return _corpus(config.data)
+    return _corpus(config.data, work.corpus_sha256)
 
 
-def _simulated(trial: RunTrial, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _simulated(trial: RunTrial, work: Work, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Summary and record of a virtual run. Raises Stopped."""
     config, scenario = trial.config, trial.scenario
     (folder / "config.toml").write_text(to_toml(config), encoding="utf-8")
-    corpus = _corpus_of(config)
+    corpus = _corpus_of(config, work)
     scenes: list[MeteredStage] = []
 
     class Watched(MeteredStage):
@@ -171,7 +176,7 @@ def _simulated(trial: RunTrial, folder: Path) -> tuple[dict[str, Any], dict[str,
     _raise_if_bad(
         verdict, is_flagged, f"{folder}/journal.jsonl; the same seed repeats it to the byte"
     )
-    facts = {"corpus_sha256": corpus.digest, "run_hash": config.hash}
+    facts: dict[str, Any] = {"run_hash": config.hash}
     kinds = Counter(event.kind for _, _, event in run.events)
     points = points_of(run.journal.lines)
     done = Done(steps_of(points), run.seconds, run.bytes_sent, kinds)
@@ -189,9 +194,11 @@ def _raise_if_bad(verdict: Verdict, is_flagged: bool, where: str) -> None:
         raise Stopped(f"the run ended as {verdict.outcome}", verdict.reason, f"see {where}")
 
 
-def _run_for_real(trial: RunTrial, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _run_for_real(
+    trial: RunTrial, work: Work, folder: Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Summary and record of a run of processes. Raises Stopped."""
-    corpus = _corpus_of(trial.config)
+    corpus = _corpus_of(trial.config, work)
     run = run_processes(trial.config, trial.scenario, corpus, folder)
     points = points_of(run.lines)
     verdict = judge_processes(trial.config, run, points, corpus, folder)
@@ -199,7 +206,7 @@ def _run_for_real(trial: RunTrial, folder: Path) -> tuple[dict[str, Any], dict[s
     is_flagged = run.state.flagged_recoveries > 0
     _raise_if_bad(verdict, is_flagged, f"{folder}/journal.jsonl and {folder}/logs")
     done = Done(steps_of(points), run.seconds, run.state.bytes_sent, kinds)
-    facts = {"corpus_sha256": corpus.digest, "run_hash": trial.config.hash, "world": "processes"}
+    facts = {"run_hash": trial.config.hash, "peers_peak_bytes": run.peers_peak_bytes}
     summary = _summary(trial, done, verdict)
     regions = _regions(trial.scenario, run.names)
     evidence, _ = read_folder(folder / "peers")
@@ -264,8 +271,16 @@ def _summary(trial: RunTrial, run: Done, verdict: Verdict) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=1)
-def _corpus(data: DataSection) -> Corpus:
-    return load_corpus(data, None)
+def _corpus(data: DataSection, digest: str) -> Corpus:
+    """The corpus that the experiment was planned with. Raises CorpusError when it is another one by now."""
+    corpus = load_corpus(data, None)
+    if corpus.digest != digest:
+        raise CorpusError(
+            f"the corpus {data.source!r} changed while the experiment ran",
+            "its runs would not have learned from the same text",
+            "repeat with --resume",
+        )
+    return corpus
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Experiments with real processes: what they cannot have is refused, what they are made to be is the scenario's."""
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -8,9 +9,10 @@ import pytest
 
 from swarmtrain.core.errors import ConfigError
 from swarmtrain.core.types import PeerId
-from swarmtrain.experiments.execute import split
+from swarmtrain.experiments.execute import split, works_of
 from swarmtrain.experiments.experiment import in_worlds, read_experiment
 from swarmtrain.experiments.figures import Figures
+from swarmtrain.experiments.peak_memory import peak_bytes
 from swarmtrain.experiments.report import write_report
 from swarmtrain.experiments.results import read_study
 from swarmtrain.experiments.staging import arguments_of, staging_of
@@ -99,7 +101,9 @@ def test_both_worlds_are_one_axis_more_and_other_work(tmp_path: Path) -> None:
     assert experiment.axes[-1] == "world"
     assert [run.labels["world"] for run in experiment.runs] == ["virtual", "processes"]
     assert len({run.name for run in experiment.runs}) == 2
-    assert len(split(experiment.runs, tmp_path)[1]) == 2
+    works = works_of(experiment.runs)
+    assert len({work.sha256 for work in works.values()}) == 2
+    assert len(split(experiment.runs, works, tmp_path)[1]) == 2
 
 
 def test_jitter_and_losses_slow_virtual_lines_down_and_change_no_bit(tmp_path: Path) -> None:
@@ -145,6 +149,20 @@ def test_three_regions_train_the_same_curve_in_both_worlds(tmp_path: Path) -> No
     write_report(tmp_path / "out", tmp_path / "report")
     drawn = (tmp_path / "report" / "traffic.svg").read_text(encoding="utf-8")
     assert "world=processes" in drawn and drawn.count("Belgium") == 2
+
+
+@pytest.mark.slow
+def test_the_memory_of_real_peers_is_counted(tmp_path: Path) -> None:
+    path, out = written(tmp_path), tmp_path / "out"
+    done = command(
+        "run", path, "--world", "processes", "--out", out, "--only", "seed=1,policy=calm"
+    )
+    assert done.exit_code == 0, done.output
+    record = json.loads((out / "runs" / "seed=1,policy=calm" / "record.json").read_text())
+    assert record["world"] == "processes" and record["seed"] == 1
+    # Each of the four, and this process besides, has torch in it.
+    assert record["peak_memory_bytes"] > 5 * (100 << 20)
+    assert record["peak_memory_bytes"] > 2 * peak_bytes()
 
 
 CHURN = """
