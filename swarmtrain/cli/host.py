@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import re
 import signal
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from swarmtrain.plan.terms import Terms
 
 INTERRUPTED = 130
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 LINGER_SECONDS = 120.0
 
 
@@ -264,11 +266,18 @@ def _arm(faults: "tuple[PointFault, ...]", record: "Record") -> None:
 
 async def _watch_lifeline(leave: Callable[[], None]) -> None:
     """Whoever started us holds the other end of our standard input; when it closes, they are gone."""
+    _wake_at_parents_end()
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     await reader.read()
     leave()
+
+
+def _wake_at_parents_end() -> None:
+    """A process that is held by SIGSTOP when its parent dies would stay for ever; Linux can let it go then."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGCONT)
 
 
 def _print_event(event: "Event") -> None:

@@ -147,3 +147,45 @@ def test_an_interrupted_experiment_ends_its_workers_at_once(
     assert command.wait(20) == 130, command.output
     assert "Traceback" not in command.output and "leaked" not in command.output, command.output
     workplace.expect_nothing_left(15)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_workers_of_an_experiment_end_with_it(workplace: Workplace, number: int) -> None:
+    file = workplace.write("tiny.toml", TINY.replace("run.steps=3", "run.steps=100000"))
+    out = workplace.folder / "out"
+    command = workplace.start("experiment", "run", file, "--out", out, "--jobs", 2)
+    until(lambda: len(list(out.glob("runs/*"))) == 2, 100, "two runs are under way")
+    beside = workplace.run("experiment", "run", file, "--out", out, "--resume")
+    assert f"in use by process {command.process.pid}" in beside.output
+    command.signal(number)
+    assert command.wait(20) == (143 if number == signal.SIGTERM else -signal.SIGKILL)
+    assert "Traceback" not in command.output, command.output
+    until(lambda: not workplace.named("spawn_main"), 5, "the workers have ended")
+
+
+FROZEN = """
+[[fault]]
+kind = "freeze"
+peers = ["rest-0"]
+at_seconds = 0.0
+duration_seconds = 600
+
+[matrix]
+seed = [1]
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_frozen_peer_of_an_experiment_ends_with_it(workplace: Workplace, number: int) -> None:
+    text = TINY[: TINY.index("[matrix]")].replace("run.steps=3", "run.steps=100000") + FROZEN
+    file, out = workplace.write("tiny.toml", text), workplace.folder / "out"
+    command = workplace.start("experiment", "run", file, "--world", "processes", "--out", out)
+
+    def is_frozen() -> bool:
+        return any(p.status() == psutil.STATUS_STOPPED for p in workplace.processes())
+
+    until(is_frozen, 100, "a peer is frozen")
+    command.signal(number)
+    assert command.wait(30) == (143 if number == signal.SIGTERM else -signal.SIGKILL)
+    workplace.expect_nothing_left(15)
