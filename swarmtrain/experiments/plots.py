@@ -8,7 +8,7 @@ from typing import Any
 
 from swarmtrain.experiments.curves import Axis, Point, smoothed
 from swarmtrain.experiments.gantt_plot import MOST_CHARTS, gantt
-from swarmtrain.experiments.noise import estimate, missing
+from swarmtrain.experiments.noise import missing
 from swarmtrain.experiments.results import Group, Study
 
 LABELS: dict[Axis, tuple[str, float]] = {
@@ -20,7 +20,12 @@ BINS = 40
 """Spans of time that throughput is a mean over."""
 
 MOST_PANELS = 6
-STYLE: dict[Any, Any] = {"svg.hashsalt": "swarmtrain", "svg.fonttype": "none", "font.size": 9.0}
+STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "swarmtrain",
+    "svg.fonttype": "none",
+    "font.size": 9.0,
+    "text.parse_math": False,  # labels are people's words, and may have dollars
+}
 
 
 def plots_of(study: Study) -> dict[str, str]:
@@ -60,7 +65,7 @@ def _drawn(draw: Callable[[Any], None], inches: tuple[float, float]) -> str:
 
 
 def _mean_curve(group: Group, window_steps: int) -> list[tuple[Point, float]]:
-    """Step by step the mean over the runs that took the step: where they were, and their smoothed loss."""
+    """Of each step that all runs took the mean: where they were, and their smoothed loss."""
     by_step: dict[int, list[tuple[Point, float]]] = {}
     for result in group.results:
         losses = smoothed(result.points, window_steps)
@@ -68,6 +73,8 @@ def _mean_curve(group: Group, window_steps: int) -> list[tuple[Point, float]]:
             by_step.setdefault(point.step, []).append((point, loss))
     curve = []
     for step, found in sorted(by_step.items()):
+        if len(found) < len(group.results):
+            continue
         mean = Point(
             step,
             statistics.fmean(point.seconds for point, _ in found),
@@ -97,16 +104,17 @@ def _curves(figure: Any, study: Study) -> None:
 def _throughput(figure: Any, study: Study) -> None:
     panel = figure.subplots()
     for group in study.groups:
-        rates = [_rates(result.points) for result in group.results if len(result.points) > 1]
-        if not rates:
+        if not group.results or any(len(result.points) < 2 for result in group.results):
             continue
+        rates = [_rates(result.points) for result in group.results]
         times = [statistics.fmean(column) for column in zip(*(t for t, _ in rates), strict=True)]
         means = [statistics.fmean(column) for column in zip(*(r for _, r in rates), strict=True)]
         panel.plot(times, means, label=group.name, linewidth=1.2)
     panel.set(xlabel="seconds", ylabel="tokens/s")
     panel.set_ylim(bottom=0)
     panel.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=3)
+    if panel.lines:
+        figure.legend(loc="outside lower center", ncols=3)
 
 
 def _rates(points: Sequence[Point]) -> tuple[list[float], list[float]]:
@@ -126,16 +134,19 @@ def _rates(points: Sequence[Point]) -> tuple[list[float], list[float]]:
 
 
 def _bars(figure: Any, study: Study) -> None:
-    """T, the steady step and what else the report names, with intervals."""
+    """T, the steady step and what else the report names, with intervals, as the table has them."""
     wanted = ["T", "steady_step_seconds", "tokens_per_second", *study.report.figures]
-    figures = [name for name in wanted if any(study.values(g, name) for g in study.groups)][:4]
+    wanted = [
+        f for f in dict.fromkeys(wanted) if any(study.sample(g, f).by_seed for g in study.groups)
+    ]
+    figures = wanted[:4]
     panels = figure.subplots(1, len(figures), squeeze=False, sharey=True)[0] if figures else []
     for panel, name in zip(panels, figures, strict=True):
         for place, group in enumerate(reversed(study.groups)):
-            values = study.values(group, name)
-            if values:
-                found = estimate(values)
+            if found := study.estimate(group, name):
                 panel.barh(place, found.mean, xerr=found.half_width or 0.0, color="#4c78a8")
+            else:
+                panel.text(0.0, place, f" {study.reached(group, name)}", va="center", fontsize=7)
         panel.set_xlabel(name)
         names = [group.name for group in reversed(study.groups)]
         panel.set_yticks(range(len(names)), names)

@@ -52,6 +52,7 @@ def _notes(study: Study) -> list[str]:
     notes = [
         "Means over seeds with the half width of their 95 % interval (Student's t).",
         _cost(study),
+        *_left_out(study),
     ]
     if not study.has_curves:
         return notes
@@ -62,7 +63,7 @@ def _notes(study: Study) -> list[str]:
     if study.report.target_loss is not None:
         target = f"{study.report.target_loss:g}"
         notes.append(
-            f"T: steps to a loss of {target} x steady step; - where a seed did not reach it."
+            f"T: steps to a loss of {target} x steady step; - (2 of 3) where only two of three runs reached it."
         )
     said = {
         "tokens": lambda end: f"{end:,.0f} tokens",
@@ -78,6 +79,12 @@ def _cost(study: Study) -> str:
     """What the finished runs took to compute, so that experiments can be planned."""
     seconds = sum(float(result.summary.get("cpu_seconds", 0.0)) for result in study.results)
     return f"{len(study.results)} runs took {seconds:,.1f} processor seconds."
+
+
+def _left_out(study: Study) -> list[str]:
+    """Which planned runs are in no mean, but for those that nobody has begun."""
+    named = [f"{run.name} ({run.why})" for run in study.left_out if run.fate != "missing"]
+    return [f"In no mean: {'; '.join(named)}."] if named else []
 
 
 def _markdown(study: Study, table: Table, plots: list[str]) -> str:

@@ -1,50 +1,55 @@
 """A finished experiment as read from its folder: runs in groups that differ in their seeds only, and their figures."""
 
 import json
-from collections.abc import Callable, Sequence
+import logging
+import statistics
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from swarmtrain.core.errors import ConfigError
 from swarmtrain.experiments.curves import (
     Axis,
-    Point,
     loss_at,
-    read_points,
     steady_step_seconds,
     step_seconds,
     steps_to,
 )
 from swarmtrain.experiments.execute import PLAN
 from swarmtrain.experiments.experiment import ReportSection
-from swarmtrain.experiments.gantt import Bar, read_bars
 from swarmtrain.experiments.matrix import SEED
-from swarmtrain.experiments.trials import RECORD, SUMMARY
+from swarmtrain.experiments.noise import Estimate, Sample, estimate
+from swarmtrain.experiments.run_folders import Fate, LeftOut, Result, read_run
 
 AXES: tuple[Axis, ...] = ("tokens", "seconds", "bytes")
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """One finished run."""
-
-    name: str
-    labels: dict[str, str]
-    points: list[Point]
-    bars: list[Bar]
-    summary: dict[str, Any]
-    """Of summary.json, with what record.json has beside it."""
+TOLD: tuple[Fate, ...] = ("halted", "failed")
+"""What is said of runs beside how many there are; every other one is just not there yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Runs that differ in their seeds only; `planned` is how many there should be."""
+    """Runs that differ in their seeds only: those that are whole, and those that are left out of every mean."""
 
     name: str
     labels: dict[str, str]
-    planned: int
     results: tuple[Result, ...]
+    left_out: tuple[LeftOut, ...] = ()
+
+    @property
+    def planned(self) -> int:
+        return len(self.results) + len(self.left_out)
+
+    def count(self, fate: Fate) -> int:
+        return sum(run.fate == fate for run in self.left_out)
+
+    @property
+    def runs(self) -> str:
+        """In words: `1 of 2, 1 halted`."""
+        others = [f"{count} {fate}" for fate in TOLD if (count := self.count(fate))]
+        return ", ".join([f"{len(self.results)} of {self.planned}", *others])
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +69,43 @@ class Study:
         return [result for group in self.groups for result in group.results]
 
     @property
+    def left_out(self) -> list[LeftOut]:
+        return [run for group in self.groups for run in group.left_out]
+
+    @property
     def has_curves(self) -> bool:
         return any(result.points for result in self.results)
 
-    def values(self, group: Group, figure: str) -> list[float]:
+    def sample(self, group: Group, figure: str) -> Sample:
         """Figure `figure` of every run of the group that has it."""
-        found = (self._figure(result, figure) for result in group.results)
-        return [float(value) for value in found if value is not None]
+        found = {r.labels.get(SEED, ""): self._figure(r, figure) for r in group.results}
+        by_seed = {seed: value for seed, value in found.items() if value is not None}
+        return Sample(by_seed, self._grain(group, figure, by_seed))
+
+    def estimate(self, group: Group, figure: str) -> Estimate | None:
+        """Over the runs of the group; None where not all have it: who reached a target cannot stand for who did not.
+
+        Raises SwarmError when scipy is missing.
+        """
+        values = list(self.sample(group, figure).by_seed.values())
+        return estimate(values) if values and len(values) == len(group.results) else None
+
+    def reached(self, group: Group, figure: str) -> str:
+        """How many of the group's runs have the figure, in words."""
+        return f"{len(self.sample(group, figure).by_seed)} of {len(group.results)}"
 
     def _figure(self, result: Result, figure: str) -> float | None:
         if figure in FIGURES:
             return FIGURES[figure](self, result)
         value = result.summary.get(figure)
-        return float(value) if isinstance(value, (int, float)) else None
+        return value if isinstance(value, (int, float)) else None
+
+    def _grain(self, group: Group, figure: str, by_seed: Mapping[str, float]) -> float:
+        """What the figure counts in: 1 for whole numbers; T is whole steps times what a step takes."""
+        if figure == "T":
+            seconds = self.sample(group, "steady_step_seconds").by_seed.values()
+            return statistics.fmean(seconds) if seconds else 0.0
+        return 1.0 if by_seed and all(isinstance(v, int) for v in by_seed.values()) else 0.0
 
 
 def _loss(axis: Axis) -> Callable[[Study, Result], float | None]:
@@ -125,51 +154,86 @@ FIGURES: dict[str, Callable[[Study, Result], float | None]] = {
 
 
 def read_study(folder: Path) -> Study:
-    """The experiment in `folder`. Raises ConfigError when there is none, or nothing of it is finished."""
+    """The experiment in `folder`; what cannot be used of it is left out and told by a warning.
+
+    Raises ConfigError when there is none, nothing of it is finished, or [report] asks for a figure that no run has.
+    """
     try:
         plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
         report = ReportSection.model_validate(plan["report"])
-        groups = _groups(folder, plan["axes"], plan["runs"])
         said = (plan["title"], plan["question"], plan["claim"], report, tuple(plan["axes"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        members = _members(plan["axes"], plan["runs"])
+        work = {run["name"]: plan.get("work", {}).get(run["name"]) for run in plan["runs"]}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"{folder} holds no experiment",
             f"{PLAN} cannot be read: {error}",
             "pass the --out of a `swarmtrain experiment run`",
         ) from error
-    if not any(group.results for group in groups):
-        raise ConfigError(
-            f"no run of {folder} is finished",
-            "there is nothing to report on",
-            "run the experiment again with --resume",
-        )
-    return Study(*said, groups, _ends([r for group in groups for r in group.results]))
+    groups = tuple(_group(folder, labels, runs, work) for labels, runs in members)
+    study = Study(*said, groups, _ends([r for group in groups for r in group.results]))
+    _tell(folder, study)
+    _check_figures(study)
+    return study
 
 
-def _groups(folder: Path, axes: Sequence[str], runs: Sequence[dict[str, Any]]) -> tuple[Group, ...]:
+Runs = Sequence[Mapping[str, Any]]
+
+
+def _members(axes: Sequence[str], runs: Runs) -> list[tuple[dict[str, str], Runs]]:
+    """Planned runs by their labels, but for the seed's."""
     kept = [axis for axis in axes if axis != SEED]
-    found: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    found: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for run in runs:
         found.setdefault(tuple(run["labels"][axis] for axis in kept), []).append(run)
-    groups = []
-    for labels, members in found.items():
-        results = [read for run in members if (read := _result(folder, run)) is not None]
-        name = ", ".join(f"{a.rpartition('.')[2]}={v}" for a, v in zip(kept, labels, strict=True))
-        by_axis = dict(zip(kept, labels, strict=True))
-        groups.append(Group(name or "all", by_axis, len(members), tuple(results)))
-    return tuple(groups)
+    return [(dict(zip(kept, labels, strict=True)), runs) for labels, runs in found.items()]
 
 
-def _result(folder: Path, run: dict[str, Any]) -> Result | None:
-    home = folder / "runs" / run["name"]
-    if not (home / SUMMARY).exists():
-        return None
-    summary = {
-        **json.loads((home / RECORD).read_text(encoding="utf-8")),
-        **json.loads((home / SUMMARY).read_text(encoding="utf-8")),
+def _group(
+    folder: Path, labels: dict[str, str], runs: Runs, work: Mapping[str, str | None]
+) -> Group:
+    read = [read_run(folder, run, work[run["name"]]) for run in runs]
+    name = ", ".join(f"{axis.rpartition('.')[2]}={label}" for axis, label in labels.items())
+    results = tuple(run for run in read if isinstance(run, Result))
+    return Group(
+        name or "all", labels, results, tuple(run for run in read if isinstance(run, LeftOut))
+    )
+
+
+def _tell(folder: Path, study: Study) -> None:
+    """Warn of folders that hold something else than they should. Raises ConfigError when no run is whole."""
+    for run in study.left_out:
+        if run.fate in ("damaged", "another"):
+            logger = logging.getLogger(__name__)
+            logger.warning("%s/runs/%s is left out: %s", folder, run.name, run.why)
+    if not study.results:
+        fates = Counter(run.fate for run in study.left_out)
+        raise ConfigError(
+            f"no run of {folder} is finished",
+            "there is nothing to report on: "
+            + ", ".join(f"{count} {fate}" for fate, count in sorted(fates.items())),
+            "run the experiment again with --resume",
+        )
+
+
+def _check_figures(study: Study) -> None:
+    """Raises ConfigError for a name in `[report] figures` that is no number of any run."""
+    numbers = {
+        key
+        for result in study.results
+        for key, value in result.summary.items()
+        if value is None or isinstance(value, (int, float))
     }
-    journal = home / "journal.jsonl"
-    return Result(run["name"], run["labels"], read_points(journal), read_bars(journal), summary)
+    known = sorted(numbers | set(FIGURES))
+    for figure in study.report.figures:
+        if figure not in known:
+            near = get_close_matches(figure, known, n=1)
+            raise ConfigError(
+                f"[report] figures names {figure!r}",
+                f"no run has it; known are {', '.join(known)}",
+                (f"did you mean {near[0]}? " if near else "")
+                + "correct it and repeat the run with --resume: nothing is computed again",
+            )
 
 
 def _ends(results: Sequence[Result]) -> dict[Axis, float]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from swarmtrain.experiments.matrix import SEED
-from swarmtrain.experiments.noise import Estimate, estimate
+from swarmtrain.experiments.noise import Estimate
 from swarmtrain.experiments.results import FIGURES, Group, Study
 
 TITLES = {
@@ -25,11 +25,11 @@ TITLES = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One group: what it is, how many of its runs are finished, and its figures; None where no run has one."""
+    """One group and its figures; None where not all of its runs have one, and `counts` how many do."""
 
     group: Group
-    runs: str
     estimates: tuple[Estimate | None, ...]
+    counts: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,35 +44,32 @@ class Table:
 
 
 def table_of(study: Study) -> Table:
-    """All groups with every figure that any of them has. Raises SwarmError when scipy is missing."""
-    wanted = [*(FIGURES if study.has_curves else ()), *study.report.figures]
-    figures = tuple(f for f in wanted if any(study.values(group, f) for group in study.groups))
-    rows = []
-    for group in study.groups:
-        values = [study.values(group, figure) for figure in figures]
-        # A target that only some seeds reached has no mean worth the name.
-        estimates = tuple(
-            estimate(found) if found and _is_whole(group, figure, found) else None
-            for figure, found in zip(figures, values, strict=True)
+    """All groups with every figure that any run has. Raises SwarmError when scipy is missing."""
+    wanted = dict.fromkeys([*(FIGURES if study.has_curves else ()), *study.report.figures])
+    figures = tuple(f for f in wanted if any(study.sample(g, f).by_seed for g in study.groups))
+    rows = [
+        Row(
+            group,
+            tuple(study.estimate(group, figure) for figure in figures),
+            tuple(len(study.sample(group, figure).by_seed) for figure in figures),
         )
-        rows.append(Row(group, f"{len(group.results)} of {group.planned}", estimates))
+        for group in study.groups
+    ]
     axes = tuple(axis for axis in study.axes if axis != SEED)
     return Table(axes, figures, tuple(rows))
 
 
-def _is_whole(group: Group, figure: str, found: Sequence[float]) -> bool:
-    return figure not in ("T", "steps_to_target") or len(found) == len(group.results)
-
-
 def cells(row: Row, table: Table) -> list[str]:
-    """The row for people: means with the half width of their interval."""
-    labels = [row.group.labels[axis] for axis in table.axes]
-    return [*labels, row.runs, *(_said(found) for found in row.estimates)]
+    """The row for people: means with the half width of their interval, or how few of the runs have the figure."""
+    group = row.group
+    said = (
+        _said(found) if found else f"- ({count} of {len(group.results)})" if count else "-"
+        for found, count in zip(row.estimates, row.counts, strict=True)
+    )
+    return [*(group.labels[axis] for axis in table.axes), group.runs, *said]
 
 
-def _said(found: Estimate | None) -> str:
-    if found is None:
-        return "-"
+def _said(found: Estimate) -> str:
     if not found.half_width or found.half_width < 1e-6 * abs(found.mean):
         return _number(found.mean)
     # The interval's second digit says where the mean's digits end to mean anything.
@@ -99,16 +96,21 @@ def _line(entries: Sequence[str]) -> str:
 
 
 def comma_separated(table: Table) -> str:
-    """CSV: for every figure its mean and the half width of its 95 % interval, empty where there is none."""
+    """CSV: how many runs are in the row, and of every figure its mean, half width of its 95 % interval and runs.
+
+    Mean and half width are empty where there is none.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    pairs = [name for figure in table.figures for name in (figure, f"{figure}_half_width")]
-    writer.writerow([*table.axes, "runs", *pairs])
+    columns = [f"{f}{part}" for f in table.figures for part in ("", "_half_width", "_n")]
+    runs = ["runs", "runs_planned", "runs_failed", "runs_halted"]
+    writer.writerow([*table.axes, *runs, *columns])
     for row in table.rows:
-        labels = [row.group.labels[axis] for axis in table.axes]
-        numbers: list[float | str] = []
-        for found in row.estimates:
-            mean, half = (found.mean, found.half_width) if found else (None, None)
-            numbers += ["" if mean is None else mean, "" if half is None else half]
-        writer.writerow([*labels, len(row.group.results), *numbers])
+        group = row.group
+        numbers: list[float | None] = [len(group.results), group.planned]
+        numbers += [group.count("failed"), group.count("halted")]
+        for found, count in zip(row.estimates, row.counts, strict=True):
+            numbers += [found.mean, found.half_width] if found else [None, None]
+            numbers.append(count)
+        writer.writerow([*(group.labels[axis] for axis in table.axes), *numbers])
     return text.getvalue()

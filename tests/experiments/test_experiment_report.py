@@ -1,21 +1,18 @@
 """Reports: what is read off journals, what seeds can tell, and that the same journals give the same bytes."""
 
 import csv
+import html
 import json
-import random
 import re
 import shutil
-import statistics
 import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 
 from swarmtrain.core.errors import ConfigError, SwarmError
-from swarmtrain.experiments.compare import compared, told
 from swarmtrain.experiments.curves import (
     Point,
     loss_at,
@@ -24,9 +21,10 @@ from swarmtrain.experiments.curves import (
     steady_step_seconds,
     steps_to,
 )
-from swarmtrain.experiments.noise import differ, estimate
-from swarmtrain.experiments.plots import _rates
+from swarmtrain.experiments.plots import _mean_curve, _rates, plots_of
 from swarmtrain.experiments.report import write_report
+from swarmtrain.experiments.results import read_study
+from tests.experiments.study_folders import write_run, write_study
 from tests.experiments.test_experiment import command, written
 
 # ---- curves ---------------------------------------------------------------------------------------------------------
@@ -136,48 +134,6 @@ def test_throughput_loses_no_token(gaps: list[float]) -> None:
     assert sum(rates) * seconds / len(rates) == pytest.approx(10 * len(gaps), rel=1e-6)
 
 
-# ---- noise ----------------------------------------------------------------------------------------------------------
-
-
-def test_an_interval_is_student_s() -> None:
-    found = estimate([1.0, 2.0, 3.0, 4.0])
-    # 3.182 is the table's value for three degrees of freedom; the deviation of 1 to 4 is 1.29099.
-    assert (found.mean, found.count) == (2.5, 4)
-    assert found.half_width == pytest.approx(3.182446 * 1.290994 / 2, rel=1e-5)
-    assert estimate([5.0]).half_width is None
-
-
-def test_intervals_hold_what_they_promise() -> None:
-    chance, inside, false_alarms, tries = random.Random(1), 0, 0, 400
-    for _ in range(tries):
-        first, second = ([chance.gauss(3.0, 1.0) for _ in range(4)] for _ in range(2))
-        found = estimate(first)
-        assert found.half_width is not None
-        inside += abs(found.mean - 3.0) <= found.half_width
-        false_alarms += differ(first, second).is_real is True
-    assert 0.92 < inside / tries < 0.98
-    assert false_alarms / tries < 0.08
-
-
-@given(*[st.lists(st.floats(-5, 5), min_size=2, max_size=6, unique=True)] * 2)
-def test_the_test_is_scipy_s(first: list[float], second: list[float]) -> None:
-    found, theirs = differ(first, second), stats.ttest_ind(second, first, equal_var=False)
-    assume(max(map(statistics.stdev, (first, second))) > 1e-3)
-    interval = theirs.confidence_interval(0.95)
-    assert found.p_value == pytest.approx(theirs.pvalue, rel=1e-6, abs=1e-12)
-    assert found.half_width == pytest.approx((interval.high - interval.low) / 2, rel=1e-6)
-
-
-def test_a_difference_is_found_where_there_is_one_and_said_to_be_unknown_where_nothing_can_tell() -> (
-    None
-):
-    assert differ([1.0, 1.1, 0.9], [2.0, 2.1, 1.9]).is_real is True
-    assert differ([1.0, 1.4, 0.6], [1.1, 1.5, 0.7]).is_real is False
-    assert differ([1.0], [2.0]).is_real is None
-    assert differ([1.0, 1.0], [1.0, 1.0]).is_real is False
-    assert differ([1.0, 1.0], [1.5, 1.5]).is_real is True
-
-
 # ---- the report -----------------------------------------------------------------------------------------------------
 
 REPORT = '[report]\ntarget_loss = 6.2\nwarm_steps = 0\nwindow_steps = 1\nfigures = ["replayed_keys", "cpu_seconds"]\n'
@@ -239,25 +195,6 @@ def test_a_run_that_is_missing_is_counted(finished: Path, tmp_path: Path) -> Non
     assert "1 of 2" in (tmp_path / "report" / "report.md").read_text()
 
 
-def test_compare_tells_noise_from_difference(finished: Path) -> None:
-    rows = compared(f"{finished}:policy=calm", f"{finished}:policy=slow")
-    verdicts = {row.figure: row.difference.is_real for row in rows}
-    assert verdicts["steady_step_seconds"] is True and verdicts["loss_last"] is False
-    assert "differs" in told(rows, "a", "b")
-    same = compared(str(finished), str(finished))
-    assert {row.group for row in same} == {"policy=calm", "policy=slow"}
-    assert not any(row.difference.is_real for row in same)
-    done = command("compare", f"{finished}:calm", f"{finished}:slow", "-o", "json")
-    assert {row["figure"] for row in json.loads(done.output)} >= {"T", "tokens_per_second"}
-    # A choice by its name alone, and a part of names that several groups have.
-    assert {row.group for row in compared(f"{finished}:calm", f"{finished}:calm")} == {
-        "policy=calm"
-    }
-    assert len({row.group for row in compared(f"{finished}:policy", str(finished))}) == 2
-    with pytest.raises(ConfigError, match="chooses no group"):
-        compared(f"{finished}:policy=none", str(finished))
-
-
 @pytest.mark.parametrize("package", ["matplotlib", "scipy"])
 def test_what_is_not_installed_is_named(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
@@ -270,3 +207,48 @@ def test_what_is_not_installed_is_named(
 def test_a_folder_without_an_experiment_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no experiment"):
         write_report(tmp_path, tmp_path / "report")
+
+
+# ---- what is in a mean, and what a label may be ---------------------------------------------------------------------
+
+
+def test_all_that_is_read_off_curves_needs_every_run_of_the_row(tmp_path: Path) -> None:
+    """One seed reached the target, and one alone was between its first step and its last at the equal time."""
+    calm = {1: [4.0, 3.0, 2.0], 2: [4.2, 3.9, 3.8]}
+    folder = write_study(tmp_path / "out", {"calm": calm, "fast": calm}, {"target_loss": 3.0})
+    late = folder / "runs" / "seed=2,policy=calm"
+    shutil.rmtree(late)
+    write_run(late, calm[2], seconds=9.0)
+    write_report(folder, tmp_path / "report")
+    calm_row, fast_row = csv.DictReader((tmp_path / "report" / "table.csv").open())
+    for figure in ("T", "steps_to_target", "loss_at_equal_seconds"):
+        assert (calm_row[figure], calm_row[f"{figure}_half_width"]) == ("", ""), figure
+        assert calm_row[f"{figure}_n"] == "1"
+    assert (fast_row["loss_at_equal_seconds_n"], fast_row["T_n"]) == ("2", "1")
+    assert float(fast_row["loss_at_equal_seconds"]) == pytest.approx(2.9)
+    cells = (tmp_path / "report" / "report.md").read_text().split("| calm |")[1].split(" | ")
+    assert cells[0].strip() == "2 of 2" and cells[1] == "- (1 of 2)"
+
+
+def test_bars_are_what_the_table_says(tmp_path: Path) -> None:
+    runs = {"calm": {1: [4.0, 3.0], 2: [4.0, 3.9]}, "slow": {1: [4.0, 3.0], 2: [4.0, 3.0]}}
+    study = read_study(write_study(tmp_path, runs, {"target_loss": 3.5}))
+    assert "> 1 of 2</text>" in plots_of(study)["figures.svg"]
+
+
+def test_a_curve_is_a_mean_of_all_runs_or_ends(tmp_path: Path) -> None:
+    runs = {"calm": {1: [4.0, 3.0, 1.0], 2: [4.0, 5.0]}}
+    (group,) = read_study(write_study(tmp_path, runs)).groups
+    assert [loss for _, loss in _mean_curve(group, 1)] == [4.0, 4.0]
+
+
+@pytest.mark.parametrize("label", [r"cheap $\x$ & <b>", "$0.20/h and $0.40/h", "a_{b}^"])
+def test_a_label_is_shown_as_it_is_written(tmp_path: Path, label: str) -> None:
+    folder = write_study(tmp_path / "out", {"p": {1: [4.0, 3.0], 2: [4.1, 3.1]}})
+    plan = json.loads((folder / "experiment.json").read_text())
+    for run in plan["runs"]:
+        run["labels"]["policy"] = label
+    (folder / "experiment.json").write_text(json.dumps(plan))
+    page = write_report(folder, tmp_path / "report")[-1].read_text(encoding="utf-8")
+    drawn = (tmp_path / "report" / "curves.svg").read_text(encoding="utf-8")
+    assert f"policy={html.escape(label, quote=False)}<" in drawn and "<b>" not in page
