@@ -209,7 +209,7 @@ def compare(
     second: Annotated[str, typer.Argument(help="Another", metavar="B")],
     output: Output = "table",
 ) -> None:
-    """Whether two results differ by more than noise: Welch's test over seeds, for every figure.
+    """Whether two results differ by more than noise: each figure by a paired test where seeds are equal, else Welch's.
 
     Example: swarmtrain experiment compare runs/routes:policy=wired runs/routes:policy=planned
     """
