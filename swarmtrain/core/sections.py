@@ -269,7 +269,8 @@ class PlannerSection(Section):
         1.0,
         gt=0,
         le=600,
-        description="What a plan may take; it is dropped if the step opens before",
+        description="What a plan may take, and never more than half of the step before; it is dropped if its step "
+        "opens before",
     )
     wiring: str = Field(
         "swarm",

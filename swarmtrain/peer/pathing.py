@@ -1,7 +1,8 @@
 """The conductor's planner at work: from what peers published to the routes of the next step (design.md section 7).
 
 While a step runs the next one is planned, so that no step waits for its plan. A step whose plan is not ready, or was
-made for another roster, is opened without: then callers choose for themselves (plan.wiring).
+made for another roster, is opened without: then callers choose for themselves (plan.wiring). Such a plan is given up at
+once, so that the step after gets one.
 """
 
 import asyncio
@@ -42,6 +43,10 @@ MODELLED_EVALUATIONS = 300
 """In virtual time, where seconds of planning would not be the same on every machine."""
 
 
+STEP_SHARE = 0.5
+"""Share of the last step's seconds that a plan may take at most: the next step may be faster, and the first routes and
+the bound come on top."""
+
 REPAIR_EVALUATIONS, REPAIR_SECONDS = 300, 0.05
 """What a changed roster may cost: the step waits for it."""
 
@@ -72,6 +77,8 @@ class Pathing:
         self._prepared: _Prepared | None = None
         self._running: _Prepared | None = None
         self._working: asyncio.Task[None] | None = None
+        self._opened_step, self._opened_seconds = -1, -math.inf
+        self._step_seconds = math.inf  # what the last step took; not known before the second
         self._tasks = Tasks(failed)
 
     async def close(self) -> None:
@@ -87,6 +94,7 @@ class Pathing:
         if not self._config.planner.use:
             return None
         prepared, self._running = self._prepared, None
+        self._measure(step)
         self._prepare(step + 1, roster)
         if prepared is None or prepared.step != step:
             return None
@@ -145,6 +153,13 @@ class Pathing:
         )
         return _Prepared(before.step, _places(roster), plan)
 
+    def _measure(self, step: int) -> None:
+        """A step opens, so the one before took until now."""
+        now = asyncio.get_running_loop().time()
+        if step == self._opened_step + 1:
+            self._step_seconds = now - self._opened_seconds
+        self._opened_step, self._opened_seconds = step, now
+
     def _prepare(self, step: int, roster: Roster) -> None:
         known = [entry for entry in self._records if entry.peer in roster]
         if step >= self._config.run.steps or not known:
@@ -163,13 +178,25 @@ class Pathing:
 
     async def _plan_beside(self, step: int, roster: Roster, work: Callable[..., Plan]) -> None:
         loop = asyncio.get_running_loop()
-        begin, budget_seconds = loop.time(), self._config.planner.seconds
+        begin = loop.time()
+        budget_seconds = min(self._config.planner.seconds, STEP_SHARE * self._step_seconds)
+
+        def spent(_: int) -> float:
+            used_seconds = loop.time() - begin
+            if self._opened_step >= step or used_seconds >= budget_seconds:
+                return 1.0
+            return used_seconds / budget_seconds
+
         try:
-            plan = await asyncio.to_thread(work, lambda _: (loop.time() - begin) / budget_seconds)
+            plan = await asyncio.to_thread(work, spent)
         except ConfigError as error:
             self._go_without(str(error))
             return
-        self._take(step, roster, plan, loop.time() - begin)
+        seconds = loop.time() - begin
+        if self._opened_step >= step:
+            self._go_without(f"step {step} opened before its plan was ready, after {seconds:.3g} s")
+            return
+        self._take(step, roster, plan, seconds)
 
     def _go_without(self, why: str) -> None:
         """A step without a plan is wired; the run does not end for it."""

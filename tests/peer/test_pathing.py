@@ -6,6 +6,7 @@ import functools
 import pytest
 import torch
 
+from swarmtrain.core.clock import run_virtual
 from swarmtrain.core.errors import ConfigError
 from swarmtrain.core.events import (
     Event,
@@ -182,3 +183,53 @@ def test_a_step_that_cannot_be_planned_is_wired_and_says_why(monkeypatch: pytest
     paths, events = planned_beside(records=tuple(map(record_of, MEMBERS)))
     assert paths is None
     assert any(isinstance(e, Noted) and "no legal routes" in e.detail for e in events)
+
+
+def steps_with_plans(
+    monkeypatch: pytest.MonkeyPatch, step_seconds: list[float]
+) -> tuple[list[int], list[Event]]:
+    """(steps that opened with a plan, events) in virtual time, where a coroutine stands for the planner's thread."""
+    events: list[Event] = []
+
+    async def beside(work, spent):
+        for _ in range(1000):
+            if spent(0) < 1.0:
+                await asyncio.sleep(0.01)
+        return work(lambda _: 1.0)
+
+    async def main() -> list[int]:
+        failures: list[BaseException] = []
+        config = small_config(
+            *ROOM, "train.microbatches=12", "planner.use=true", steps=len(step_seconds) + 1
+        )
+        pathing = Pathing(MEMBERS[0].peer, config, False, events.append, failures.append)
+        pathing.look(tuple(map(record_of, MEMBERS)))
+        found = []
+        for step, seconds in enumerate(step_seconds):
+            if pathing.paths(step, ROSTER) is not None:
+                found.append(step)
+            await asyncio.sleep(seconds)
+        await pathing.close()
+        assert not failures
+        return found
+
+    monkeypatch.setattr(asyncio, "to_thread", beside)
+    return run_virtual(main()), events
+
+
+def test_steps_faster_than_the_planners_budget_have_plans(monkeypatch: pytest.MonkeyPatch):
+    """The first plan takes longer than its step; from then on what a step took is known."""
+    planned, events = steps_with_plans(monkeypatch, [0.2] * 12)
+    assert planned == list(range(3, 12))
+    [late] = [event for event in events if isinstance(event, Noted)]
+    assert late.detail.startswith("step 1 opened before its plan was ready")
+    plans = [event for event in events if isinstance(event, PathsPlanned)]
+    assert [event.step for event in plans] == list(range(3, 13))
+    assert all(event.seconds <= 0.11 for event in plans)
+
+
+def test_a_plan_that_comes_too_late_is_given_up_with_an_event(monkeypatch: pytest.MonkeyPatch):
+    planned, events = steps_with_plans(monkeypatch, [3.0] * 3 + [0.5] * 4)
+    assert planned == [1, 2, 3, 6], "step 5 opens while the plan of step 4 is given up"
+    [late] = [event for event in events if isinstance(event, Noted)]
+    assert late.detail.startswith("step 4 opened before its plan was ready")
