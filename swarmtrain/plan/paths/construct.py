@@ -8,7 +8,7 @@ from swarmtrain.core.errors import ConfigError
 from swarmtrain.plan.paths.execution import Executor
 from swarmtrain.plan.paths.instance import Instance
 from swarmtrain.plan.paths.routes import PlannedRoute
-from swarmtrain.plan.paths.sequences import Order, orders, stage_sets
+from swarmtrain.plan.paths.sequences import Order, is_legal, orders, stage_sets
 
 CROWDINGS = (0.1, 0.35, 0.75, 2.0)
 """Seconds of detour that are worth one second of work which a peer has been given already: which weight suits an
@@ -96,10 +96,9 @@ def deal_stages(instance: Instance) -> list[Order]:
 def _known_sets(instance: Instance) -> list[Order]:
     """Stage sets to choose from: all, or in big instances many that lie apart."""
     middle, count = instance.stages - 1, instance.middle_visits
-    protected, swaps, jump = instance.protected_stages, instance.max_swaps, instance.max_jump
+    protected, jump = instance.protected_stages, instance.max_jump
     if math.comb(middle, count) <= MOST_SETS:
-        found: Iterator[Order] = stage_sets(middle, count, protected, jump)
-        return [stages for stages in found if orders(stages, swaps, jump)]
+        return list(stage_sets(middle, count, protected, jump))
     turned = []
     left_out = [s for s in range(1, middle + 1) if s not in protected]
     skipped = middle - count
@@ -107,7 +106,7 @@ def _known_sets(instance: Instance) -> list[Order]:
         for stride in (1, 2, 3, max(1, len(left_out) // max(skipped, 1))):
             gone = {left_out[(turn + stride * step) % len(left_out)] for step in range(skipped)}
             stages = tuple(s for s in range(1, middle + 1) if s not in gone)
-            if len(stages) == count and orders(stages, 0, jump):
+            if len(stages) == count and is_legal(stages, 0, jump):
                 turned.append(stages)
     first = islice(stage_sets(middle, count, protected, jump), 1)
     return list(dict.fromkeys((*turned, *first)))
@@ -187,7 +186,7 @@ class Builder:
         """The cheapest walk from `edge` through `stages` in a legal order, counting work that waits at its peers."""
         instance = self._instance
         options = orders(stages, instance.max_swaps, instance.max_jump)
-        return self.along(edge, options[:MOST_SETS])
+        return self.along(edge, options)
 
     def along(self, edge: int, options: Sequence[Order]) -> PlannedRoute:
         """The cheapest walk from `edge` in one of these orders."""

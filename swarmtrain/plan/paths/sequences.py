@@ -7,9 +7,14 @@ legal order is an ascending one in which some pairs of adjacent stages have chan
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import islice, pairwise
 
 Order = tuple[int, ...]
 """Middle stages in the order of their visits."""
+
+MOST_OF_A_SET = 256
+"""Orders of one set that are looked at, those of fewest swaps (I8): all of up to 12 stages, and up to 24 with two
+swaps."""
 
 
 def is_legal(order: Sequence[int], max_swaps: int, max_jump: int) -> bool:
@@ -33,9 +38,13 @@ def is_legal(order: Sequence[int], max_swaps: int, max_jump: int) -> bool:
 
 @lru_cache(maxsize=1 << 14)
 def orders(stages: Order, max_swaps: int, max_jump: int) -> tuple[Order, ...]:
-    """All legal orders of the ascending `stages`, the ascending one first where it is legal."""
-    found = (_swapped(stages, firsts) for firsts in _pairs(stages, max_swaps))
-    return tuple(order for order in found if is_legal(order, max_swaps, max_jump))
+    """Legal orders of the ascending `stages`, the ascending one first: all, or `MOST_OF_A_SET` of them.
+
+    None, where the ascending order is not legal: some gap is too wide for a move, and no order has a stage in a gap.
+    """
+    if not is_legal(stages, 0, max_jump):
+        return ()
+    return tuple(_swapped(stages, firsts) for firsts in _pairs(stages, max_swaps, max_jump))
 
 
 def stage_sets(middle: int, count: int, protected: Iterable[int], max_jump: int) -> Iterator[Order]:
@@ -62,18 +71,25 @@ def stage_sets(middle: int, count: int, protected: Iterable[int], max_jump: int)
     return grow((), 1)
 
 
-def _pairs(stages: Order, most: int) -> Iterator[tuple[int, ...]]:
-    """Places of the first of each swapped pair: up to `most` disjoint pairs of adjacent stages."""
-    places = [at for at in range(len(stages) - 1) if stages[at + 1] == stages[at] + 1]
+def _pairs(stages: Order, most: int, max_jump: int) -> list[tuple[int, ...]]:
+    """Places of the first of each swapped pair: up to `most` disjoint pairs of neighbours that may change places.
 
-    def grow(chosen: tuple[int, ...], start: int) -> Iterator[tuple[int, ...]]:
-        yield chosen
-        if len(chosen) < most:
-            for index in range(start, len(places)):
-                if not chosen or places[index] > chosen[-1] + 1:
-                    yield from grow((*chosen, places[index]), index + 1)
-
-    return grow((), 0)
+    The frontier comes to a pair from the stage before it, swapped or not, so no pair depends on the others.
+    """
+    places = [
+        at
+        for at, (low, high) in enumerate(pairwise(stages))
+        if high == low + 1 and high - (stages[at - 1] if at else 0) <= max_jump
+    ]
+    found: list[tuple[int, ...]] = []
+    level: list[tuple[int, ...]] = [()]
+    for _ in range(most + 1):
+        found += level
+        wider = (
+            (*firsts, at) for firsts in level for at in places if not firsts or at > firsts[-1] + 1
+        )
+        level = list(islice(wider, MOST_OF_A_SET - len(found)))
+    return sorted(found)
 
 
 def _swapped(stages: Order, firsts: tuple[int, ...]) -> Order:

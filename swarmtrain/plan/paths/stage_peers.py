@@ -16,7 +16,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import bmat, csr_array, eye_array, hstack, kron
 
 from swarmtrain.plan.paths.instance import Instance, PeerCosts
-from swarmtrain.plan.paths.sequences import Order, orders, stage_sets
+from swarmtrain.plan.paths.sequences import MOST_OF_A_SET, Order, orders, stage_sets
 from swarmtrain.plan.paths.visits import Around, span_seconds
 from swarmtrain.plan.paths.walks import Walks
 
@@ -146,8 +146,9 @@ def _legal_orders(instance: Instance) -> list[Order] | None:
     sets = stage_sets(instance.stages - 1, instance.middle_visits, instance.protected_stages, jump)
     found: list[Order] = []
     for count, stages in enumerate(sets, 1):
-        found += orders(stages, instance.max_swaps, jump)
-        if max(count, len(found)) > MOST_ORDERS:
+        legal = orders(stages, instance.max_swaps, jump)
+        found += legal
+        if max(count, len(found)) > MOST_ORDERS or len(legal) == MOST_OF_A_SET:
             return None
     return found
 

@@ -12,7 +12,7 @@ from swarmtrain.plan.paths.bounds import better_bound_seconds, lower_bound_secon
 from swarmtrain.plan.paths.execution import Executor
 from swarmtrain.plan.paths.instance import Instance
 from swarmtrain.plan.paths.routes import Plan, PlannedRoute, violations
-from swarmtrain.plan.paths.sequences import orders, stage_sets
+from swarmtrain.plan.paths.sequences import MOST_OF_A_SET, orders, stage_sets
 from swarmtrain.plan.paths.stage_peers import StagePeers
 from swarmtrain.plan.paths.walks import cheapest_walks
 from tests.plan.paths.networks import eighths, peer, random_instance, unplaced
@@ -226,3 +226,12 @@ def test_slots_beside_the_edges_bind_where_many_visits_hold_them_long():
     stays = [min(stay) for stay in cheapest_walks(instance).stays]
     assert stays == sorted(stays, reverse=True) and stays[2] < stays[0] / 2
     assert lower_bound_seconds(instance) > 6 * sum(stays) / 5
+
+
+def test_where_orders_of_a_set_are_left_out_nobody_takes_them_for_all():
+    """A bound over some of the orders would bound nothing."""
+    peers = tuple(peer(f"p{stage}", (stage,)) for stage in range(31))
+    sends = tuple(tuple(0.125 for _ in peers) for _ in peers)
+    instance = Instance(peers, sends, 31, microbatches=2, visits=31, max_swaps=2)
+    assert len(orders(tuple(range(1, 31)), 2, instance.max_jump)) == MOST_OF_A_SET
+    assert StagePeers(instance, cheapest_walks(instance))._orders is None

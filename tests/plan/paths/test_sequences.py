@@ -4,7 +4,7 @@ from itertools import combinations, permutations
 
 import pytest
 
-from swarmtrain.plan.paths.sequences import is_legal, orders, stage_sets
+from swarmtrain.plan.paths.sequences import MOST_OF_A_SET, is_legal, orders, stage_sets
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,24 @@ def test_protected_stages_are_in_every_set():
 def test_many_stages_without_a_legal_set_end_at_once():
     assert list(stage_sets(200, 100, (), 1)) == [tuple(range(1, 101))]
     assert not list(stage_sets(200, 20, (200,), 4))
+
+
+def test_of_many_orders_those_of_fewest_swaps_are_looked_at():
+    """All sets of swaps of 200 stages would never end."""
+    stages = tuple(range(1, 201))
+    found = orders(stages, 100, 4)
+    assert len(found) == len(set(found)) == MOST_OF_A_SET and found[0] == stages
+    assert all(is_legal(order, 2, 4) for order in found)
+    assert set(orders(stages, 1, 4)) <= set(found)
+
+
+def test_two_swaps_among_24_stages_are_all_looked_at():
+    assert len(orders(tuple(range(1, 25)), 2, 4)) == 1 + 23 + 22 * 21 // 2
+
+
+@pytest.mark.parametrize("jump", [1, 2, 3])
+def test_where_the_ascending_order_is_not_legal_none_is(jump: int):
+    for stages in combinations(range(1, 8), 4):
+        if not is_legal(stages, 0, jump):
+            assert not any(is_legal(order, 4, jump) for order in permutations(stages))
+            assert not orders(stages, 4, jump)
