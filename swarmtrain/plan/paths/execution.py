@@ -20,7 +20,7 @@ one before has ended and what it made has been sent:
    without waiting and without gaps.
 7. The makespan is the end of the last task. Microbatches that hold each other's slots for ever never end: infinity.
 
-Forward and backward take longer than nothing, so no task ends at the instant it starts.
+Forward, loss and backward take longer than nothing, so no task ends at the instant it starts.
 """
 
 import math

@@ -1,13 +1,12 @@
 """NETWORK.json to an `Instance`: every value checked, every complaint names its place ("peers[3].stages")."""
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from swarmtrain.core.errors import ConfigError
 from swarmtrain.plan.paths.instance import Instance, PeerCosts
-from swarmtrain.plan.paths.sequences import orders, stage_sets
+from swarmtrain.plan.paths.sequences import stage_sets
 
 NEEDED = ("peers", "send_seconds", "stages", "microbatches", "visits")
 OPTIONAL = ("stage_sizes", "max_swaps", "max_jump", "task_gap_seconds", "quotas", "visit_shares")
@@ -25,6 +24,9 @@ PEER_KEYS = (
 
 MOST_PEERS, MOST_MICROBATCHES, MOST_STAGES = 2000, 20_000, 256
 """Bounds on what one plan may be about (I8)."""
+
+LEAST_TASK_SECONDS, MOST_SECONDS = 1e-9, 1e9
+"""Bounds on costs: what is computed with them stays finite, and no task ends at the instant it starts."""
 
 
 def read_instance(text: str) -> Instance:
@@ -81,7 +83,7 @@ def check(instance: Instance) -> None:
     sets = stage_sets(
         instance.stages - 1, instance.middle_visits, instance.protected_stages, instance.max_jump
     )
-    if not any(orders(stages, instance.max_swaps, instance.max_jump) for stages in sets):
+    if next(sets, None) is None:  # without a swap each of them is legal
         _refuse("max_jump", "no choice of stages keeps it", "raise max_jump or visits")
     _check_hosts(instance)
 
@@ -120,12 +122,13 @@ def _peer(found: Any, place: str, stages: int) -> PeerCosts:
         )
         if len(set(hosted)) < len(hosted):
             _refuse(f"{place}.stages", "a stage comes twice", "name each stage once")
+    task, is_edge = LEAST_TASK_SECONDS, hosted is None or 0 in hosted
     return PeerCosts(
         name=entry["name"],
         stages=hosted,
-        forward_seconds=_seconds(entry["forward_seconds"], f"{place}.forward_seconds", True),
-        backward_seconds=_seconds(entry["backward_seconds"], f"{place}.backward_seconds", True),
-        loss_seconds=_seconds(entry["loss_seconds"], f"{place}.loss_seconds"),
+        forward_seconds=_seconds(entry["forward_seconds"], f"{place}.forward_seconds", task),
+        backward_seconds=_seconds(entry["backward_seconds"], f"{place}.backward_seconds", task),
+        loss_seconds=_seconds(entry["loss_seconds"], f"{place}.loss_seconds", task * is_edge),
         memory_slots=_whole(entry["memory_slots"], f"{place}.memory_slots", 1, 1 << 20),
     )
 
@@ -199,17 +202,19 @@ def _whole(found: Any, place: str, least: int, most: int) -> int:
     if not isinstance(found, int) or isinstance(found, bool):
         _refuse(place, f"{found!r:.40} is not a whole number", "write a whole number")
     if not least <= found <= most:
-        _refuse(place, f"{found} is not within {least} and {most}", "write a number in this range")
+        _refuse(
+            place, f"{found!r:.40} is not within {least} and {most}", "write a number in this range"
+        )
     return found
 
 
-def _seconds(found: Any, place: str, above_zero: bool = False) -> float:
-    """Seconds of the network: finite, not negative, and above zero where a task must take time."""
+def _seconds(found: Any, place: str, least: float = 0.0) -> float:
+    """Seconds of the network, from `least` to `MOST_SECONDS`."""
     if not isinstance(found, int | float) or isinstance(found, bool):
         _refuse(place, f"{found!r:.40} is not a number", "write seconds")
-    if not math.isfinite(found) or found < 0 or (above_zero and not found):
-        least = "above 0" if above_zero else "0 or more"
-        _refuse(place, f"{found} is no duration", f"write finite seconds, {least}")
+    if not least <= found <= MOST_SECONDS:
+        remedy = f"write seconds from {least:g} to {MOST_SECONDS:g}"
+        _refuse(place, f"{found!r:.40} is no duration", remedy)
     return float(found)
 
 
