@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from dataclasses import replace
+from itertools import accumulate, islice
 
 from swarmtrain.core.errors import ConfigError
 from swarmtrain.plan.paths.execution import Executor
@@ -17,6 +18,9 @@ instance shows when it is executed."""
 SPREAD = 2.0
 """Weight of the mean end beside the makespan, where plans are compared."""
 
+APART = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+"""Shares of a round trip between two releases that are tried where slots lock up."""
+
 MOST_TRIED_VISITS = 1000
 """In larger instances only the last of `CROWDINGS` is tried: the first plan is to be there at once."""
 
@@ -28,8 +32,8 @@ MOST_SETS = 1000
 
 
 def first_routes(instance: Instance, crowdings: Sequence[float] = CROWDINGS) -> list[PlannedRoute]:
-    """Legal routes for all microbatches, released at once, or one after the other where slots could lock up: the best
-    of one try for each of `crowdings`.
+    """Legal routes for all microbatches: the best of one try for each of `crowdings`, released at once. Where slots
+    lock up, ascending ones, which cannot where nobody serves two stages; where these do too, released some time apart.
 
     Raises:
         ConfigError: visits cannot be shared as asked for, or slots hold no whole route.
@@ -37,16 +41,21 @@ def first_routes(instance: Instance, crowdings: Sequence[float] = CROWDINGS) -> 
     sets, executor = deal_stages(instance), Executor(instance)
     if instance.microbatches * instance.visits > MOST_TRIED_VISITS:
         crowdings = crowdings[-1:]
-    best_energy, best = math.inf, list[PlannedRoute]()
-    for crowding in crowdings:
-        builder = Builder(instance, crowding)
-        routes = [
-            builder.route(edge, stages) for edge, stages in zip(builder.edges(), sets, strict=True)
-        ]
-        found = energy(executor, routes)
-        if found < best_energy or not best:
-            best_energy, best = found, routes
-    return best if math.isfinite(best_energy) else _one_by_one(executor, best)
+    routes = list[PlannedRoute]()
+    for swaps in dict.fromkeys((instance.max_swaps, 0)):
+        given = replace(instance, max_swaps=swaps)
+        tried = (_dealt_routes(given, sets, crowding) for crowding in crowdings)
+        best_energy, _, routes = min(
+            (energy(executor, routes), at, routes) for at, routes in enumerate(tried)
+        )
+        if math.isfinite(best_energy):
+            return routes
+    return _apart(instance, routes)
+
+
+def _dealt_routes(instance: Instance, sets: Sequence[Order], crowding: float) -> list[PlannedRoute]:
+    builder = Builder(instance, crowding)
+    return [builder.route(edge, stages) for edge, stages in zip(builder.edges(), sets, strict=True)]
 
 
 def energy(executor: Executor, routes: Sequence[PlannedRoute]) -> float:
@@ -55,20 +64,28 @@ def energy(executor: Executor, routes: Sequence[PlannedRoute]) -> float:
     return execution.makespan_seconds + SPREAD * sum(execution.ends) / len(routes)
 
 
-def _one_by_one(executor: Executor, routes: list[PlannedRoute]) -> list[PlannedRoute]:
-    """Released so far apart that no two microbatches ever meet."""
-    apart, now = [], 0.0
-    for route in routes:
-        apart.append(PlannedRoute(route.stages, route.peers, now))
-        execution = executor.run([executor.chain(route.peers)], [0.0])
-        now += 2 * execution.makespan_seconds  # gaps after the last task included
-    if math.isfinite(now):
-        return apart
-    raise ConfigError(
-        "no route fits into the peers' memory slots",
-        "a peer that serves several stages of a route needs a slot for each",
-        "raise memory_slots, or let more peers host these stages",
-    )
+def _apart(instance: Instance, routes: Sequence[PlannedRoute]) -> list[PlannedRoute]:
+    """Released so close together that slots do not lock up; at the most, no two microbatches ever meet."""
+    executor, gap = Executor(instance), instance.task_gap_seconds
+    chains = [executor.chain(route.peers) for route in routes]
+    openings = [instance.begin_seconds(route.peers[0], 0.0) for route in routes]
+    trips = [executor.run([chain], [0.0]).makespan_seconds + gap for chain in chains]
+    spans = [opening + trip for opening, trip in zip(openings, trips, strict=True)]
+    if not math.isfinite(sum(spans)):
+        raise ConfigError(
+            "no route fits into the peers' memory slots",
+            "a peer that serves several stages of a route needs a slot for each",
+            "raise memory_slots, or let more peers host these stages",
+        )
+    for share in APART:
+        releases = [share * seconds for seconds in accumulate(spans[:-1], initial=0.0)]
+        begins = [release + opening for release, opening in zip(releases, openings, strict=True)]
+        if math.isfinite(executor.run(chains, begins).makespan_seconds):
+            break
+    return [
+        PlannedRoute(route.stages, route.peers, release)
+        for route, release in zip(routes, releases, strict=True)
+    ]
 
 
 def deal_stages(instance: Instance) -> list[Order]:
