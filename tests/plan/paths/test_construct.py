@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from swarmtrain.plan.paths.construct import first_routes
+from swarmtrain.plan.paths.construct import MOST_TRIED_VISITS, Builder, first_routes
 from swarmtrain.plan.paths.execution import Executor
 from swarmtrain.plan.paths.instance import Instance
 from swarmtrain.plan.paths.routes import Plan, PlannedRoute, violations
@@ -58,3 +58,17 @@ def test_where_ascending_routes_lock_up_too_releases_are_no_round_trip_apart(see
     assert any(route.release_seconds for route in routes)
     makespan_seconds, trips_seconds = makespan_and_trips(instance, routes)
     assert makespan_seconds < 0.6 * trips_seconds
+
+
+def test_of_large_instances_ascending_orders_only_are_looked_at(monkeypatch: pytest.MonkeyPatch):
+    """All orders of 2,000 routes along 9 of 12 stages took 19 seconds, and were worse."""
+    walked: list[tuple[int, ...]] = []
+    walk = Builder._walk
+    monkeypatch.setattr(
+        Builder,
+        "_walk",
+        lambda self, edge, order: walked.append(order) or walk(self, edge, order),
+    )
+    large = MOST_TRIED_VISITS // 5 + 1
+    first_routes(instance_of(random.Random(5), [(stage,) for stage in range(5)] * 2, large))
+    assert len(walked) == large and set(walked) == {(1, 2, 3, 4)}
