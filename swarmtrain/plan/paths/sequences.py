@@ -60,8 +60,9 @@ def stage_sets(middle: int, count: int, protected: Iterable[int], max_jump: int)
                 yield chosen
             return
         last = chosen[-1] if chosen else 0
-        left, missing = count - len(chosen), needed - set(chosen)
-        if len(missing) > left or max(missing, default=0) > last + left * max_jump:
+        left, missing = count - len(chosen), sorted(needed - set(chosen))
+        hops = (high - low for low, high in pairwise((last, *missing)))
+        if sum(-(-hop // max_jump) for hop in hops) > left:
             return
         for stage in range(start, min(last + max_jump, middle - left + 1) + 1):
             yield from grow((*chosen, stage), stage + 1)

@@ -45,6 +45,7 @@ def test_protected_stages_are_in_every_set():
 def test_many_stages_without_a_legal_set_end_at_once():
     assert list(stage_sets(200, 100, (), 1)) == [tuple(range(1, 101))]
     assert not list(stage_sets(200, 20, (200,), 4))
+    assert not list(stage_sets(199, 59, (*range(100, 140), 199), 4))
 
 
 def test_of_many_orders_those_of_fewest_swaps_are_looked_at():
