@@ -33,7 +33,7 @@ from swarmtrain.plan.paths.execution import Executor
 from swarmtrain.plan.paths.instance import Chance, Instance, PeerCosts
 from swarmtrain.plan.paths.planner import replan
 from swarmtrain.plan.paths.repair import repair
-from swarmtrain.plan.paths.routes import Plan
+from swarmtrain.plan.paths.routes import Plan, changed_visits
 from swarmtrain.plan.paths.search import Spent
 from swarmtrain.plan.paths.stepwise import plan_step
 from swarmtrain.steps.plan import Paths
@@ -147,7 +147,7 @@ class Pathing:
             self._go_without("its microbatches lock each other up")
             return None
         seconds = 0.0 if self._is_modelled else loop.time() - begin
-        visits = _changed_visits(before.plan, plan)
+        visits = changed_visits(before.plan, plan)
         self._record(
             PathsRepaired(before.step, visits, plan.makespan_seconds, plan.evaluations, seconds)
         )
@@ -271,17 +271,6 @@ def by_key(plan: Plan) -> Plan:
     if len({route.stages for route in plan.routes}) > 1:
         return plan
     return replace(plan, routes=tuple(sorted(plan.routes, key=lambda r: r.release_seconds)))
-
-
-def _changed_visits(before: Plan, after: Plan) -> int:
-    """Visits whose peer is another one now."""
-    old, new = before.instance.peers, after.instance.peers
-    pairs = zip(before.routes, after.routes, strict=True)
-    return sum(
-        old[a].name != new[b].name
-        for one, other in pairs
-        for a, b in zip(one.peers, other.peers, strict=True)
-    )
 
 
 def paths_of(plan: Plan, roster: Roster) -> Paths:

@@ -101,3 +101,14 @@ def _broken(route: PlannedRoute, instance: Instance) -> Iterator[str]:
     for stage, peer in zip(route.stages, route.peers, strict=False):
         if peer not in instance.hosts[stage]:
             yield f"peer {peer} does not host stage {stage}"
+
+
+def changed_visits(before: Plan, after: Plan) -> int:
+    """Visits whose peer is another one now."""
+    old, new = before.instance.peers, after.instance.peers
+    pairs = zip(before.routes, after.routes, strict=True)
+    return sum(
+        old[a].name != new[b].name
+        for one, other in pairs
+        for a, b in zip(one.peers, other.peers, strict=True)
+    )
