@@ -31,7 +31,8 @@ def judged(folder: Path, is_kept: Callable[[int, dict[str, Any]], bool], **risks
     (folder / "journal.jsonl").write_text("".join(lines), encoding="utf-8")
     islands = {peer.name: peer.island or 0 for peer in PEERS}
     island_risks = {0: "", 1: risks.get("second", "")}
-    run = ProcessRun(RunState(finished=True), 60.0, (), {}, 50.0, lines, islands, island_risks, {})
+    ended = RunState(finished=True)
+    run = ProcessRun(ended, 60.0, (), {}, 50.0, lines, islands, island_risks, {}, 0)
     return judge_processes(CONFIG, run, points_of(lines), corpus(), folder)
 
 

@@ -112,7 +112,7 @@ class Meddler:
     async def _oversized_frames(self, address: str) -> None:
         """A valid greeting, then a message that claims more bytes than any may have."""
         pipe = DiallerPipe(grpc.aio.insecure_channel(address))
-        await pipe.send(pack(Frame(Kind.HELLO, meta=encode(self._hello()))))
+        await pipe.send(pack(Frame(Kind.HELLO, meta=encode(self._hello("boaster")))))
         await pipe.receive()
         huge = Frame(
             Kind.REQUEST, call=1, method="process", body_bytes=1 << 50, note_milliseconds=100
@@ -134,7 +134,9 @@ class Meddler:
         """Calls of the first step with a wrong shape and with a wrong digest, from a client that greeted well."""
         transport = GrpcTransport(LinkLimits())
         try:
-            link = await transport.dial(address, self._hello(), _Silent(self._hello()), 10.0)
+            # Under a name of its own: a new greeting takes the place of an older link of the same name.
+            hello = self._hello("meddler")
+            link = await transport.dial(address, hello, _Silent(hello), 10.0)
             while not self._stop.is_set():
                 results = await asyncio.gather(
                     *(self._call(link, *bad) for bad in self._bad_calls()), return_exceptions=True
@@ -170,9 +172,9 @@ class Meddler:
         await link.call("process", message, silence_seconds=10.0, deadline_seconds=60.0)
         return "answered"
 
-    def _hello(self) -> Hello:
+    def _hello(self, name: str) -> Hello:
         return Hello(
-            PROTOCOL, __version__, bytes.fromhex(self.config.hash), PeerId("meddler"),
+            PROTOCOL, __version__, bytes.fromhex(self.config.hash), PeerId(name),
             self._corpus, kernel_class(1), "", "peer",
         )  # fmt: skip
 
