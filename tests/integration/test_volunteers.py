@@ -134,7 +134,7 @@ class Meddler:
         """Calls of the first step with a wrong shape and with a wrong digest, from a client that greeted well."""
         transport = GrpcTransport(LinkLimits())
         try:
-            # Under a name of its own: a new greeting takes the place of an older link of the same name.
+            # Under a name of its own, so that nothing the boaster does can cost it its link.
             hello = self._hello("meddler")
             link = await transport.dial(address, hello, _Silent(hello), 10.0)
             while not self._stop.is_set():
