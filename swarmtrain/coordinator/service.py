@@ -1,12 +1,11 @@
 """The coordinator: one address to join by, the run's journal, its state as JSON, and the final checkpoint."""
 
 import asyncio
-import contextlib
 import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,7 @@ from swarmtrain.core.errors import (
     SwarmError,
     WireError,
 )
-from swarmtrain.core.events import CheckpointSaved, ClockSeen, Event, Noted, PeerRefused
+from swarmtrain.core.events import BadMessage, CheckpointSaved, ClockSeen, Event, Noted, PeerRefused
 from swarmtrain.core.live import LIVE_KINDS, kinds
 from swarmtrain.core.messages import CheckpointAt
 from swarmtrain.core.tasks import Tasks
@@ -317,10 +316,16 @@ class Coordinator:
         self._links.pop(link, None)
 
     def tell(self, link: Link, method: str, meta: bytes) -> None:
-        if method != "events" or link.remote.role != "peer":
-            raise WireError("a coordinator takes events from peers only", f"method {method}")
-        with self._noting(method):
+        try:
+            if method != "events" or link.remote.role != "peer":
+                raise WireError("a coordinator takes events from peers only", f"method {method}")
             self._take_events(link.remote.peer, EventBatch.decode(meta))
+        except WireError as error:
+            self.record(BadMessage(link.remote.peer, f"{method}: {error.what} ({error.why})"))
+            raise
+        except Exception as error:
+            self._note_bug(method, error)
+            raise
 
     def _take_events(self, sender: PeerId, batch: EventBatch) -> None:
         if batch.dropped:
@@ -335,19 +340,17 @@ class Coordinator:
             self._take_line(line)
 
     async def call(self, link: Link, method: str, request: Message) -> Message:
-        with self._noting(method):
-            return await self._answer(link, method, request)
-
-    @contextlib.contextmanager
-    def _noting(self, method: str) -> Iterator[None]:
-        """A bug met while a peer is served is an event (I7); the transport ends the call, not the coordinator."""
         try:
-            yield
+            return await self._answer(link, method, request)
         except SwarmError:
             raise
         except Exception as error:
-            self.record(Noted("internal error", f"{method}: {error!r}"))
+            self._note_bug(method, error)
             raise
+
+    def _note_bug(self, method: str, error: Exception) -> None:
+        """A bug met while a peer is served is an event (I7); the transport ends the call, not the coordinator."""
+        self.record(Noted("internal error", f"{method}: {error!r}"))
 
     async def _answer(self, link: Link, method: str, request: Message) -> Message:
         match method:

@@ -90,19 +90,21 @@ class Service:
         self.links.closed(link, reason)
 
     def tell(self, link: Link, method: str, meta: bytes) -> None:
-        if link.remote.role in ("query", "forming"):
-            raise WireError(
-                f"a {link.remote.role} process may not tell anything", f"method {method}"
-            )
         try:
             self._take(link, method, meta)
-        except SwarmError:
+        except WireError as error:
+            self._record(BadMessage(link.remote.peer, f"{method}: {error.what} ({error.why})"))
             raise
         except Exception as error:
+            # Nobody waits for an answer: also what a call would be refused with is said here or nowhere (I7).
             self._record(Noted("internal error", f"{method}: {error!r}"))
             raise
 
     def _take(self, link: Link, method: str, meta: bytes) -> None:
+        if link.remote.role in ("query", "forming"):
+            raise WireError(
+                f"a {link.remote.role} process may not tell anything", f"method {method}"
+            )
         match method:
             case "step" if link.remote.island != self._calls.hello().island:
                 raise WireError("a step message from another island", link.remote.peer)

@@ -164,7 +164,8 @@ class Handler(Protocol):
         ...
 
     def tell(self, link: Link, method: str, meta: bytes) -> None:
-        """Take one-way control; a WireError closes the link."""
+        """Take one-way control; a WireError closes the link. Whatever else goes wrong is only logged by the link, so
+        the handler notes it as an event before it raises (I7)."""
         ...
 
     def opened(self, link: Link) -> None:

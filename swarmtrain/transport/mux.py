@@ -184,6 +184,7 @@ class Mux:
         except WireError:
             raise
         except Exception:
+            # The handler has noted it; one message that it cannot take must not end the link for all others.
             logger.exception("the handler of %s failed", frame.method)
 
     def _take_ping(self, frame: Frame) -> None:

@@ -153,13 +153,18 @@ def test_a_bad_event_costs_its_sender_the_link_and_nobody_else(tmp_path: Path, b
         eve = Guest("eve")
         await scene.tell(eve, BAD_LINES[bad])
         assert eve.closed_reasons, "the link is closed"
-        assert scene.coordinator.state == before
+        after = scene.coordinator.state
+        assert after.history.curve == before.history.curve
+        assert replace(after, history=before.history) == before, "but for what is told of it"
         again = line("anna", StepCommitted(1, 4.0, 384, 0.5, 1e-3, 1.0, (), "sha-1"))
         await scene.tell(Guest("anna"), again)
         assert scene.coordinator.state.step == 2
 
     play(tmp_path, act)
-    assert len(list(read_journal(tmp_path / "journal.jsonl"))) == len(HEALTHY) + 1
+    entries = [entry["event"] for entry in read_journal(tmp_path / "journal.jsonl")]
+    assert len(entries) == len(HEALTHY) + 2
+    told = entries[len(HEALTHY)]
+    assert (told["kind"], told["peer"]) == ("bad_message", "eve") and told["reason"], "it is told"
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
 
 

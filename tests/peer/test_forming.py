@@ -15,6 +15,7 @@ from swarmtrain.core.clock import run_virtual
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.errors import Refused, WireError
 from swarmtrain.core.events import (
+    BadMessage,
     Event,
     IslandChosen,
     IslandDissolved,
@@ -461,7 +462,8 @@ def test_who_is_forming_may_probe_and_nothing_else() -> None:
         await asyncio.sleep(1.0)
         with pytest.raises(Exception, match=r"closed|may not tell"):
             await link.call("probe", request, silence_seconds=4.0)
-        assert there.events == []
+        why = "step: a forming process may not tell anything (method step)"
+        assert there.events == [BadMessage(me.id, why)]
 
     in_place(test)
 

@@ -7,11 +7,12 @@ from typing import Any, NoReturn
 import pytest
 
 from swarmtrain.core.errors import Refused, WireError
-from swarmtrain.core.events import Event, Noted
+from swarmtrain.core.events import BadMessage, Event, Noted
 from swarmtrain.core.messages import Ask
 from swarmtrain.peer.rosters import Rosters
 from swarmtrain.peer.service import Calls, Service
 from swarmtrain.transport.link import Message
+from swarmtrain.transport.requests import FinishRequest
 from swarmtrain.transport.step_messages import encode_step
 
 
@@ -26,6 +27,7 @@ def service(events: list[Event]) -> Service:
 
 
 LINK: Any = SimpleNamespace(remote=SimpleNamespace(role="peer", peer="somebody", island=0))
+QUERY: Any = SimpleNamespace(remote=SimpleNamespace(role="query", peer="query", island=0))
 
 
 def test_a_message_that_cannot_be_handled_is_an_event() -> None:
@@ -33,6 +35,28 @@ def test_a_message_that_cannot_be_handled_is_an_event() -> None:
     with pytest.raises(KeyError):
         service(events).tell(LINK, "step", encode_step(Ask(3), None))
     assert events == [Noted("internal error", "step: KeyError('a bug')")]
+
+
+def test_a_tell_that_is_refused_or_makes_no_sense_is_an_event() -> None:
+    """Nobody hears of it otherwise: one-way control has no answer."""
+
+    def refuse(*_: object) -> NoReturn:
+        raise Refused("not now", "still busy")
+
+    events: list[Event] = []
+    served = Service(Calls(broken, broken, broken, refuse, broken), events.append)
+    served.is_coordinator = lambda link: True
+    with pytest.raises(Refused):
+        served.tell(LINK, "finish", FinishRequest("over").encode())
+    with pytest.raises(WireError):
+        served.tell(LINK, "nonsense", b"")
+    with pytest.raises(WireError):
+        served.tell(QUERY, "finish", b"")
+    assert events == [
+        Noted("internal error", "finish: Refused('not now', 'still busy', '')"),
+        BadMessage("somebody", "nonsense: an unknown one-way method (nonsense)"),
+        BadMessage("query", "finish: a query process may not tell anything (method finish)"),
+    ]
 
 
 def test_a_call_that_cannot_be_answered_is_an_event() -> None:
