@@ -29,7 +29,7 @@ from swarmtrain.experiments.local import LocalSwarm
 from swarmtrain.experiments.peak_memory import peak_bytes
 from swarmtrain.experiments.process_nemesis import ProcessNemesis
 from swarmtrain.experiments.staging import arguments_of, island_file, staging_of
-from swarmtrain.experiments.virtual import WORLD, Scenario, VirtualPeer, identity_seed
+from swarmtrain.experiments.virtual import RECKLESS, WORLD, Scenario, VirtualPeer, identity_seed
 from swarmtrain.monitor.journal import read_journal
 from swarmtrain.monitor.lines import json_line
 from swarmtrain.peer.staging import write_staging
@@ -43,6 +43,7 @@ FIRST_ISLAND = 0
 class ProcessRun:
     """What a run of processes left behind, beside its folder. Seconds are those of the journal.
 
+    `cut_short` says why it ended before its last step, empty when it did not, `risk` why the plan may not be survived.
     `islands` says which machine is in which, `island_risks` why one need not have got to its end (empty: it must).
     `peers_peak_bytes` adds up what each process took at its most.
     """
@@ -57,6 +58,8 @@ class ProcessRun:
     island_risks: dict[int, str]
     names: dict[str, PeerId]
     peers_peak_bytes: int
+    cut_short: str = ""
+    risk: str = ""
 
 
 class ProcessStage:
@@ -75,7 +78,7 @@ class ProcessStage:
         self.nemesis = ProcessNemesis(self.names, self._signal, self._restage, self._note)
         self.figures.conditions = self.nemesis.conditions
         self._churn: Churn | None = None
-        self._first_roster = Roster.of(1, [])
+        self._first_roster, self._risk = Roster.of(1, []), ""
         self._heard_rounds: set[int] = set()
         self._others_ready = asyncio.Event()
         self._peaks: dict[int, int] = {}
@@ -96,14 +99,20 @@ class ProcessStage:
         return len(islands) > 1 and peer.island == FIRST_ISLAND
 
     async def play(self) -> ProcessRun:
-        """Run to the last step. Raises Stopped when it ended earlier, StateError when no checkpoint could be kept."""
+        """Run to the last step, or to where the faults led. Raises Stopped when nothing happened any more or nothing
+        ever began, StateError when no checkpoint could be kept."""
         self._prepare()
+        cut_short = ""
         held = [number for number, peer in enumerate(self.machines) if self._is_held(peer)]
         if held:
             self._tasks.spawn(self._start_later(held), "first island")
         self._tasks.spawn(self._watch(), "watch")
         try:
             state = await self._swarm.run()
+        except Stopped as error:
+            if not self._first_roster.members:
+                raise
+            state, cut_short = self._swarm.coordinator.state, f"{error.what}: {error.why}"
         finally:
             if self._churn is not None:
                 self._churn.stop()
@@ -128,6 +137,8 @@ class ProcessStage:
             island_risks=self._island_risks(),
             names=self.names,
             peers_peak_bytes=sum(self._peaks.values()),
+            cut_short=cut_short,
+            risk=self._risk,
         )
 
     def _islands(self) -> dict[str, int]:
@@ -144,16 +155,19 @@ class ProcessStage:
         """As in virtual time: by whom the plan may cost of those who were there when faults began."""
         risks, islands = dict[int, str](), self._islands()
         stages, whole_stages = self.config.model.stages, self.scenario.chances.whole_stages
-        is_reckless = self._churn is not None and not self.scenario.chances.survivable
         for island in sorted(set(islands.values())):
             names = {name: self.names[name] for name, its in islands.items() if its == island}
             mine = [m for m in self._first_roster.members if m.peer in names.values()]
             plan = [fault for fault in self.nemesis.plan if names.keys() & set(fault.may_lose)]
-            risk = "machines are taken whatever is left" if is_reckless else ""
+            risk = RECKLESS if self._is_reckless else ""
             if plan and not risk:
                 risk = survivable(plan, Roster.of(1, mine), names, stages, whole_stages)
             risks[island] = risk
         return risks
+
+    @property
+    def _is_reckless(self) -> bool:
+        return self._churn is not None and not self.scenario.chances.survivable
 
     # ---- files --------------------------------------------------------------------------------------------------
 
@@ -253,12 +267,16 @@ class ProcessStage:
         roster = self._roster(self._swarm.coordinator.state)
         self._first_roster = roster
         names = {name: peer for name, peer in self.names.items() if peer in roster}
-        chance = random.Random(f"faults {self.config.run.seed}")
-        plan = random_plan(chance, self.scenario.chances, roster, names, self.scenario.faults)
+        chance, chances = random.Random(f"faults {self.config.run.seed}"), self.scenario.chances
+        plan = random_plan(chance, chances, roster, names, self.scenario.faults)
+        stages = self.config.model.stages
+        if plan:
+            self._risk = survivable(plan, roster, names, stages, chances.whole_stages)
         self.nemesis.begin(plan, opened_seconds)
         if self.scenario.has_churn:
             self._churn = Churn(self, random.Random(f"churn {self.config.run.seed}"), self._note)
             self._churn.begin()
+            self._risk = self._risk or (RECKLESS if self._is_reckless else "")
 
     def _roster(self, state: RunState) -> Roster:
         """Those that serve, as the coordinator knows."""

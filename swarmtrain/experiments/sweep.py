@@ -97,7 +97,12 @@ def _outcome(
         return "stalled", run.stalled
     reasons = [f"{name}: {o.reason}" for name, o in run.outcomes.items() if not o.finished]
     reason = reasons[0] if reasons else "every peer is gone"
-    return ("halted", f"{reason} ({run.risk})") if run.risk else ("stopped", reason)
+    return _ended_early(reason, run.risk)
+
+
+def _ended_early(reason: str, risk: str) -> tuple[Outcome, str]:
+    """Of a run that did not come to its last step, with what its faults may have cost it, if they may have."""
+    return ("halted", f"{reason} ({risk})") if risk else ("stopped", reason)
 
 
 def judge_processes(
@@ -110,6 +115,8 @@ def judge_processes(
     reason = ""
     if violations:
         outcome, reason = "violation", str(violations[0])
+    elif run.cut_short:
+        outcome, reason = _ended_early(run.cut_short, run.risk)
     elif lack := _lack(config, run, folder):
         outcome, reason = "stalled", lack
     elif expected and sha != expected:

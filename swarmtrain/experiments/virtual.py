@@ -38,6 +38,7 @@ from swarmtrain.transport.memory import MemoryNetwork
 
 NO_CHANCES = Chances()
 WORLD = PeerId("world")
+RECKLESS = "machines are taken whatever is left"
 """Who records what the world does to its peers."""
 
 
@@ -477,7 +478,7 @@ class Stage:
             risk = survivable(plan, part, names, stages, whole_stages)
             self.run.island_risks[island] = risk
         if self._churn is not None and not self.scenario.chances.survivable:
-            self.run.risk = self.run.risk or "machines are taken whatever is left"
+            self.run.risk = self.run.risk or RECKLESS
         self.nemesis.begin(plan, chance)
 
 
