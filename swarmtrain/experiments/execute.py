@@ -20,6 +20,7 @@ import torch
 from swarmtrain.core.errors import ConfigError, Stopped, SwarmError
 from swarmtrain.experiments.experiment import Experiment, PlannedRun
 from swarmtrain.experiments.pool import ending_pool, hidden_from_interrupts
+from swarmtrain.experiments.run_folders import journal_damage
 from swarmtrain.experiments.trials import (
     FAILURE,
     RECORD,
@@ -79,16 +80,14 @@ def write_plan(
 ) -> None:
     """Write DIR/experiment.json; the runs named `chosen` are about to be done, or are finished.
 
-    Raises ConfigError for a folder that holds an experiment, unless it goes on.
+    Raises ConfigError for a folder that holds an experiment, unless this one goes on with it in the same form.
     """
-    if (out / PLAN).exists() and not resume:
-        raise ConfigError(
-            f"{out} already holds an experiment",
-            "its runs would be mixed with the new ones",
-            "choose another --out, or go on with it by --resume",
-        )
-    known = _read(out / PLAN).get("work")
+    before, form = _read(out / PLAN), "quick" if experiment.is_quick else "whole"
+    if (out / PLAN).exists():
+        _check_goes_on(before, form, out, resume)
+    known = before.get("work")
     plan = {
+        "form": form,
         "title": experiment.title,
         "question": experiment.question,
         "claim": experiment.claim,
@@ -106,6 +105,23 @@ def write_plan(
         (out / PLAN).write_text(json.dumps(plan, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{out} cannot be written", str(error), "choose another --out") from error
+
+
+def _check_goes_on(before: Mapping[str, Any], form: str, out: Path, resume: bool) -> None:
+    """Whether this form of an experiment may go on in `out`, whose plan `before` is. Raises ConfigError."""
+    if not resume:
+        raise ConfigError(
+            f"{out} already holds an experiment",
+            "its runs would be mixed with the new ones",
+            "choose another --out, or go on with it by --resume",
+        )
+    there = before.get("form", form)  # older plans do not say
+    if there != form:
+        raise ConfigError(
+            f"{out} holds the {there} form of an experiment, and this would be the {form} one",
+            "results of the one would be replaced by those of the other, or stand beside them",
+            f"choose another --out, or {'leave --quick out' if form == 'quick' else 'add --quick'}",
+        )
 
 
 def _kept(work: Work, known: object, folder: Path) -> str:
@@ -136,7 +152,8 @@ def _why_again(work: Work, folder: Path) -> str | None:
         return ""
     record = _read(folder / RECORD)
     if record and _read(folder / SUMMARY):
-        return ", ".join(work.changes(record)) or None
+        damage = journal_damage(folder, record)
+        return ", ".join([*work.changes(record), *([damage] if damage else [])]) or None
     return "it failed before" if (folder / FAILURE).exists() else "it was not finished"
 
 

@@ -128,7 +128,7 @@ class PlannedRun:
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """An EXPERIMENT.toml as read, its matrix expanded."""
+    """An EXPERIMENT.toml as read, its matrix expanded; `is_quick`: in a quick form that is not the whole one."""
 
     title: str
     question: str
@@ -136,6 +136,7 @@ class Experiment:
     report: ReportSection
     axes: tuple[str, ...]
     runs: tuple[PlannedRun, ...]
+    is_quick: bool = False
 
     def only(self, name: str) -> tuple[PlannedRun, ...]:
         """The runs that `name` chooses: whole parts of a run's name (`policy=planned,seed=1`), or, where no run is
@@ -186,9 +187,9 @@ def read_experiment(path: Path, quick: bool = False) -> Experiment:
     last = file.quick.settings if quick else {}
     home = path if file.scenario is None else path.parent / file.scenario
     runs = _expanded(base, axes, last, home)
-    return Experiment(
-        file.title, file.question, file.claim, file.report, tuple(axis.name for axis in axes), runs
-    )
+    said = (file.title, file.question, file.claim, file.report)
+    is_quick = quick and file.quick != _Quick()
+    return Experiment(*said, tuple(axis.name for axis in axes), runs, is_quick)
 
 
 def _base_of(file: _ExperimentFile, path: Path) -> dict[str, Any]:

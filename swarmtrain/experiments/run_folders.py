@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from swarmtrain.experiments.checker import JOURNAL
 from swarmtrain.experiments.curves import Point, read_points
 from swarmtrain.experiments.gantt import Bar, read_bars
-from swarmtrain.experiments.trials import FAILURE, RECORD, SUMMARY
+from swarmtrain.experiments.trials import FAILURE, JOURNAL_SHA256, RECORD, SUMMARY
+from swarmtrain.experiments.work import file_sha256
 
-JOURNAL = "journal.jsonl"
 Fate = Literal["missing", "failed", "halted", "damaged", "another"]
 
 
@@ -63,6 +64,8 @@ def _read(
     if summary.get("outcome") == "halted":
         return LeftOut(name, "halted", f"halted, as its {SUMMARY} says")
     journal = home / JOURNAL
+    if damage := journal_damage(home, record):
+        raise _Damaged(damage)
     try:
         points, bars = read_points(journal), read_bars(journal)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -71,6 +74,19 @@ def _read(
     if "steps" in summary and not _is_whole(points, summary):
         raise _Damaged(f"its {JOURNAL} has not all of its {summary['steps']} steps")
     return Result(name, labels, points, bars, {**record, **summary})
+
+
+def journal_damage(home: Path, record: Mapping[str, Any]) -> str:
+    """What is wrong with the journal of the finished run in `home`, by its record; empty where nothing is known.
+
+    A journal that was cut behind a line reads like a whole one.
+    """
+    said = record.get(JOURNAL_SHA256)
+    try:
+        is_same = said is None or file_sha256(home / JOURNAL) == said
+    except OSError:
+        is_same = False
+    return "" if is_same else f"its {JOURNAL} is not what the run wrote"
 
 
 def _is_whole(points: list[Point], summary: Mapping[str, Any]) -> bool:

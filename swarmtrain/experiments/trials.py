@@ -29,7 +29,7 @@ from swarmtrain.core.units import per_token
 from swarmtrain.core.version import VERSION
 from swarmtrain.data.stream import Corpus, load_corpus
 from swarmtrain.experiments import market_trial
-from swarmtrain.experiments.checker import read_folder
+from swarmtrain.experiments.checker import JOURNAL, read_folder
 from swarmtrain.experiments.curves import Point, points_of
 from swarmtrain.experiments.experiment import PlannedRun
 from swarmtrain.experiments.link_bytes import by_regions, sent_bytes, told_in
@@ -41,7 +41,7 @@ from swarmtrain.experiments.scenario import scenario_from
 from swarmtrain.experiments.staging import check_expressible
 from swarmtrain.experiments.sweep import GOOD, Verdict, judge_processes, run_seed
 from swarmtrain.experiments.virtual import Scenario
-from swarmtrain.experiments.work import Sources, Work
+from swarmtrain.experiments.work import Sources, Work, file_sha256
 from swarmtrain.experiments.world_json import world_json
 from swarmtrain.model.registry import trust_family
 from swarmtrain.monitor.lines import json_line, plain
@@ -50,6 +50,8 @@ from swarmtrain.plan.wiring_rules import trust_wiring
 
 SUMMARY, RECORD, FAILURE = "summary.json", "record.json", "failure.json"
 SCENARIO = "scenario.json"
+JOURNAL_SHA256 = "journal_sha256"
+"""In record.json: of the journal as the run left it. Records of older versions have none."""
 Clock = Callable[[], float]
 
 
@@ -115,6 +117,8 @@ def carry_out(run: PlannedRun, work: Work, folder: Path, clock: Clock) -> dict[s
         facts["events_per_cpu_second"] = facts["events"] / max(cpu_seconds, 1e-9)
     facts["cpu_seconds"] = cpu_seconds + _children_seconds() - children
     facts["peak_memory_bytes"] = peak_bytes() + facts.pop("peers_peak_bytes", 0)
+    if not isinstance(trial, MarketTrial):
+        facts[JOURNAL_SHA256] = file_sha256(folder / JOURNAL)
     _write_json(folder / RECORD, record | facts)
     if isinstance(trial, MarketTrial):
         _write_json(folder / SUMMARY, summary)
@@ -163,7 +167,7 @@ def _simulated(trial: RunTrial, work: Work, folder: Path) -> tuple[dict[str, Any
             scenes.append(self)
 
     run, verdict = run_seed(config, scenario, corpus, Watched)
-    with open(folder / "journal.jsonl", "w", encoding="utf-8") as journal:
+    with open(folder / JOURNAL, "w", encoding="utf-8") as journal:
         journal.writelines(
             run.journal.lines
         )  # of thousands of peers it is gigabytes, and not doubled
@@ -173,9 +177,7 @@ def _simulated(trial: RunTrial, work: Work, folder: Path) -> tuple[dict[str, Any
     ]
     (folder / "metrics.jsonl").write_text("".join(map(json_line, lines)), encoding="utf-8")
     is_flagged = any(isinstance(event, Restored) and event.flagged for _, _, event in run.events)
-    _raise_if_bad(
-        verdict, is_flagged, f"{folder}/journal.jsonl; the same seed repeats it to the byte"
-    )
+    _raise_if_bad(verdict, is_flagged, f"{folder}/{JOURNAL}; the same seed repeats it to the byte")
     facts: dict[str, Any] = {"run_hash": config.hash}
     kinds = Counter(event.kind for _, _, event in run.events)
     points = points_of(run.journal.lines)
@@ -204,7 +206,7 @@ def _run_for_real(
     verdict = judge_processes(trial.config, run, points, corpus, folder)
     kinds = Counter(json.loads(line)["event"]["kind"] for line in run.lines)
     is_flagged = run.state.flagged_recoveries > 0
-    _raise_if_bad(verdict, is_flagged, f"{folder}/journal.jsonl and {folder}/logs")
+    _raise_if_bad(verdict, is_flagged, f"{folder}/{JOURNAL} and {folder}/logs")
     done = Done(steps_of(points), run.seconds, run.state.bytes_sent, kinds)
     facts = {"run_hash": trial.config.hash, "peers_peak_bytes": run.peers_peak_bytes}
     summary = _summary(trial, done, verdict)

@@ -94,6 +94,12 @@ def program_sha256() -> str:
     return digest.hexdigest()
 
 
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes. Raises OSError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _source_of(key: str, name: str) -> Path:
     """The file of the module that `name` ("package.module:attribute") names. Raises ConfigError."""
     importlib.invalidate_caches()

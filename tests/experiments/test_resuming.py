@@ -20,6 +20,8 @@ from swarmtrain.experiments.execute import Due, Ended, execute, works_of
 from swarmtrain.experiments.experiment import read_experiment
 from swarmtrain.experiments.folder_lock import LOCK, locked
 from swarmtrain.experiments.matrix import applied
+from swarmtrain.experiments.report import write_report
+from swarmtrain.experiments.results import read_study
 from swarmtrain.experiments.trials import RunTrial, prepared
 from swarmtrain.experiments.work import Work
 from swarmtrain.experiments.world_json import world_json
@@ -69,6 +71,49 @@ def test_another_program_another_corpus_or_another_rule_is_other_work(
     path = written(tmp_path, text=text.replace("3.0", "4.0"))
     assert "begins again: settings changed\n" in resumed(path, out).output
     assert "1 runs, 1 of them finished" in resumed(path, out).output
+
+
+def test_a_journal_that_was_cut_is_no_result(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Behind a line, after the last step: what is left reads like a whole journal."""
+    path, out = written(tmp_path, text=ONE), tmp_path / "out"
+    resumed(path, out)
+    name = "seed=1,policy=slow"
+    journal = out / "runs" / name / "journal.jsonl"
+    whole = journal.read_text()
+    journal.write_text("".join(whole.splitlines(keepends=True)[:-1]))
+    assert [group.runs for group in read_study(out).groups] == ["1 of 1", "0 of 1"]
+    assert f"runs/{name} is left out: its journal.jsonl is not what the run wrote" in caplog.text
+    report = write_report(out, tmp_path / "report")[0].read_text()
+    assert f"{name} (its journal.jsonl is not what the run wrote)" in report
+    done = resumed(path, out)
+    assert "2 runs, 1 of them finished" in done.output
+    assert f"{name} begins again: its journal.jsonl is not what the run wrote\n" in done.output
+    assert journal.read_text() == whole and len(read_study(out).results) == 2
+    journal.unlink()
+    assert "begins again: its journal.jsonl is not" in resumed(path, out).output
+
+
+def test_a_folder_has_the_quick_form_or_the_whole_one(tmp_path: Path) -> None:
+    quick = '[quick]\nsettings = { "machine.rest.slowness" = 9.0 }\n'
+    path, out, small = written(tmp_path, quick, ONE), tmp_path / "out", tmp_path / "small"
+    resumed(path, out)
+    resumed(path, small, "--quick")
+
+    def contents() -> dict[Path, bytes]:
+        return {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+
+    before = contents()
+    mixed = command("run", path, "--out", out, "--resume", "--quick")
+    assert isinstance(mixed.exception, ConfigError) and "--quick out" in str(mixed.exception)
+    assert "holds the whole form" in str(mixed.exception)
+    mixed = command("run", path, "--out", small, "--resume")
+    assert isinstance(mixed.exception, ConfigError) and "add --quick" in str(mixed.exception)
+    assert contents() == before
+    assert "2 runs, 2 of them finished" in resumed(path, small, "--quick").output
+    # Without a [quick] both are the same.
+    assert "2 of them finished" in resumed(written(tmp_path, text=ONE), out, "--quick").output
 
 
 def test_the_plan_says_which_work_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
