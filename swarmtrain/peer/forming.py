@@ -20,6 +20,8 @@ from swarmtrain.peer.placing import MOST_SILENT_LOOKS, candidate_of, without_loa
 from swarmtrain.peer.probing import LEAST_PROBE_BYTES, STALE_SECONDS
 from swarmtrain.peer.published import boundary_bytes, by_digits
 from swarmtrain.plan.formation import (
+    NOTHING_AVOIDED,
+    Avoided,
     Formation,
     Resident,
     Terms,
@@ -79,7 +81,7 @@ class _Measurer:
 @dataclass(slots=True)
 class Forming:
     """One peer's search. `own_record` is what it says of itself, `handler` that of its own links: who it is, and who
-    may be spoken with. `avoided` are islands that could not start."""
+    may be spoken with. `avoided` are islands that it gave up; of those that were full it asks again after a while."""
 
     config: RunConfig
     transport: Transport
@@ -87,7 +89,7 @@ class Forming:
     handler: Handler
     own_record: Callable[[], PeerRecord]
     record: Record
-    avoided: frozenset[int] = frozenset()
+    avoided: Avoided = NOTHING_AVOIDED
     chance: random.Random = field(init=False)
     _said: int | None = None
     _is_patient: bool = True
@@ -105,10 +107,15 @@ class Forming:
     async def run(self) -> Formation:
         """The island to settle in. Raises DirectoryError when the directory stays silent."""
         loop, silent_looks, sure_looks = asyncio.get_running_loop(), 0, 0
-        patient_until = loop.time() + PATIENT_LIVES * self.config.swarm.announce_seconds
+        patience_seconds = PATIENT_LIVES * self.config.swarm.announce_seconds
+        patient_until = loop.time() + patience_seconds
+        # Later than far islands come into question: else they never would beside a near one that stays full.
+        full_until = patient_until + patience_seconds
         tasks = Tasks(lambda error: self.record(Noted("internal error", repr(error))))
         try:
             while True:
+                if loop.time() >= full_until:
+                    self.avoided = replace(self.avoided, full=frozenset())
                 try:
                     choice = await self._look(tasks, loop.time() < patient_until)
                     silent_looks = 0

@@ -17,6 +17,7 @@ from swarmtrain.core.types import MOST_MEMBERS, Member, PeerId, Roster
 from swarmtrain.core.version import VERSION
 from swarmtrain.peer.published import lines_of
 from swarmtrain.plan.assign import Assignment, Candidate, assign, choose_stages
+from swarmtrain.steps.membership import FULL
 from swarmtrain.swarm.directory import Directory
 from swarmtrain.swarm.records import LinkRow, PeerRecord, State
 
@@ -48,7 +49,8 @@ class Machine:
 @dataclass(slots=True)
 class Placing:
     """One peer's view of the directory. `pinned` are the stages its owner chose, None for auto; `region` is where the
-    owner says it stands. `records` are those of its own island, `elsewhere` those of others."""
+    owner says it stands. `records` are those of its own island, `elsewhere` those of others. `is_full`: its island said
+    that it has no place left."""
 
     config: RunConfig
     me: PeerId
@@ -60,6 +62,7 @@ class Placing:
     island: int = 0
     elsewhere: tuple[PeerRecord, ...] = ()
     records: tuple[PeerRecord, ...] = ()
+    is_full: bool = False
     assignment: Assignment = field(default_factory=lambda: Assignment((), ""))
     _before: tuple[PeerRecord, ...] | None = None
     _may_read_seconds: float = 0.0
@@ -163,6 +166,8 @@ class Placing:
 
     def obstacle(self) -> str:
         """Why the run cannot start with what the directory shows; empty when it can."""
+        if self.is_full:
+            return FULL
         if self.has_begun:
             return "the run has started; asking to join it"
         picture = self._picture

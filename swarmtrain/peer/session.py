@@ -38,6 +38,7 @@ from swarmtrain.peer.rosters import Rosters
 from swarmtrain.peer.runtime import Runtime, Setting, build_runtime
 from swarmtrain.peer.service import Calls, Service
 from swarmtrain.plan.assign import Assignment
+from swarmtrain.plan.formation import Avoided
 from swarmtrain.steps.effects import LEFT
 from swarmtrain.steps.member import StepMember
 from swarmtrain.steps.membership import FULL
@@ -193,8 +194,8 @@ class Session:
     # ---- formation ----------------------------------------------------------------------------------------------
 
     async def _take_part(self, machine: Machine) -> None:
-        """Help the island that the owner named, or find one; another when that one cannot start."""
-        avoided: frozenset[int] = frozenset()
+        """Help the island that the owner named, or find one; another when that one cannot start, or is full."""
+        avoided = Avoided()
         while True:
             chosen = await self._form(machine, avoided) if self.island is None else None
             self._record(self._joined())
@@ -203,10 +204,10 @@ class Session:
             obstacle = await self._place(machine)
             assert self.island is not None
             self._record(IslandDissolved(self.options.me, self.island, obstacle))
-            avoided |= {self.island}
+            avoided = avoided.and_also(self.island, obstacle == FULL)
             await self._leave_island()
 
-    async def _form(self, machine: Machine, avoided: frozenset[int]) -> IslandChosen:
+    async def _form(self, machine: Machine, avoided: Avoided) -> IslandChosen:
         wires = (self.world.transport, self.world.directory, self.service)
         own_record = partial(self.placing.own_record, machine, self.address, "forming")
         choice = await Forming(self.config, *wires, own_record, self._record, avoided).run()
@@ -216,7 +217,7 @@ class Session:
         return IslandChosen(self.options.me, choice.island, choice.reason)
 
     async def _leave_island(self) -> None:
-        """Forget an island that never began; it costs its others no more than a peer that is lost."""
+        """Forget an island that never began, or had no place; it costs its others no more than a lost peer."""
         if self._locking is not None:
             self._locking.cancel()
         old, self.runtime, self.service.runtime = self.runtime, None, None
@@ -237,7 +238,7 @@ class Session:
     async def _place(self, machine: Machine) -> str:
         """Publish, look, choose; stand as conductor when everybody needed is there and this is the lowest edge.
 
-        Ends, with the obstacle, when the peer chose its island itself and that one could not start for long.
+        Ends, with the obstacle, when the peer chose its island itself and that one is full or could not start for long.
         """
         placing, life_seconds = self.placing, self.config.swarm.announce_seconds
         hopeful_seconds = self._loop.time()
@@ -255,7 +256,10 @@ class Session:
             self._rebalance()
             if self._state() != "joining" or placing.can_begin:
                 hopeful_seconds = self._loop.time()
-            is_over = self._loop.time() > hopeful_seconds + PATIENT_LIVES * life_seconds
+            is_over = (
+                placing.is_full
+                or self._loop.time() > hopeful_seconds + PATIENT_LIVES * life_seconds
+            )
             if self.options.island is None and is_over:
                 return placing.obstacle()
             pauses_seconds = {"joining": LOOK_SECONDS, "learning": ASK_SECONDS}
@@ -481,6 +485,9 @@ class Session:
 
     def _run_ended(self, finished: bool, reason: str) -> None:
         """The step protocol ended at this peer; who left between two steps has others that host what it did."""
+        if reason == FULL and self.options.island is None:
+            self.placing.is_full = True
+            return
         if reason == FULL:  # the run goes on, and nobody needs what this peer has of it
             do = "help another island, or come back later"
             return self._failed(Refused("no place was left for this peer", FULL, do))
@@ -511,17 +518,9 @@ class Session:
             check_memory(self.config, self.vocab_size, stages, self.options.memory_bytes)
 
     def _hello(self) -> Hello:
-        return Hello(
-            protocol=PROTOCOL,
-            version=VERSION,
-            run=self._run_hash,
-            peer=self.options.me,
-            corpus=self.corpus.digest,
-            kernel_class=self.options.kernel_class,
-            address=self.address,
-            role="peer",
-            island=self.island or 0,
-        )
+        options = self.options
+        said = (options.me, self.corpus.digest, options.kernel_class, self.address)
+        return Hello(PROTOCOL, VERSION, self._run_hash, *said, "peer", self.island or 0)
 
     def _describe(self) -> Description:
         # Who founds an island must start where the others do; once it has begun, siblings have what a newcomer needs.

@@ -66,6 +66,24 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
+class Avoided:
+    """Islands that this peer gave up: those `unable` to start are not helped while they cannot train, those that were
+    `full` not at all."""
+
+    unable: frozenset[int] = frozenset()
+    full: frozenset[int] = frozenset()
+
+    def and_also(self, island: int, is_full: bool) -> "Avoided":
+        """With one more of either kind."""
+        if is_full:
+            return replace(self, full=self.full | {island})
+        return replace(self, unable=self.unable | {island})
+
+
+NOTHING_AVOIDED = Avoided()
+
+
+@dataclass(frozen=True, slots=True)
 class Formation:
     """The island to help, None for none yet, and why. `is_ready`: no need to wait for others before settling there."""
 
@@ -97,10 +115,9 @@ def choose_island(
     sends: Sends,
     terms: Terms,
     is_patient: bool = True,
-    avoided: frozenset[int] = frozenset(),
+    avoided: Avoided = NOTHING_AVOIDED,
 ) -> Formation:
-    """The island that `me`, one of `residents` and not settled, helps. Islands `avoided` are not helped while they
-    cannot train."""
+    """The island that `me`, one of `residents` and not settled, helps."""
     view = View(residents, sends, terms)
     mine = view.island_of(me)
     if mine is not None:
@@ -115,8 +132,8 @@ def choose_island(
     return (
         _near_island(view, me, avoided)
         or _new_island(view, me)
-        or (None if is_patient else _far_island(view, own) or _new_far_island(view, own))
-        or _wait(view, own)
+        or (None if is_patient else _far_island(view, own, avoided) or _new_far_island(view, own))
+        or _wait(view, own, avoided)
     )
 
 
@@ -306,15 +323,15 @@ def _stay(view: View, me: PeerId, island: int) -> Formation | None:
     return None
 
 
-def _near_island(view: View, me: PeerId, avoided: frozenset[int]) -> Formation | None:
+def _near_island(view: View, me: PeerId, avoided: Avoided) -> Formation | None:
     """Help the nearest near island that cannot train, else the nearest near one that can."""
     choices: list[tuple[bool, float, int]] = []
     for island, members in view.islands.items():
         seconds = view.distance_seconds(me, view.asked_of(island))
         is_whole = not lacking(members, view.terms)
-        if seconds is None or seconds > view.terms.near_seconds:
+        if seconds is None or seconds > view.terms.near_seconds or island in avoided.full:
             continue
-        if is_whole or island not in avoided:
+        if is_whole or island not in avoided.unable:
             choices.append((is_whole, seconds, island))
     if not choices:
         return None
@@ -334,12 +351,12 @@ def _new_island(view: View, me: PeerId) -> Formation | None:
     return None
 
 
-def _far_island(view: View, own: Resident) -> Formation | None:
+def _far_island(view: View, own: Resident, avoided: Avoided) -> Formation | None:
     """Help the nearest island that can train with this peer, how far it may be."""
     choices = []
     for island, members in view.islands.items():
         seconds = view.distance_seconds(own.peer, view.asked_of(island))
-        if not lacking([*members, own], view.terms):
+        if island not in avoided.full and not lacking([*members, own], view.terms):
             choices.append((seconds is None, seconds or 0.0, island))
     if not choices:
         return None
@@ -359,12 +376,15 @@ def _new_far_island(view: View, own: Resident) -> Formation | None:
     return Formation(island, reason)
 
 
-def _wait(view: View, own: Resident) -> Formation:
+def _wait(view: View, own: Resident, avoided: Avoided) -> Formation:
     near = view.near_to(own.peer, [r for r in view.unformed if r.peer != own.peer])
     needs = lacking([own, *near], view.terms)
+    full = ", ".join(str(island) for island in view.islands if island in avoided.full)
+    with_place = f" with a place left (not {full})" if full else ""
     return Formation(
         None,
-        f"no island is within {_in_ms(view.terms.near_seconds)} a microbatch; to found one, this peer and the "
+        f"no island{with_place} is within {_in_ms(view.terms.near_seconds)} a microbatch; to found one, this peer "
+        "and the "
         f"{len(near)} near it that are in none need {needs or 'to be nearer each other'}",
     )
 

@@ -22,6 +22,7 @@ from swarmtrain.core.events import (
     Noted,
     PeerJoined,
     RoundMerged,
+    StepCommitted,
     SumChanged,
     TermStarted,
     Waiting,
@@ -72,9 +73,12 @@ def run_world(
     config: RunConfig,
     peers: tuple[VirtualPeer, ...],
     act: "Callable[[Stage], asyncio.Future[None]] | None" = None,
+    patience_seconds: float = 20,
 ) -> VirtualRun:
     torch.set_num_threads(1)
-    scenario = Scenario(peers, network=NETWORK, stall_seconds=100, patience_seconds=20)
+    scenario = Scenario(
+        peers, network=NETWORK, stall_seconds=100, patience_seconds=patience_seconds
+    )
 
     async def main() -> VirtualRun:
         return await play(config, scenario, corpus(), act)
@@ -209,6 +213,66 @@ def test_peers_that_hold_a_model_only_with_far_ones_train_after_a_long_wait() ->
         reasons = [e.reason for _, e in told(run, Waiting)[name]]
         assert any("a new island after a long wait: 3 peers" in reason for reason in reasons)
     assert len(told(run, IslandChosen)) == 3 and not told(run, IslandDissolved)
+
+
+async def until_noted(stage: Stage, kind: type[Event]) -> None:
+    for _ in range(10_000):
+        await asyncio.sleep(0.05)
+        if any(isinstance(event, kind) for *_, event in stage.run.events):
+            return
+
+
+def full_world(
+    monkeypatch: pytest.MonkeyPatch, peers: tuple[VirtualPeer, ...], steps: int, leaving: str = ""
+) -> VirtualRun:
+    """No island may have more than four members. `late`, near region a, comes when steps are committed; when it was
+    turned away, the one `leaving` goes."""
+    monkeypatch.setattr("swarmtrain.steps.membership.MOST_MEMBERS", 4)
+
+    def script(stage: Stage) -> "asyncio.Future[None]":
+        async def act() -> None:
+            await until_noted(stage, StepCommitted)
+            stage.add(VirtualPeer("late", (1,), region="a", island=None))
+            await until_noted(stage, IslandDissolved)
+            if leaving:
+                stage.drain(leaving, "makes room")
+
+        return asyncio.ensure_future(act())
+
+    overrides = ("outer.inner_steps=0", "swarm.min_peers=3")
+    life = f"swarm.announce_seconds={LIFE_SECONDS}"
+    # An island with a far helper ends long after the others.
+    run = run_world(config_of(life, *overrides, steps=steps), peers, script, patience_seconds=60)
+    assert not run.stalled and not run.errors
+    return run
+
+
+HOSTS = (*fleet("a", 3), VirtualPeer("a3", (1,), region="a", island=None))
+
+
+def test_a_newcomer_to_a_full_island_looks_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = full_world(monkeypatch, (*HOSTS, *fleet("b", 3)), steps=60)
+    (near,) = {e.island for name in ("a0", "a3") for _, e in told(run, IslandChosen)[name]}
+    (far,) = {e.island for _, e in told(run, IslandChosen)["b0"]}
+    (_, first), (at, second) = told(run, IslandChosen)["late"]
+    assert (first.island, second.island) == (near, far) and "though far" in second.reason
+    ((gone_at, gone),) = told(run, IslandDissolved)["late"]
+    assert gone.island == near and "the most there can be" in gone.reason
+    assert at > gone_at + PATIENT_LIVES * LIFE_SECONDS
+    waits = [event.reason for _, event in told(run, Waiting)["late"]]
+    assert any(f"no island with a place left (not {near})" in reason for reason in waits)
+    worked = {event.step for _, event in told(run, SumChanged)["late"] if event.change == "add"}
+    assert worked and run.outcomes["late"].finished
+
+
+def test_where_there_is_no_other_island_a_newcomer_waits_for_a_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = full_world(monkeypatch, HOSTS, steps=100, leaving="a3")
+    assert len(told(run, IslandDissolved)["late"]) == 1
+    assert [event.island for _, event in told(run, IslandChosen)["late"]] == [0, 0]
+    worked = {event.step for _, event in told(run, SumChanged)["late"] if event.change == "add"}
+    assert worked and run.outcomes["late"].finished
 
 
 # ---- one peer that is forming, among others -------------------------------------------------------------------------

@@ -14,6 +14,8 @@ from swarmtrain.core.types import PeerId
 from swarmtrain.plan.formation import (
     LEAST_NEAR_SECONDS,
     MEMBERS_MEASURED,
+    NOTHING_AVOIDED,
+    Avoided,
     Formation,
     Resident,
     Terms,
@@ -89,14 +91,32 @@ def test_an_island_that_cannot_train_is_helped_before_a_nearer_one_that_can() ->
     assert (
         helped.island == 1 and helped.is_ready and "still needs room for stage 2, " in helped.reason
     )
-    avoiding = choose_island(PeerId("x"), everybody, sends, TERMS, avoided=frozenset({1}))
+    unable = Avoided(unable=frozenset({1}))
+    avoiding = choose_island(PeerId("x"), everybody, sends, TERMS, avoided=unable)
     assert avoiding.island == 0 and avoiding.is_ready
 
 
 def test_an_avoided_island_that_can_train_by_now_is_joined() -> None:
     everybody = [*settled_island("abc", 0, 0, 1, 2), resident("x")]
-    choice = choose_island(PeerId("x"), everybody, lines("abcx"), TERMS, avoided=frozenset({0}))
+    unable = Avoided(unable=frozenset({0}))
+    choice = choose_island(PeerId("x"), everybody, lines("abcx"), TERMS, avoided=unable)
     assert choice.island == 0
+
+
+def test_an_island_that_is_full_is_not_helped_near_or_far_and_is_named_while_none_is_found() -> (
+    None
+):
+    first, second = settled_island("abc", 0, 0, 1, 2), settled_island("def", 1, 0, 1, 2)
+    everybody, sends, me = [*first, *second, resident("x")], lines("abcx", "def"), PeerId("x")
+    full = NOTHING_AVOIDED.and_also(0, is_full=True)
+    waiting = choose_island(me, everybody, sends, TERMS, avoided=full)
+    assert waiting.island is None
+    assert waiting.reason.startswith("no island with a place left (not 0) is within 100 ms")
+    patience = {"is_patient": False}
+    assert choose_island(me, everybody, sends, TERMS, **patience, avoided=full).island == 1
+    full = full.and_also(1, is_full=True)
+    nowhere = choose_island(me, everybody, sends, TERMS, **patience, avoided=full)
+    assert nowhere.island is None and "(not 0, 1)" in nowhere.reason
 
 
 def test_the_nearest_of_two_islands_is_joined_and_a_larger_one_preferred_to_founding() -> None:
