@@ -33,6 +33,10 @@ class Status:
     transfer_bytes: int
 
 
+class _Owned(StateError):
+    """A running peer has the folder."""
+
+
 class StateFolder:
     """The folder of a running peer. Raises StateError when another one has it, or when it cannot be written."""
 
@@ -78,10 +82,13 @@ def open_state_folder(path: Path | None, default: Path) -> StateFolder:
     """The folder at `path`; without one the first of `default`, `default`-2, ... that no running peer has."""
     if path is not None:
         return StateFolder(path)
-    number = 1
-    while is_owned(folder := default if number == 1 else default.with_name(f"peer-{number}")):
-        number += 1
-    return StateFolder(folder)
+    folder, number = default, 1
+    while True:
+        try:
+            return StateFolder(folder)
+        except _Owned:  # taken, not asked for before: of two that start at once one would fail
+            number += 1
+            folder = default.with_name(f"peer-{number}")
 
 
 def is_owned(path: Path) -> bool:
@@ -122,7 +129,7 @@ def _locked(path: Path) -> IO[bytes]:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         lock.close()
-        raise StateError(
+        raise _Owned(
             f"another peer keeps its state in {path}",
             "two peers would count each other's traffic and take each other's requests",
             "give each its own --state",

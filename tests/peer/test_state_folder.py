@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from swarmtrain.core.errors import StateError
+from swarmtrain.peer import state_folder
 from swarmtrain.peer.state_folder import (
     StateFolder,
     Status,
@@ -45,6 +46,15 @@ def test_one_peer_owns_a_folder_and_the_next_takes_another(tmp_path: Path) -> No
     first.close()
     assert not is_owned(first.path) and is_owned(second.path)
     assert open_state_folder(None, tmp_path / "peer").path == first.path
+
+
+def test_of_two_that_start_at_once_each_gets_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both see the first folder free before either has taken it."""
+    monkeypatch.setattr(state_folder, "is_owned", lambda path: False)
+    folders = [open_state_folder(None, tmp_path / "peer") for _ in range(3)]
+    assert [folder.path.name for folder in folders] == ["peer", "peer-2", "peer-3"]
 
 
 def test_requests_are_heard_and_end_with_the_peer(tmp_path: Path) -> None:
