@@ -66,8 +66,8 @@ class Setting:
     def step_tokens(self) -> int:
         return self.microbatches * self.microbatch_size * self.sequence_length
 
-    def config(self, seed: int, islands: int) -> RunConfig:
-        """Of one island of so many; 1 for all microbatches in one."""
+    def config(self, seed: int, islands: int, learning_rate: float | None = None) -> RunConfig:
+        """Of one island of so many; 1 for all microbatches in one. `learning_rate`: instead of the setting's."""
         return load_config(
             (),
             [
@@ -83,7 +83,7 @@ class Setting:
                 f"train.sequence_length={self.sequence_length}",
                 # Nothing is compared bit for bit here, and exact sums take a third more.
                 "train.accumulation=fast",
-                f"optimizer.learning_rate={self.learning_rate}",
+                f"optimizer.learning_rate={learning_rate or self.learning_rate}",
                 f"optimizer.warmup_steps={self.warm_steps // 2}",
             ],
         )
@@ -96,7 +96,7 @@ QUICK = Setting(
     steps=8, warm_steps=4, stages=2, width=32, microbatches=4, sequence_length=16,
     judge_steps=4, judge_batches=1, final_batches=1,
 )  # fmt: skip
-QUICK_GRID = Grid((1,), (1, 2), (2, 4), ("int4", "ternary", "rank8", "top64"))
+QUICK_GRID = Grid((1,), (1, 2), (2, 4), ("int4", "ternary", "rank8", "top64"), (1e-3,))
 """They say nothing about learning; they show that the benchmark works."""
 
 
@@ -105,7 +105,7 @@ class Bench:
     """Trains rows of one setting; keeps corpus, held-out text and warmed-up models."""
 
     setting: Setting
-    _warm: dict[int, list[StageState]] = field(default_factory=dict)
+    _warm: dict[tuple[int, float | None], list[StageState]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.corpus: Corpus = load_corpus(self.setting.config(1, 1).data, None)
@@ -134,17 +134,22 @@ class Bench:
             "cpu_seconds": round(time.process_time() - begin, 1),
         }
 
-    def _warmed_up(self, seed: int) -> list[StageState]:
-        if seed not in self._warm:
-            loop = Reference(self.setting.config(seed, 1), self.corpus, self.vocab_size)
+    def _warmed_up(self, row: Row) -> list[StageState]:
+        chosen = row.seed, row.learning_rate
+        if chosen not in self._warm:
+            loop = self._loop(row)
             for _ in range(self.setting.warm_steps):
                 loop.advance()
-            self._warm[seed] = [loop.state(stage) for stage in range(self.setting.stages + 1)]
-        return self._warm[seed]
+            self._warm[chosen] = [loop.state(stage) for stage in range(self.setting.stages + 1)]
+        return self._warm[chosen]
+
+    def _loop(self, row: Row) -> Reference:
+        config = self.setting.config(row.seed, 1, row.learning_rate)
+        return Reference(config, self.corpus, self.vocab_size)
 
     def _synchronous(self, row: Row) -> Iterator[tuple[int, float, Found]]:
-        loop = Reference(self.setting.config(row.seed, 1), self.corpus, self.vocab_size)
-        loop.load(self._warmed_up(row.seed), self.setting.warm_steps)
+        loop = self._loop(row)
+        loop.load(self._warmed_up(row), self.setting.warm_steps)
         modules = [loop.edge.module, *(middle.module for middle in loop.middle)]
         parameters = sum(replica.elements for replica in loop.stages)
         tokens = 0
@@ -161,12 +166,12 @@ class Bench:
             self.setting.warm_steps + self.setting.steps,
         )
         run = Islands(
-            self.setting.config(row.seed, row.islands),
+            self.setting.config(row.seed, row.islands, row.learning_rate),
             self.corpus,
             self.vocab_size,
             row.setting(all_steps // row.inner_steps),
         )
-        run.load(self._warmed_up(row.seed), warm_steps)
+        run.load(self._warmed_up(row), warm_steps)
         parameters = sum(replica.elements for replica in run.active[0].stages)
         tokens = 0
         for done in run.train():

@@ -58,7 +58,9 @@ def _setting_line(found: Sequence[Found]) -> str:
         f"{found[0]['parameters']:,} parameters, {setting['warm_steps']} synchronous steps and then "
         f"{setting['steps']} of {setting['step_tokens']:,} tokens over all islands together; loss in nats a byte, mean "
         "over the seeds, spread = half the range. Plain DiLoCo: same islands, H and seed, uncompressed, on time, the "
-        "suggested outer optimizer. Bytes: payloads of one member, after zstd; the mean back where it is encoded again."
+        "suggested outer optimizer. Synchronous: same seed and learning rate, which is "
+        f"{setting['learning_rate']:g} where none is said. Bytes: payloads of one member, after zstd; the mean back "
+        "where it is encoded again."
     )
 
 
@@ -86,12 +88,13 @@ def _mean(values: Sequence[float], form: str) -> str:
 
 
 def _synchronous(entry: Found, found: Sequence[Found]) -> float:
-    return _base(found, group="synchronous", seed=entry["row"]["seed"])
+    same = {name: entry["row"][name] for name in ("seed", "learning_rate")}
+    return _base(found, islands=0, **same)
 
 
 def _plain(entry: Found, found: Sequence[Found]) -> float:
     row = entry["row"]
-    same = {name: row[name] for name in ("seed", "islands", "inner_steps")}
+    same = {name: row[name] for name in ("seed", "islands", "inner_steps", "learning_rate")}
     return _base(found, group="islands", **same)
 
 

@@ -27,6 +27,9 @@ EVENTS = (
 )
 """What may happen to the last island."""
 
+LEARNING_RATES = (1.4e-3, 3e-3)
+"""Inner ones beside the setting's: neighbouring settings, for islands may want another than synchronous training."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -45,6 +48,8 @@ class Row:
     fragments: int = 1
     merge_factor: float | None = None
     event: str = CALM
+    learning_rate: float | None = None
+    """The inner one, also of the start; None for the setting's."""
 
     @property
     def is_synchronous(self) -> bool:
@@ -89,8 +94,9 @@ class Row:
     @property
     def what(self) -> str:
         """All that tells it from others, but the seed."""
+        rate = [f"learning rate {self.learning_rate}"] * (self.learning_rate is not None)
         if self.is_synchronous:
-            return "synchronous"
+            return ", ".join(["synchronous", *rate])
         said = [f"{self.islands} islands, H {self.inner_steps}", self.codec]
         said += ["answered"] * self.answer
         said += [self.optimizer] * (self.optimizer != SUGGESTED)
@@ -99,7 +105,7 @@ class Row:
         said += [f"{self.fragments} fragments a stage"] * (self.fragments > 1)
         said += [f"merge factor {self.merge_factor}"] * (self.merge_factor is not None)
         said += [self.event] * (self.event != CALM)
-        return ", ".join(said)
+        return ", ".join(said + rate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +116,7 @@ class Grid:
     islands: tuple[int, ...] = (1, 2, 4, 8)
     inner_steps: tuple[int, ...] = (10, 50, 100)
     codecs: tuple[str, ...] = tuple(name for name in CODECS if name != "none")
+    learning_rates: tuple[float, ...] = LEARNING_RATES
 
     def rows(self) -> list[Row]:
         """All rows; of each group the first seed of all before the second."""
@@ -132,6 +139,15 @@ class Grid:
         yield self._seeded(answered, "answered")
         yield self._seeded(longer, "codecs, longer rounds")
         yield self._seeded([replace(four, optimizer=name) for name in OPTIMIZERS], "optimizers")
+        synchronous = Row("", 0, 0)
+        yield self._seeded(
+            [
+                replace(row, learning_rate=rate)
+                for rate in self.learning_rates
+                for row in (synchronous, four)
+            ],
+            "learning rates",
+        )
         yield self._seeded(self._overlapped(four), "overlap")
         yield self._seeded(
             [

@@ -38,8 +38,9 @@ from swarmtrain.transport.memory import MemoryNetwork
 
 NO_CHANCES = Chances()
 WORLD = PeerId("world")
-RECKLESS = "machines are taken whatever is left"
 """Who records what the world does to its peers."""
+RECKLESS = "machines are taken whatever is left"
+"""Why a run of churn that asks nobody need not be survived."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 
 from swarmtrain.core.carried import LinksCarried
-from swarmtrain.core.errors import LinkError
+from swarmtrain.core.errors import LinkError, WireError
 from swarmtrain.core.events import Event, SealAssigned, SumChanged, SumSealed
 from swarmtrain.core.types import PeerId
 from swarmtrain.peer.links import Links
@@ -84,7 +84,7 @@ class Reporter:
                     if self._lines:
                         self._send(self._link)
                     await asyncio.sleep(PAUSE_SECONDS)
-            except LinkError as error:
+            except (LinkError, WireError) as error:
                 logger.warning("the coordinator cannot be reached: %s", error.what)
             self._link = None
             await asyncio.sleep(REDIAL_SECONDS)
