@@ -72,6 +72,15 @@ class Instance:
         return tuple(index for index, peer in enumerate(self.peers) if peer.stages is None)
 
     @cached_property
+    def crowded(self) -> frozenset[int]:
+        """Peers with fewer slots than stages: no microbatch can visit all of these there."""
+        return frozenset(
+            index
+            for index, peer in enumerate(self.peers)
+            if peer.memory_slots < len(peer.stages or ())
+        )
+
+    @cached_property
     def visit_limits(self) -> tuple[tuple[int, int], ...]:
         """Fewest and most visits of every stage in a step; stage 0 stands for the embeddings."""
         free = self.stages - 1 - len(self.protected_stages)

@@ -3,16 +3,43 @@
 Only peers without a place are moved.
 """
 
+from collections.abc import Iterator
+from itertools import combinations, islice
+
 from swarmtrain.plan.paths.instance import Instance
 
 MORE_EDGES = 0.25
 """Share of all peers that starts as edges where sizes are free."""
 
 
-def first_placement(instance: Instance) -> Instance:
-    """Everybody placed: whoever is near follows in the chain, and every stretch of it has all stages in proportion."""
+MOST_PLACEMENTS = 64
+"""Placements that are looked at where slots hold no whole route: beyond that there is said to be none (I8)."""
+
+
+def placements(instance: Instance) -> Iterator[Instance]:
+    """Everybody placed: as usual; then, as far as sizes are free, in other ways.
+
+    A microbatch cannot visit all stages of a crowded peer there. So of the stages that only such peers host one after
+    the other gets a peer for itself, as many at a time as there are peers for.
+    """
+    yield first_placement(instance)
+    if instance.stage_sizes is not None:
+        return
+    hosts, crowded = instance.hosts, instance.crowded
+    short = [stage for stage, own in enumerate(hosts) if own and crowded.issuperset(own)]
+    spare = min(len(short), len(instance.unplaced) - sum(not own for own in hosts))
+    if spare:
+        for relieved in islice(combinations(short, spare), MOST_PLACEMENTS):
+            yield first_placement(instance, relieved)
+
+
+def first_placement(instance: Instance, relieved: tuple[int, ...] = ()) -> Instance:
+    """Everybody placed: whoever is near follows in the chain, and every stretch of it has all stages in proportion.
+
+    The stages `relieved` get one peer each before others get a second; there have to be so many.
+    """
     hosted = [len(hosts) for hosts in instance.hosts]
-    sizes = instance.stage_sizes or _even_sizes(instance)
+    sizes = instance.stage_sizes or _even_sizes(instance, relieved)
     wanted = [max(0, size - count) for size, count in zip(sizes, hosted, strict=True)]
     spare = len(instance.unplaced) - sum(wanted)
     for extra in range(spare):
@@ -43,10 +70,11 @@ def _chain(instance: Instance) -> list[int]:
     return chain
 
 
-def _even_sizes(instance: Instance) -> tuple[int, ...]:
-    """Every stage with one peer at least, a quarter of all at the edge, the rest spread over the middle."""
+def _even_sizes(instance: Instance, relieved: tuple[int, ...]) -> tuple[int, ...]:
+    """Every stage with one peer at least, those relieved with one more, a quarter of all at the edge, the rest spread
+    over the middle."""
     hosted = [len(hosts) for hosts in instance.hosts]
-    sizes = [max(1, count) for count in hosted]
+    sizes = [max(1, count) + (stage in relieved) for stage, count in enumerate(hosted)]
     left = len(instance.unplaced) - sum(
         size - count for size, count in zip(sizes, hosted, strict=True)
     )

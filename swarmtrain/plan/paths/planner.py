@@ -3,14 +3,16 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from swarmtrain.core.errors import ConfigError
 from swarmtrain.plan.paths.bounds import better_bound_seconds, lower_bound_seconds
+from swarmtrain.plan.paths.builder import NoRoomError
 from swarmtrain.plan.paths.construct import first_routes
 from swarmtrain.plan.paths.freedom import ANYTHING, SAME_STAGES, Freedom, visits_of
 from swarmtrain.plan.paths.instance import Chance, Instance
-from swarmtrain.plan.paths.placement import first_placement
+from swarmtrain.plan.paths.placement import placements
 from swarmtrain.plan.paths.routes import Plan, PlannedRoute
 from swarmtrain.plan.paths.search import (
     AGAIN,
@@ -52,8 +54,8 @@ def plan(instance: Instance, spent: Spent, chance: Chance, report: Report | None
         ConfigError: the instance has no plan.
     """
     bound, teller = lower_bound_seconds(instance), _Teller(report or _nobody)
-    placed = first_placement(instance)
-    search = _Search(instance, placed, first_routes(placed), chance, teller)
+    placed, routes = _first(instance)
+    search = _Search(instance, placed, routes, chance, teller)
     best = first = search.annealer(placed, search.routes)
     teller.begin(first.evaluations, first.best_seconds)
     if not instance.unplaced:
@@ -67,6 +69,19 @@ def plan(instance: Instance, spent: Spent, chance: Chance, report: Report | None
             found = search.episode(_part(spent, 0, begin, end))
             best, begin = min(best, found, key=_makespan_seconds), end
     return best.plan(bound, teller.done)
+
+
+def _first(instance: Instance) -> tuple[Instance, list[PlannedRoute]]:
+    """The first placement whose slots hold whole routes, and these."""
+    choices = placements(instance)
+    placed = next(choices)
+    try:
+        return placed, first_routes(placed)
+    except NoRoomError as refusal:
+        for placed in choices:
+            with suppress(NoRoomError):
+                return placed, first_routes(placed)
+        raise refusal
 
 
 def _makespan_seconds(annealer: Annealer) -> float:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from swarmtrain.plan.paths.bounds import lower_bound_seconds
-from swarmtrain.plan.paths.construct import Builder
+from swarmtrain.plan.paths.builder import Builder
 from swarmtrain.plan.paths.freedom import SAME_STAGES, Freedom, visits_of
 from swarmtrain.plan.paths.instance import Chance, Instance
 from swarmtrain.plan.paths.planner import plan

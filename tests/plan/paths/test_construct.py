@@ -1,12 +1,16 @@
-"""First routes where slots lock up: ascending ones, or released some time apart, but not one after the other."""
+"""First routes: the best of several tries, also where slots are few or lock up."""
 
+import math
 import random
 
 import pytest
 
-from swarmtrain.plan.paths.construct import MOST_TRIED_VISITS, Builder, first_routes
+from swarmtrain.core.errors import ConfigError
+from swarmtrain.plan.paths.builder import Builder
+from swarmtrain.plan.paths.construct import MOST_TRIED_VISITS, first_routes
 from swarmtrain.plan.paths.execution import Executor
-from swarmtrain.plan.paths.instance import Instance
+from swarmtrain.plan.paths.instance import Instance, Share
+from swarmtrain.plan.paths.planner import plan
 from swarmtrain.plan.paths.routes import Plan, PlannedRoute, violations
 from tests.plan.paths.networks import peer
 
@@ -72,3 +76,61 @@ def test_of_large_instances_ascending_orders_only_are_looked_at(monkeypatch: pyt
     large = MOST_TRIED_VISITS // 5 + 1
     first_routes(instance_of(random.Random(5), [(stage,) for stage in range(5)] * 2, large))
     assert len(walked) == large and set(walked) == {(1, 2, 3, 4)}
+
+
+# ---- peers with fewer slots than stages -----------------------------------------------------------------------------
+
+Hosted = list[tuple[tuple[int, ...] | None, int]]
+"""Stages and slots of each peer."""
+
+
+def crowded(hosted: Hosted, visits: int, quotas: Share) -> Instance:
+    size = range(len(hosted))
+    return Instance(
+        peers=tuple(peer(f"p{index}", *own) for index, own in enumerate(hosted)),
+        send_seconds=tuple(tuple(0.25 * abs(a - b) for b in size) for a in size),
+        stages=1 + max(stage for stages, _ in hosted for stage in stages or ()),
+        microbatches=4,
+        visits=visits,
+        max_swaps=0,
+        quotas=quotas,
+    )
+
+
+@pytest.mark.parametrize(
+    ("hosted", "visits", "quotas"),
+    [
+        # Only as an edge does the second peer leave both middle stages to the first, which holds one visit.
+        ([((0, 1, 2), 1), (None, 2)], 2, "free"),
+        # With the first peer at stage 1 or 3, the second one could not lead a microbatch that visits stage 2.
+        ([(None, 1), ((0, 2), 1), ((1,), 1), ((3,), 2)], 2, "equal"),
+        ([((1, 2), 1), ((1, 3, 4), 1), (None, 2), ((0, 4), 1)], 3, "equal"),
+    ],
+)
+def test_peers_get_the_places_that_slots_of_others_need(hosted: Hosted, visits: int, quotas: Share):
+    found = plan(crowded(hosted, visits, quotas), lambda _: 1.0, random.Random(1))
+    assert not list(violations(found)) and math.isfinite(found.makespan_seconds)
+
+
+@pytest.mark.parametrize(
+    ("hosted", "visits", "quotas"),
+    [
+        # Only the last peer can lead: the first one has the only slot for stage 1.
+        ([((0, 1), 1), ((2,), 1), ((0, 2), 1)], 3, "free"),
+        # The nearest host of stage 1 is the only one of stage 3.
+        ([((0,), 2), ((1, 3), 1), ((2,), 2), ((1,), 2)], 4, "equal"),
+        # The two edges can each lead half of the sets of stages.
+        ([((0, 1), 1), ((0, 2), 1)], 2, "equal"),
+    ],
+)
+def test_routes_go_past_peers_whose_slots_they_hold(hosted: Hosted, visits: int, quotas: Share):
+    instance = crowded(hosted, visits, quotas)
+    routes = tuple(first_routes(instance))
+    makespan_seconds = Plan(instance, routes, 0.0, 0.0).execution().makespan_seconds
+    assert not list(violations(Plan(instance, routes, makespan_seconds, 1.0)))
+    assert math.isfinite(makespan_seconds)
+
+
+def test_what_no_placement_makes_possible_is_refused():
+    with pytest.raises(ConfigError, match="memory slots"):
+        plan(crowded([((0, 1, 2, 3), 1), (None, 1)], 4, "free"), lambda _: 1.0, random.Random(1))
