@@ -43,7 +43,7 @@ def first_routes(instance: Instance, crowdings: Sequence[float] = CROWDINGS) -> 
         given = replace(instance, max_swaps=swaps)
         tried = (_dealt_routes(given, sets, crowding) for crowding in crowdings)
         best_energy, _, routes = min(
-            (energy(executor, routes), at, routes) for at, routes in enumerate(tried)
+            (_energy(executor, instance, routes), at, routes) for at, routes in enumerate(tried)
         )
         if math.isfinite(best_energy):
             return routes
@@ -55,9 +55,11 @@ def _dealt_routes(instance: Instance, sets: Sequence[Order], crowding: float) ->
     return [builder.route(edge, stages) for edge, stages in builder.pairs(sets)]
 
 
-def energy(executor: Executor, routes: Sequence[PlannedRoute]) -> float:
+def _energy(executor: Executor, instance: Instance, routes: Sequence[PlannedRoute]) -> float:
     """How good routes are that are released at once, the less the better; infinite where they lock up."""
-    execution = executor.run([executor.chain(route.peers) for route in routes], [0.0] * len(routes))
+    chains = [executor.chain(route.peers) for route in routes]
+    begins = [instance.begin_seconds(route.peers[0], 0.0) for route in routes]
+    execution = executor.run(chains, begins)
     return execution.makespan_seconds + SPREAD * sum(execution.ends) / len(routes)
 
 

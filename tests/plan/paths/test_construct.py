@@ -2,17 +2,18 @@
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
 from swarmtrain.core.errors import ConfigError
-from swarmtrain.plan.paths.builder import Builder
-from swarmtrain.plan.paths.construct import MOST_TRIED_VISITS, first_routes
+from swarmtrain.plan.paths.builder import CROWDINGS, Builder
+from swarmtrain.plan.paths.construct import MOST_TRIED_VISITS, SPREAD, first_routes
 from swarmtrain.plan.paths.execution import Executor
 from swarmtrain.plan.paths.instance import Instance, Share
 from swarmtrain.plan.paths.planner import plan
 from swarmtrain.plan.paths.routes import Plan, PlannedRoute, violations
-from tests.plan.paths.networks import peer
+from tests.plan.paths.networks import peer, random_instance
 
 
 def instance_of(
@@ -76,6 +77,23 @@ def test_of_large_instances_ascending_orders_only_are_looked_at(monkeypatch: pyt
     large = MOST_TRIED_VISITS // 5 + 1
     first_routes(instance_of(random.Random(5), [(stage,) for stage in range(5)] * 2, large))
     assert len(walked) == large and set(walked) == {(1, 2, 3, 4)}
+
+
+def test_tries_are_compared_as_they_would_run_with_late_edges_late():
+    compared = 0
+    for seed in range(0, 180, 3):  # those that have opening_seconds
+        instance = replace(random_instance(seed), max_swaps=0)
+
+        def energy(routes: list[PlannedRoute], instance: Instance = instance) -> float:
+            ends = Plan(instance, tuple(routes), 0.0, 0.0).execution().ends
+            return max(ends) + SPREAD * sum(ends) / len(ends)
+
+        each = [first_routes(instance, (crowding,)) for crowding in CROWDINGS]
+        if any(route.release_seconds for routes in each for route in routes):
+            continue  # what locks up is another case
+        compared += len(set(map(energy, each))) > 1
+        assert energy(first_routes(instance)) == min(map(energy, each))
+    assert compared > 10
 
 
 # ---- peers with fewer slots than stages -----------------------------------------------------------------------------
