@@ -1,7 +1,8 @@
 """The compute lane: one task at a time per peer, in its own thread or inline on virtual time.
 
-Order (design.md section 4): state changes of the protocol first and in order of arrival, then backward and loss
-before forward, then the longest remaining round trip, then the older key, then arrival.
+Order (design.md section 4): state changes of the protocol first and in order of arrival; then, as in the planner's
+execution model (plan.paths.execution), backward and loss before forward, then the longest remaining round trip, then
+arrival, then the lower key.
 """
 
 import asyncio
@@ -50,12 +51,15 @@ class Task:
     name: str = ""
     to: str = ""
 
-    @property
-    def rank(self) -> tuple[int, float, int]:
+    def rank(self, arrival_seconds: float) -> "Rank":
         if self.kind is Kind.STATE:
-            return (0, 0, 0)
+            return (0, 0, 0, 0)
         urgent = 1 if self.kind in (Kind.BACKWARD, Kind.LOSS) else 2
-        return (urgent, -self.remaining, self.key)
+        return (urgent, -self.remaining, arrival_seconds, self.key)
+
+
+Rank = tuple[int, float, float, int]
+"""Of two tasks that wait the one of the lower rank goes first; where ranks are equal, the one that came first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +75,10 @@ Observer = Callable[[Span], None]
 
 
 class _Queued(NamedTuple):
-    """A task that waits; the heap compares rank and arrival only, since no two arrivals are equal."""
+    """A task that waits since then; the heap compares rank and number only, since no two numbers are equal."""
 
-    rank: tuple[int, float, int]
-    arrival: int
+    rank: Rank
+    number: int
     task: Task
     work: Callable[[], Any]
     future: asyncio.Future[Any]
@@ -125,7 +129,7 @@ class ThreadLane:
         self._worked_seconds: dict[tuple[Kind, int], float] = {}
         self.meter = Meter(self._loop.time())
         self._queue: list[_Queued] = []
-        self._arrivals = itertools.count()
+        self._numbers = itertools.count()
         self._ready = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="compute-lane", daemon=True)
@@ -137,8 +141,9 @@ class ThreadLane:
             if self._closing:
                 future.cancel()
                 return future
-            queued = (task.rank, next(self._arrivals), task, work, future, self._loop.time())
-            heapq.heappush(self._queue, _Queued(*queued))
+            now = self._loop.time()
+            queued = _Queued(task.rank(now), next(self._numbers), task, work, future, now)
+            heapq.heappush(self._queue, queued)
             self._ready.notify()
         return future
 
@@ -218,7 +223,7 @@ class VirtualLane:
         self._cost_seconds, self._observe = cost_seconds, observe
         self.meter = Meter(asyncio.get_running_loop().time())
         self._queue: list[_Queued] = []
-        self._arrivals = itertools.count()
+        self._numbers = itertools.count()
         self._wake = asyncio.Event()
         self._running: asyncio.Future[Any] | None = None
         self._closing = False
@@ -230,8 +235,8 @@ class VirtualLane:
             future.cancel()
             return future
         now = asyncio.get_running_loop().time()
-        queued = (task.rank, next(self._arrivals), task, work, future, now)
-        heapq.heappush(self._queue, _Queued(*queued))
+        queued = _Queued(task.rank(now), next(self._numbers), task, work, future, now)
+        heapq.heappush(self._queue, queued)
         self._wake.set()
         return future
 

@@ -169,10 +169,10 @@ class Positions:
         return is_summable(contribution, contribution_limit(self.microbatches))
 
     def _task(self, kind: Kind, opening: Open, entry: Entry) -> Task:
-        """The task's rank: what remains of the round trip by the step's plan, or counted in runs of positions here.
+        """What remains of the round trip by the step's plan, or counted in runs of positions here.
 
-        Positions of one run are equal, so that the older key comes first: with the first position ahead of the
-        second, every key would pass the first before any left this peer.
+        Without a plan positions of one run count as one visit, of which the later ones come first: the other way
+        round every key would pass the first position before any left this peer.
         """
         position, key = entry.item
         last = len(opening.sequence(key)) + 1
@@ -182,10 +182,20 @@ class Positions:
             return Task(kind, entry.stage, planned_seconds, key)
         if kind is Kind.LOSS:
             return Task(kind, entry.stage, last, key)
-        step, end = (1, last) if kind is Kind.FORWARD else (-1, 0)
-        while position != end and opening.stage_at(position + step, key) in self.replicas:
-            position += step
-        return Task(kind, entry.stage, abs(end - position), key)
+        onward, end = (1, last) if kind is Kind.FORWARD else (-1, 0)
+        ahead = self._more_here(opening, entry.item, onward)
+        behind = self._more_here(opening, entry.item, -onward)
+        visits = abs(end - position) - ahead
+        return Task(kind, entry.stage, visits + behind / (ahead + behind + 1), key)
+
+    def _more_here(self, opening: Open, item: Item, step: int) -> int:
+        """How many positions this peer has in a row from that item on, in steps of 1 or -1."""
+        position, key = item
+        ends = range(len(opening.sequence(key)) + 2)
+        count = 0
+        while position + step in ends and opening.stage_at(position + step, key) in self.replicas:
+            position, count = position + step, count + 1
+        return count
 
 
 def is_head(opening: Open, item: Item) -> bool:

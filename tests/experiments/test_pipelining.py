@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 import swarmtrain.experiments.virtual as virtual_module
-from swarmtrain.compute.lane import Kind, Task, VirtualLane
+from swarmtrain.compute.lane import Task, VirtualLane
 from swarmtrain.core.config import RunConfig, load_config
 from swarmtrain.core.types import EDGE_STAGE
 from swarmtrain.data.stream import load_corpus
@@ -76,9 +76,3 @@ def test_freeze_waits_for_what_was_answered_early(monkeypatch: pytest.MonkeyPatc
     kinds = {event.kind for _, _, event in run.events}
     assert len(run.commits) == config.run.steps
     assert "replayed" not in kinds and "duplicate_dropped" not in kinds
-
-
-def test_older_keys_come_first_within_a_run_of_stages() -> None:
-    younger_first_stage = Task(Kind.FORWARD, 1, remaining=3, key=5)
-    older_second_stage = Task(Kind.FORWARD, 2, remaining=3, key=4)
-    assert older_second_stage.rank < younger_first_stage.rank
