@@ -1,8 +1,9 @@
 """The conductor's planner at work: from what peers published to the routes of the next step (design.md section 7).
 
-While a step runs the next one is planned, so that no step waits for its plan. A step whose plan is not ready, or was
-made for another roster, is opened without: then callers choose for themselves (plan.wiring). Such a plan is given up at
-once, so that the step after gets one.
+While a step runs the next one is planned, so that no step waits for its plan. A step whose plan is not ready is opened
+without: then callers choose for themselves (plan.wiring). Such a plan is given up at once, so that the step after gets
+one. Whoever is lost or joins after a step was planned changes that plan at once: before the step opens
+(plan.paths.replanning), or while it runs (plan.paths.repair).
 """
 
 import asyncio
@@ -31,8 +32,8 @@ from swarmtrain.peer.published import boundary_bytes, by_digits, figures_of
 from swarmtrain.plan.costs import costs_of
 from swarmtrain.plan.paths.execution import Executor
 from swarmtrain.plan.paths.instance import Chance, Instance, PeerCosts
-from swarmtrain.plan.paths.planner import replan
 from swarmtrain.plan.paths.repair import repair
+from swarmtrain.plan.paths.replanning import replan
 from swarmtrain.plan.paths.routes import Plan, changed_visits
 from swarmtrain.plan.paths.search import Spent
 from swarmtrain.plan.paths.stepwise import plan_step
@@ -104,15 +105,17 @@ class Pathing:
         return None if prepared is None else paths_of(prepared.plan, roster)
 
     def repaired(self, before: Open, roster: Roster, leads: tuple[Ownership, ...]) -> Paths | None:
-        """The routes of the step that runs, without the peers that `roster` lacks; None where they are not known."""
+        """The routes of the step that runs, without the peers that `roster` lacks, and with newcomers where they are
+        worth it; None where they are not known."""
         running = self._running
         if running is None or running.step != before.step:
             return None
         led = {key: share.peer for share in leads for _, key in unpack_items(share.items)}
         places = [roster.peers.index(led[key]) for key in sorted(led)]
+        elapsed_seconds = asyncio.get_running_loop().time() - self._opened_seconds
 
         def work(instance: Instance, previous: Plan, spent: Spent, chance: Chance) -> Plan:
-            return repair(instance, previous, places, spent, chance)
+            return repair(instance, previous, places, elapsed_seconds, spent, chance)
 
         self._running = self._changed(running, roster, work)
         return None if self._running is None else paths_of(self._running.plan, roster)
@@ -120,7 +123,7 @@ class Pathing:
     def _changed(
         self, before: _Prepared, roster: Roster, work: Callable[..., Plan]
     ) -> _Prepared | None:
-        """The plan for another roster, made at once: only what has to change does."""
+        """The plan for another roster, made at once: only what has to change, or newcomers make shorter, does."""
         known = [entry for entry in self._records if entry.peer in roster]
         if not known:
             return None

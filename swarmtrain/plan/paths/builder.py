@@ -80,14 +80,17 @@ class Builder:
 
     def along(self, edge: int, options: Sequence[Order]) -> PlannedRoute:
         """The cheapest walk from `edge` in one of these orders."""
-        instance = self._instance
         _, order, peers = min(self._walk(edge, order) for order in options)
-        for peer in peers:
-            costs = instance.peers[peer]
-            self._work_seconds[peer] += (
-                costs.forward_seconds + costs.backward_seconds + 2 * instance.task_gap_seconds
-            )
+        self.count(peers)
         return PlannedRoute((0, *order), (edge, *peers))
+
+    def count(self, peers: Sequence[int]) -> None:
+        """Remember the work of a visit at each of these middle peers."""
+        for peer in peers:
+            costs = self._instance.peers[peer]
+            self._work_seconds[peer] += (
+                costs.forward_seconds + costs.backward_seconds + 2 * self._instance.task_gap_seconds
+            )
 
     def _walk(self, edge: int, order: Order) -> tuple[float, Order, Order]:
         """(cost, order, peers) of the cheapest walk through the stages in this order and back to the edge."""

@@ -19,8 +19,8 @@ SAME_STAGES = ANYTHING - {REORDER, TRADE_STAGES, REPLACE_STAGE}
 
 @dataclass(frozen=True, slots=True)
 class Freedom:
-    """`kinds` of moves; the middle `visits` of microbatches that they may change (microbatch * visits a route + place
-    on the route); peers that may be `moved`.
+    """`kinds` of moves; the `visits` of microbatches that they may change (microbatch * visits a route + place on the
+    route; at place 0 only `REPLACE_PEER`, as quotas allow); peers that may be `moved`.
 
     Where routes are as short as can be already and wait for it, changes `may_lengthen` them by whatever it takes."""
 

@@ -1,25 +1,35 @@
-"""A plan whose peers were lost in the middle of its step: others take their visits, and nothing else changes.
+"""A plan whose peers change in the middle of its step: others take the visits of those that were lost, newcomers take
+some that nobody was asked for yet, and nothing else changes.
 
 What ran stays where it ran, and so do stages, orders and edges (rule R14): a microbatch that had passed the lost peer
-is done again there only. The search knows the whole step, not how far it is: what has run already weighs as if it came.
+is done again there only. How far the step is follows from the plan and the seconds since it began; the search knows the
+whole step, and what has run already weighs as if it came.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 
 from swarmtrain.core.errors import ConfigError
+from swarmtrain.plan.paths.bounds import lower_bound_seconds
 from swarmtrain.plan.paths.freedom import REPLACE_PEER, Freedom
 from swarmtrain.plan.paths.instance import Chance, Instance
+from swarmtrain.plan.paths.newcomers import joined_hosts, undecided_visits, with_newcomers
 from swarmtrain.plan.paths.routes import Plan, PlannedRoute
-from swarmtrain.plan.paths.search import Annealer, Spent
+from swarmtrain.plan.paths.search import Annealer, Spent, nobody, part_of
 
 
 def repair(
-    instance: Instance, previous: Plan, edges: Sequence[int], spent: Spent, chance: Chance
+    instance: Instance,
+    previous: Plan,
+    edges: Sequence[int],
+    elapsed_seconds: float,
+    spent: Spent,
+    chance: Chance,
 ) -> Plan:
-    """`previous` without the peers that `instance` lacks, found by name; `edges` are the edge peers by microbatch now.
+    """`previous` for the peers of `instance`, found by name, `elapsed_seconds` after the step began; `edges` are the
+    edge peers by microbatch now.
 
-    The bound is that of `previous`: with fewer peers no plan is shorter.
+    The bound is that of `previous`, with which no plan of fewer peers is shorter, or with newcomers that of `instance`.
 
     Raises:
         ConfigError: nobody hosts a lost peer's stage any more.
@@ -40,10 +50,21 @@ def repair(
             peers.append(peer)
         routes.append(PlannedRoute(route.stages, tuple(peers), route.release_seconds))
     freedom = Freedom(frozenset({REPLACE_PEER}), lost, may_lengthen=True)
-    annealer = Annealer(instance, routes, freedom, chance, lambda *_: None)
+    annealer = Annealer(instance, routes, freedom, chance, nobody)
+    joined = joined_hosts(instance, previous.instance)
     if lost:
-        annealer.search(spent)
-    return annealer.plan(previous.lower_bound_seconds, annealer.evaluations)
+        annealer.search(part_of(spent, 0, 0.0, 0.5 if joined else 1.0))
+    if not joined:
+        return annealer.plan(previous.lower_bound_seconds, annealer.evaluations)
+    plan = annealer.plan(lower_bound_seconds(instance), annealer.evaluations)
+    stages = {stage for stage, _ in joined}
+    visits = [
+        index * instance.visits + at
+        for index, at in undecided_visits(previous, elapsed_seconds)
+        if plan.routes[index].stages[at] in stages
+    ]
+    rest = part_of(spent, plan.evaluations, spent(plan.evaluations), 1.0)
+    return with_newcomers(plan, plan.routes, visits, rest, chance)
 
 
 def _nearest(instance: Instance, stage: int, before: int, used: Counter[int | None]) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from swarmtrain.plan.paths.construct import SPREAD
+from swarmtrain.plan.paths.execution import Executor
 from swarmtrain.plan.paths.freedom import Freedom
 from swarmtrain.plan.paths.instance import Chance, Instance
 from swarmtrain.plan.paths.routes import Plan, PlannedRoute
@@ -60,6 +61,20 @@ LATE_SHARE = 8
 def by_evaluations(count: int) -> Spent:
     """A budget that is the same on every machine."""
     return lambda evaluations: evaluations / max(count, 1)
+
+
+def part_of(spent: Spent, done: int, begin: float, end: float) -> Spent:
+    """The budget from share `begin` to share `end` of another one of which `done` evaluations are used."""
+
+    def share(evaluations: int) -> float:
+        used = spent(done + evaluations)
+        return 1.0 if used >= end else (used - begin) / (end - begin)
+
+    return share
+
+
+def nobody(evaluations: int, makespan_seconds: float) -> None:
+    """Reports to nobody."""
 
 
 class Annealer:
@@ -114,7 +129,12 @@ class Annealer:
         from swarmtrain.plan.paths.anneal import search_of
         from swarmtrain.plan.paths.draft import draft_of
 
-        draft = draft_of(self.placed, self.routes, self._freedom, self._chance, self.best_seconds)
+        horizon_seconds = self.best_seconds
+        if math.isinf(horizon_seconds):
+            # Slots lock up; with one microbatch after the other they would not.
+            executor = Executor(self.placed)
+            horizon_seconds = sum(executor.round_trip_seconds(r.peers) for r in self.routes)
+        draft = draft_of(self.placed, self.routes, self._freedom, self._chance, horizon_seconds)
         ways = self._ways or other_sums(self.placed, self._chance)
         return search_of(draft, self.placed, ways, SPREAD / self.placed.microbatches)
 

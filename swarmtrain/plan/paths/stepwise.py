@@ -8,7 +8,7 @@ from swarmtrain.plan.paths.freedom import SAME_STAGES, Freedom, visits_of
 from swarmtrain.plan.paths.instance import Chance, Instance
 from swarmtrain.plan.paths.planner import plan
 from swarmtrain.plan.paths.routes import Plan, PlannedRoute
-from swarmtrain.plan.paths.search import Annealer, Spent
+from swarmtrain.plan.paths.search import Annealer, Spent, nobody
 from swarmtrain.plan.paths.ways import shaken
 
 SHAKEN = 0.05
@@ -27,7 +27,7 @@ def plan_step(
         return plan(instance, spent, chance)
     routes, freedom = _along(instance, sequences), Freedom(SAME_STAGES, visits_of(instance))
     ways = [shaken(instance, chance, SHAKEN)]
-    annealer = Annealer(instance, routes, freedom, chance, lambda *_: None, ways)
+    annealer = Annealer(instance, routes, freedom, chance, nobody, ways)
     annealer.search(spent)
     return annealer.plan(lower_bound_seconds(instance), annealer.evaluations)
 

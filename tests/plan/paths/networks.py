@@ -62,3 +62,17 @@ def unplaced(instance: Instance) -> Instance:
     """The same with nobody placed, and sizes free."""
     peers = tuple(replace(own, stages=None) for own in instance.peers)
     return replace(instance, peers=peers, stage_sizes=None)
+
+
+def joined_by(instance: Instance, newcomer: PeerCosts, send_seconds: float) -> Instance:
+    """The same with one more peer, as far from everybody."""
+    return replace(
+        instance,
+        peers=(*instance.peers, newcomer),
+        send_seconds=(
+            *((*row, send_seconds) for row in instance.send_seconds),
+            (*(send_seconds for _ in instance.peers), 0.0),
+        ),
+        stage_sizes=None,
+        opening_seconds=(*instance.opening_seconds, 0.0) if instance.opening_seconds else (),
+    )
