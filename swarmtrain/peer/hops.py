@@ -95,13 +95,16 @@ class Hops:
     ) -> tuple[Answer, PeerId]:
         """The answer for `item` and who gave it. `route` may be empty: then it starts here."""
         position, key = item
+        member = self._worker.member
+        if member.is_at(opening):
+            # The step may have been opened anew for another roster while the forward waited for the lane.
+            opening = member.ledger.open or opening
         route = route or self._route(opening, key)
         hinted = next((hint.peer for hint in hints if hint.position == position), None)
         wanted = hinted or self._preferred(opening, item, route[position].peer)
         hop = Hop(opening, item, x_BTD, route, hints)
         tried: list[PeerId] = []
         pause_seconds = FIRST_PAUSE_SECONDS
-        member = self._worker.member
         for hop.attempt in itertools.count():
             if not member.is_at(hop.opening):
                 raise StepMoved

@@ -410,7 +410,7 @@ class StepConductor:
             return self._enlist(message)
         self._membership.let_in(peer)
         self.roster = self.roster.with_member(message.member)
-        self.open = self._opening_now()
+        self.open = self._opening() if self.phase == "run" else self._opening_now()
         reason = "is back with the parameters of this step and what it holds"
         if message.learns:
             reason = (

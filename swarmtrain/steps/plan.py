@@ -28,7 +28,7 @@ def no_paths(step: int, roster: Roster) -> Paths | None:
 
 
 def not_repaired(before: Open, roster: Roster, leads: tuple[Ownership, ...]) -> Paths | None:
-    """Callers choose for themselves where the plan names a peer that is gone."""
+    """Callers choose for themselves where the plan names a peer that is gone, and newcomers are in no plan."""
     return None
 
 

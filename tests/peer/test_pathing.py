@@ -10,16 +10,25 @@ from swarmtrain.core.clock import run_virtual
 from swarmtrain.core.errors import ConfigError
 from swarmtrain.core.events import (
     Event,
+    MembershipChanged,
     Noted,
     PathsPlanned,
     PathsRepaired,
     SealAssigned,
+    StepCommitted,
     StepOpened,
     SumChanged,
 )
 from swarmtrain.core.types import Member, PeerId, Roster
 from swarmtrain.experiments.faults import Fault
-from swarmtrain.experiments.virtual import Scenario, VirtualPeer, VirtualRun, simulate
+from swarmtrain.experiments.virtual import (
+    Scenario,
+    Stage,
+    VirtualPeer,
+    VirtualRun,
+    play,
+    simulate,
+)
 from swarmtrain.peer import pathing as pathing_module
 from swarmtrain.peer.pathing import Pathing
 from swarmtrain.steps.plan import Paths
@@ -101,6 +110,43 @@ def test_a_plan_is_repaired_in_the_middle_of_its_step(monkeypatch: pytest.Monkey
     assert sha_of(unrepaired) == sha_of(run)
 
 
+def test_a_newcomer_serves_in_the_step_that_runs_and_in_the_next_one():
+    """It joins with what it learnt in the middle of a planned step, when the next one is planned already. Calls come
+    from the edges, which began to lead all keys when the step was opened without it."""
+    config = config_of("planner.use=true", "limits.slots_shared=1")
+    names = ("edge-a", "edge-b", "one-b", "two-a", "two-b", "one-a")
+    fleet = tuple(VirtualPeer(n, (NAMES[n],), slowness=SLOW.get(n, 1.0)) for n in names)
+    stages: list[Stage] = []
+
+    def ended(entry: tuple[float, str, Event]) -> bool:
+        return isinstance(entry[2], StepCommitted) and entry[2].step == 1
+
+    def begin(stage: Stage) -> "asyncio.Task[None]":
+        stages.append(stage)
+
+        async def join() -> None:
+            while not any(map(ended, stage.run.events)):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            stage.add(fleet[-1])
+
+        return asyncio.create_task(join())
+
+    run = run_virtual(play(config, Scenario(fleet[:-1]), corpus(), begin))
+    newcomer = stages[0].names[fleet[-1].name]
+    [joined] = [
+        e.step
+        for _, _, e in run.events
+        if isinstance(e, MembershipChanged) and e.peer == newcomer and "learnt" in e.reason
+    ]
+    running, prepared = [e for e in events_of(run, PathsRepaired) if isinstance(e, PathsRepaired)]
+    assert (running.step, prepared.step) == (joined, joined + 1)
+    assert running.visits >= 2 and prepared.visits >= 5
+    assert prepared.makespan_seconds < 0.7 * planned_of(run)[joined + 1].makespan_seconds
+    served = [e.step for _, who, e in run.events if isinstance(e, SumChanged) and who == newcomer]
+    assert served.count(joined) >= 2 and served.count(joined + 1) >= 5
+    assert sha_of(run) == known_reference(config_of()).parameters_sha256
+
+
 def test_seeded_skipping_is_planned_within_its_sequences():
     more = ("paths.skip=0.5", "planner.use=true")
     run = run_of(*more)
@@ -156,17 +202,19 @@ def test_the_next_step_is_planned_beside_this_one():
     assert planned.step == 1 and planned.evaluations > 1 and planned.seconds < 5
 
 
-def test_a_plan_for_another_roster_is_changed_where_it_has_to_be():
-    """Lost members are replaced; who joined serves from the next plan on."""
+def test_a_plan_for_another_roster_is_changed_where_it_has_to_be(monkeypatch: pytest.MonkeyPatch):
+    """Lost members are replaced; who joined serves where the step gets shorter by it."""
     fewer = ROSTER.without(MEMBERS[1].peer)
     paths, events = planned_beside(records=tuple(map(record_of, MEMBERS)), roster=fewer)
     assert paths is not None and set(paths.path_peers) == {m.peer for m in MEMBERS[2:]}
     [repaired] = [event for event in events if isinstance(event, PathsRepaired)]
     assert repaired.step == 1 and repaired.visits > 0
-    newcomer = Member(PeerId(f"{9:032x}"), (1,), "")
-    more = Roster.of(2, (*MEMBERS, newcomer))
-    paths, _ = planned_beside(records=tuple(map(record_of, MEMBERS)), roster=more)
-    assert paths is not None and newcomer.peer not in paths.path_peers
+    monkeypatch.setattr(pathing_module, "REPAIR_SECONDS", 0.5)
+    records = tuple(record_of(member, 1.0 if 2 in member.stages else 0.3) for member in MEMBERS)
+    for stage in (1, 2):  # stage 1 has two hosts, which wait for the slow one of stage 2
+        newcomer = Member(PeerId(f"{9:032x}"), (stage,), "")
+        paths, _ = planned_beside(records=records, roster=Roster.of(2, (*MEMBERS, newcomer)))
+        assert paths is not None and (newcomer.peer in paths.path_peers) == (stage == 2)
 
 
 @pytest.mark.parametrize("strangers", [False, True])

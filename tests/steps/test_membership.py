@@ -1,13 +1,17 @@
 """Entering, leaving and coming back to the roster; stopping at an acknowledged step."""
 
+from dataclasses import replace
+
 import pytest
 
 from swarmtrain.core.events import MembershipChanged, Noted
-from swarmtrain.core.messages import Decision, Freeze, Join, Leave, Open, Release, Stop
+from swarmtrain.core.messages import Decision, Freeze, Join, Leave, Open, Ownership, Release, Stop
 from swarmtrain.core.types import Member, PeerId, Roster
+from swarmtrain.steps.conductor import StepConductor
 from swarmtrain.steps.effects import LEFT, Effect, End, Note
 from swarmtrain.steps.membership import Membership
-from tests.steps.examples import BASE, ROSTER, A, B, C, D, E, ready, receivers, sent
+from swarmtrain.steps.plan import Paths
+from tests.steps.examples import BASE, PLAN, ROSTER, TERM, A, B, C, D, E, ready, receivers, sent
 from tests.steps.test_conductor import assigning, decided, report, started
 
 NEW = Member(PeerId("new"), (1,), "new:1")
@@ -37,6 +41,25 @@ def test_who_learns_is_in_at_once_while_the_step_runs() -> None:
     assert not receivers(effects, Freeze), "nobody waits for it"
     [event] = noted(effects)
     assert "learnt" in event.reason
+
+
+def test_the_routes_of_the_step_that_runs_are_asked_for_anew_for_who_learnt() -> None:
+    def routes(first: PeerId) -> Paths:
+        return Paths(PLAN.opening(TERM, 0, BASE, ROSTER).leads, ((1, 2),), (first, E), bytes(4 * 2))
+
+    asked: list[Roster] = []
+
+    def repaired(before: Open, roster: Roster, leads: tuple[Ownership, ...]) -> Paths:
+        asked.append(roster)
+        return routes(NEW.peer)
+
+    plan = replace(PLAN, paths=lambda step, roster: routes(C), repaired=repaired)
+    conductor = StepConductor(A, plan, TERM, 0, BASE, ROSTER)
+    conductor.start()
+    effects = conductor.handle(NEW.peer, Join(NEW, 0, BASE, learns=True))
+    [opening] = {m for m in sent(effects) if isinstance(m, Open)}
+    assert asked == [opening.roster] and NEW.peer in opening.roster
+    assert opening.path_peers == (NEW.peer, E)
 
 
 @pytest.mark.parametrize("base", [BASE, b"other parameters"], ids=["here", "behind"])
