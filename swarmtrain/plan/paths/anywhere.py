@@ -50,12 +50,19 @@ class Anywhere:
         from swarmtrain.plan.paths.stage_peers import StagePeers
 
         stage_peers = StagePeers(instance, self._walks)
+        needed: list[tuple[float, int]] = []
 
         def could_staff(limit_seconds: float) -> bool:
+            most = len(instance.peers) - self._fewest_edges(limit_seconds)
+            # Within a longer time stages need no more peers.
+            if any(limit_seconds <= longer and fewest > most for longer, fewest in needed):
+                return False
+            if any(limit_seconds >= shorter and fewest <= most for shorter, fewest in needed):
+                return True
             fewest = stage_peers.fewest(limit_seconds)
-            return fewest is None or self._fewest_edges(limit_seconds) + fewest <= len(
-                instance.peers
-            )
+            if fewest is not None:
+                needed.append((limit_seconds, fewest))
+            return fewest is None or fewest <= most
 
         if could_staff(bound_seconds):
             return bound_seconds

@@ -4,7 +4,8 @@
 2. visits: microbatches are dealt to edges, and visits to the replicas of each stage, so that the longest time that a
    peer takes for its share at the least (`visits.span_seconds`) is shortest.
 
-Where peers have no place yet, `anywhere` tells what they can serve within a makespan.
+Where peers have no place yet, `anywhere` tells what they can serve within a makespan, and `trips` what the cheapest
+round trip is.
 """
 
 import math

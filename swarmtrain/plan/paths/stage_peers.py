@@ -48,7 +48,7 @@ class StagePeers:
             0.0,
             max(peer.memory_slots for peer in peers),
         )
-        self._around = _best_around(instance, walks)
+        self._around = _best_around(walks)
         self._orders = _legal_orders(instance)
 
     def fewest(self, limit_seconds: float) -> int | None:
@@ -98,16 +98,10 @@ class StagePeers:
         return _goes_into(slots, span, held)
 
 
-def _best_around(instance: Instance, walks: Walks) -> list[Around]:
+def _best_around(walks: Walks) -> list[Around]:
     """By place on the route, for each figure the least of any peer."""
-    peers = instance.peers
-    found = []
-    for heads, tails, stays in zip(walks.heads, walks.tails, walks.stays, strict=True):
-        each = list(zip(peers, heads, tails, stays, strict=True))
-        answer = min(head + stay - peer.backward_seconds for peer, head, _, stay in each)
-        finish = min(tail + stay - peer.forward_seconds for peer, _, tail, stay in each)
-        found.append(Around(min(heads), min(tails), answer, finish, min(stays)))
-    return found
+    figures = walks.heads, walks.tails, walks.answers, walks.finishes, walks.stays
+    return [Around(*map(min, place)) for place in zip(*figures, strict=True)]
 
 
 def _either(one: Around, other: Around | None) -> Around:

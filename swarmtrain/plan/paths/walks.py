@@ -1,16 +1,19 @@
 """The cheapest legal walks of an instance, by dynamic programming over the frontier rule: what bounds are made of.
 
-Nothing waits on these walks. Where peers have no place yet, anybody may serve any stage: walks only get cheaper.
+Nothing waits on these walks. Where peers have no place yet, anybody may serve any stage: walks only get cheaper. Round
+trips and answers are those of one edge then: whoever sets out from the nearest edge does not come back to another.
 Array suffixes: P and Q peers, E edge peers; entries of peers that do not host the stage in question are infinite.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property, reduce
 
 import numpy as np
 import numpy.typing as npt
 
 from swarmtrain.plan.paths.instance import Instance
+from swarmtrain.plan.paths.trips import Ways, round_trip_seconds
 
 Floats = npt.NDArray[np.float64]
 
@@ -20,34 +23,58 @@ State = tuple[int, int, bool, int]
 START: State = (0, 0, False, 0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Walks:
     """Seconds without waiting, the least over all legal routes; infinite where there is none.
 
-    `round_trip` per edge peer: from the embedding's start to the end of its backward. By peer, as a middle visit:
-    `residence` from the forward's start to the backward's end, `head` before it and `tail` after it, `answer` from the
-    embedding's start to the backward's start, `finish` from the forward's end to the end of the microbatch. `stays`,
-    `heads` and `tails` are residences and so on at each place of a route after the edge, by peer.
+    `round_trip` per edge peer: from the embedding's start to the end of its backward. By place on the route after the
+    edge, and by peer, of a middle visit: `stays` from the forward's start to the backward's end, `heads` before it and
+    `tails` after it, `answers` from the embedding's start to the backward's start, `finishes` from the forward's end to
+    the end of the microbatch. `residence` and so on are the least of these at any place, by peer.
     """
 
     round_trip: dict[int, float]
-    residence: dict[int, float]
-    head: dict[int, float]
-    tail: dict[int, float]
-    answer: dict[int, float]
-    finish: dict[int, float]
     stays: list[list[float]]
     heads: list[list[float]]
     tails: list[list[float]]
+    answers: list[list[float]]
+    finishes: list[list[float]]
+
+    @cached_property
+    def residence(self) -> list[float]:
+        return _least(self.stays)
+
+    @cached_property
+    def head(self) -> list[float]:
+        return _least(self.heads)
+
+    @cached_property
+    def tail(self) -> list[float]:
+        return _least(self.tails)
+
+    @cached_property
+    def answer(self) -> list[float]:
+        return _least(self.answers)
+
+    @cached_property
+    def finish(self) -> list[float]:
+        return _least(self.finishes)
+
+
+def _least(places: list[list[float]]) -> list[float]:
+    return list(map(min, zip(*places, strict=True)))
 
 
 def cheapest_walks(instance: Instance) -> Walks:
     return _Search(instance).walks()
 
 
-def _least(places: list[Floats]) -> dict[int, float]:
-    """By peer, the least over all places of a route."""
-    return dict(enumerate(np.minimum.reduce(places).tolist()))
+def _joined(*parts: list[dict[State, Floats]]) -> list[Floats]:
+    """By place and peer, the least sum of parts with the same edge, and the same state at that place."""
+    return [
+        np.minimum.reduce([reduce(np.add, (by[state] for by in at)) for state in at[0]]).min(axis=1)
+        for at in zip(*parts, strict=True)
+    ]
 
 
 class _Search:
@@ -68,25 +95,28 @@ class _Search:
 
     def walks(self) -> Walks:
         rest = self._rests_anywhere() if self._anywhere else self._rests()
-        first_PE = self._both_P[:, None] + np.minimum.reduce([rest[1][s] for s in self._layers[1]])
-        there_PE = (self._send_PQ + self._send_PQ.T)[:, self._edges]
-        trips_E = self._both_P[self._edges] + (there_PE + first_PE).min(axis=0)
-        stays = [
-            self._both_P + np.minimum.reduce(list(layer.values())).min(axis=1) for layer in rest[1:]
-        ]
-        heads = self._reach(self._send_PQ, self._forward_P)
-        tails = self._reach(self._send_PQ.T, self._backward_P)
-        there = [head_P + stay_P for head_P, stay_P in zip(heads, stays, strict=True)]
-        back = [tail_P + stay_P for tail_P, stay_P in zip(tails, stays, strict=True)]
+        stay = [{at: self._both_P[:, None] + by[at] for at in by} for by in rest[1:]]
+        head = self._reach(self._send_PQ, self._forward_P)
+        tail = self._reach(self._send_PQ.T, self._backward_P)
+        answers = [by_P - self._backward_P for by_P in _joined(head, stay)]
+        finishes = [by_P - self._forward_P for by_P in _joined(tail, stay)]
+        places = _joined(stay), _joined(head), _joined(tail), answers, finishes
         return Walks(
-            {edge: float(trip) for edge, trip in zip(self._edges, trips_E, strict=True)},
-            _least(stays),
-            _least(heads),
-            _least(tails),
-            _least([there_P - self._backward_P for there_P in there]),
-            _least([back_P - self._forward_P for back_P in back]),
-            *([by_P.tolist() for by_P in places] for places in (stays, heads, tails)),
+            self._round_trips(rest), *([by_P.tolist() for by_P in by_place] for by_place in places)
         )
+
+    def _round_trips(self, rest: list[dict[State, Floats]]) -> dict[int, float]:
+        both_ways_PQ = self._send_PQ + self._send_PQ.T
+        first_PE = self._both_P[:, None] + np.minimum.reduce([rest[1][s] for s in self._layers[1]])
+        there_PE = both_ways_PQ[:, self._edges]
+        trips_E = self._both_P[self._edges] + (there_PE + first_PE).min(axis=0)
+        trips = dict(zip(self._edges, trips_E.tolist(), strict=True))
+        if self._anywhere:
+            ways = Ways(both_ways_PQ, self._both_P, self._is_once_P)
+            rest_LPE = np.stack([by[START] for by in rest])
+            for at, edge in enumerate(self._edges):
+                trips[edge] = round_trip_seconds(ways, edge, rest_LPE[:, :, at], trips[edge])
+        return trips
 
     def _rests_anywhere(self) -> list[dict[State, Floats]]:
         """The same as `_rests` where stages do not matter: but no walk goes back at once to where it came from, and
@@ -132,23 +162,32 @@ class _Search:
                 rest[at][state] = self._only_hosts(rest_PE, state)
         return rest
 
-    def _reach(self, send_PQ: Floats, seconds_P: Floats) -> list[Floats]:
-        """The least seconds of sends and tasks between an edge and a middle visit, by its place and by peer."""
-        start_P = np.full(len(seconds_P), np.inf)
-        start_P[self._edges] = 0.0
-        reached = {START: start_P}
+    def _reach(self, send_PQ: Floats, seconds_P: Floats) -> list[dict[State, Floats]]:
+        """The least seconds of sends and tasks between edge E and a middle visit at P, by its place and state; with
+        places given between the nearest edge and P, in one column."""
+        starts = [[edge] for edge in self._edges] if self._anywhere else [self._edges]
+        start_PE = np.full((len(seconds_P), len(starts)), np.inf)
+        for at, edges in enumerate(starts):
+            start_PE[edges, at] = 0.0
+        reached = {START: start_PE}
         places = []
         for layer in self._layers[1:]:
             following: dict[State, Floats] = {}
-            for state, at_P in reached.items():
-                arrival_Q = ((at_P + seconds_P)[:, None] + send_PQ).min(axis=0)
+            for state, at_PE in reached.items():
+                sent_PE = at_PE + seconds_P[:, None]
+                arrivals = [(sent_P[:, None] + send_PQ).min(axis=0) for sent_P in sent_PE.T]
+                arrival_QE = np.stack(arrivals, axis=1)
+                if (
+                    self._anywhere
+                ):  # no walk passes its own edge, unless that peer has several stages
+                    arrival_QE[(start_PE == 0.0) & self._is_once_P[:, None]] = np.inf
                 for after in self._successors(state):
                     if after in layer:
-                        arrival = self._only_hosts(arrival_Q, after)
+                        arrival = self._only_hosts(arrival_QE, after)
                         known = following.get(after)
                         following[after] = arrival if known is None else np.minimum(known, arrival)
             reached = following
-            places.append(np.minimum.reduce(list(reached.values())))
+            places.append(reached)
         return places
 
     def _only_hosts(self, value_P: Floats, state: State) -> Floats:

@@ -76,3 +76,36 @@ def joined_by(instance: Instance, newcomer: PeerCosts, send_seconds: float) -> I
         stage_sizes=None,
         opening_seconds=(*instance.opening_seconds, 0.0) if instance.opening_seconds else (),
     )
+
+
+def pairs(slots: int) -> Instance:
+    """Six peers in near pairs: a route of four peers has to leave its pair and come back."""
+    return Instance(
+        peers=tuple(peer(f"p{i}", None, slots) for i in range(6)),
+        send_seconds=tuple(
+            tuple(0.0 if a == b else 0.5 if a // 2 == b // 2 else 4.0 for b in range(6))
+            for a in range(6)
+        ),
+        stages=4,
+        microbatches=1,
+        visits=4,
+    )
+
+
+def clusters(chance: random.Random) -> Instance:
+    """Three near peers here, four there: a trip of five peers has to leave and come back."""
+    count = 7
+    return Instance(
+        peers=tuple(peer(f"p{i}", None, forward=eighths(chance, 2)) for i in range(count)),
+        send_seconds=tuple(
+            tuple(
+                0.0 if a == b else eighths(chance, 1) if (a < 3) == (b < 3) else 4.0
+                for b in range(count)
+            )
+            for a in range(count)
+        ),
+        stages=5,
+        microbatches=6,
+        visits=5,
+        quotas="free",
+    )

@@ -11,11 +11,13 @@ import pytest
 from swarmtrain.plan.paths.bounds import better_bound_seconds, lower_bound_seconds
 from swarmtrain.plan.paths.execution import Executor
 from swarmtrain.plan.paths.instance import Instance
+from swarmtrain.plan.paths.planner import plan
 from swarmtrain.plan.paths.routes import Plan, PlannedRoute, violations
+from swarmtrain.plan.paths.search import by_evaluations
 from swarmtrain.plan.paths.sequences import MOST_OF_A_SET, orders, stage_sets
 from swarmtrain.plan.paths.stage_peers import StagePeers
 from swarmtrain.plan.paths.walks import cheapest_walks
-from tests.plan.paths.networks import eighths, peer, random_instance, unplaced
+from tests.plan.paths.networks import clusters, eighths, pairs, peer, random_instance, unplaced
 
 MOST_PLANS = 1500
 
@@ -104,8 +106,8 @@ def test_bounds_are_never_above_what_turns_of_slots_come_to():
         chance = random.Random(seed)
         instance = lone_route(chance)
         route = PlannedRoute(tuple(range(instance.stages)), tuple(range(instance.stages)))
-        plan = Plan(instance, (route,) * instance.microbatches, 1.0, 1.0)
-        makespan, bound = plan.execution().makespan_seconds, lower_bound_seconds(instance)
+        executed = Plan(instance, (route,) * instance.microbatches, 1.0, 1.0)
+        makespan, bound = executed.execution().makespan_seconds, lower_bound_seconds(instance)
         assert bound <= makespan, seed
         tight += bound > 0.95 * makespan
     assert tight > 100
@@ -130,16 +132,21 @@ def lone_route(chance: random.Random) -> Instance:
     )
 
 
-def test_whole_peers_make_the_bound_of_free_places_longer():
-    """Five middle stages of ten visits each and eleven equal peers: fractions of peers would be done sooner."""
-    instance = Instance(
-        peers=tuple(peer(f"p{i}", None, 9) for i in range(11)),
-        send_seconds=tuple(tuple(0.5 * (a != b) for b in range(11)) for a in range(11)),
-        stages=6,
-        microbatches=10,
-        visits=6,
+def equal_peers(count: int, stages: int, microbatches: int, slots: int) -> Instance:
+    """On equal links, nobody placed; every microbatch visits all stages."""
+    return Instance(
+        peers=tuple(peer(f"p{i}", None, slots) for i in range(count)),
+        send_seconds=tuple(tuple(0.5 * (a != b) for b in range(count)) for a in range(count)),
+        stages=stages,
+        microbatches=microbatches,
+        visits=stages,
         quotas="free",
     )
+
+
+def test_whole_peers_make_the_bound_of_free_places_longer():
+    """Five middle stages of ten visits each and eleven equal peers: fractions of peers would be done sooner."""
+    instance = equal_peers(11, stages=6, microbatches=10, slots=9)
     quick, bound = lower_bound_seconds(instance), closest_bound(instance)
     pairs = instance.placed((index // 2,) for index in range(11))
     assert 1.03 * quick < bound <= lower_bound_seconds(pairs) + 1e-9
@@ -148,14 +155,7 @@ def test_whole_peers_make_the_bound_of_free_places_longer():
 def test_given_sizes_bind_the_closer_look():
     """Equal peers on equal links: sizes leave nothing to choose, so the bound of given places is no smaller."""
     even, lopsided = (3, 2, 2, 2), (3, 1, 2, 3)
-    free = Instance(
-        peers=tuple(peer(f"p{i}", None, 3) for i in range(9)),
-        send_seconds=tuple(tuple(0.5 * (a != b) for b in range(9)) for a in range(9)),
-        stages=4,
-        microbatches=12,
-        visits=4,
-        quotas="free",
-    )
+    free = equal_peers(9, stages=4, microbatches=12, slots=3)
     found = []
     for sizes in (even, lopsided):
         sized = replace(free, stage_sizes=sizes)
@@ -166,14 +166,17 @@ def test_given_sizes_bind_the_closer_look():
 
 
 def test_loads_of_one_peer_are_those_that_fit():
-    """Three visits with one slot: one after the other, and the earlier on the route the longer."""
+    """One slot: one visit after the other, and the earlier on the route the longer."""
     instance = replace(pairs(1), microbatches=6, quotas="free")
     walks = cheapest_walks(instance)
-    stay = [min(stays) for stays in walks.stays]
-    around = min(map(min, walks.heads)) + min(map(min, walks.tails))
-    loads = StagePeers(instance, walks).largest_loads(around + stay[0] + stay[2])
-    assert (1, 0, 1) in loads and (2, 0, 0) not in loads and (1, 1, 0) not in loads
-    assert all(any(n >= m for n, m in zip(load, (0, 0, 1), strict=True)) for load in loads)
+    last_place_first = min(walks.answers[2]) + 3.0 + min(walks.finishes[0])
+    loads = StagePeers(instance, walks).largest_loads(last_place_first)
+
+    def fits(*visits: int) -> bool:
+        return any(all(n <= m for n, m in zip(visits, load, strict=True)) for load in loads)
+
+    assert fits(1, 0, 1) and not fits(2, 0, 0) and not fits(1, 1, 0)
+    assert all(fits(*load) for load in ((1, 0, 0), (0, 1, 0), (0, 0, 1)))
 
 
 def chain(microbatches: int, slots: int) -> Instance:
@@ -200,24 +203,32 @@ def test_each_reason_by_hand(microbatches: int, slots: int, seconds: float):
     assert lower_bound_seconds(chain(microbatches, slots)) == pytest.approx(seconds, rel=1e-9)
 
 
-def pairs(slots: int) -> Instance:
-    """Six peers in near pairs: a route of four peers has to leave its pair and come back."""
-    return Instance(
-        peers=tuple(peer(f"p{i}", None, slots) for i in range(6)),
-        send_seconds=tuple(
-            tuple(0.0 if a == b else 0.5 if a // 2 == b // 2 else 4.0 for b in range(6))
-            for a in range(6)
-        ),
-        stages=4,
-        microbatches=1,
-        visits=4,
-    )
+@pytest.mark.parametrize("seed", range(4))
+def test_a_lone_round_trip_in_free_places_is_proven_best(seed: int):
+    """What is found for one microbatch takes no longer than the bound; and no plan for several takes less."""
+    instance = clusters(random.Random(seed))
+    for microbatches in (1, 2, 6):
+        few = replace(instance, microbatches=microbatches)
+        found = plan(few, by_evaluations(1000), random.Random(seed))
+        assert closest_bound(few) <= found.makespan_seconds
+        assert microbatches > 1 or found.gap < 1 + 1e-9
 
 
-def test_walks_in_free_places_do_not_turn_back():
-    """Two pairs: in, across, in, across, there and back; bouncing in one pair would take 4 * 2 * 0.5 seconds."""
-    trip = cheapest_walks(pairs(1)).round_trip[0]
-    assert trip == pytest.approx(4 * 3.0 + 0.5 + 2 * (0.5 + 4.0 + 0.5 + 4.0))
+def test_the_closer_look_asks_for_stage_peers_only_where_it_has_to(monkeypatch):
+    """Between two makespans for which stages need equally many peers they need as many."""
+    asked: dict[float, int | None] = {}
+    fewest = StagePeers.fewest
+
+    def noted(self: StagePeers, limit_seconds: float) -> int | None:
+        for longer in (limit for limit in asked if limit > limit_seconds):
+            for shorter in (limit for limit in asked if limit < limit_seconds):
+                assert asked[shorter] != asked[longer]
+        asked[limit_seconds] = fewest(self, limit_seconds)
+        return asked[limit_seconds]
+
+    monkeypatch.setattr(StagePeers, "fewest", noted)
+    closest_bound(equal_peers(11, stages=4, microbatches=12, slots=2))
+    assert asked
 
 
 def test_slots_beside_the_edges_bind_where_many_visits_hold_them_long():
