@@ -155,7 +155,14 @@ def along_lines(instance: Instance, sequences: object, spent: Spent, chance: Cha
     return replace(plan, makespan_seconds=plan.execution().makespan_seconds)
 
 
-def anew(instance: Instance, previous: Plan, edges: object, spent: Spent, chance: Chance) -> Plan:
+def anew(
+    instance: Instance,
+    previous: Plan,
+    edges: object,
+    elapsed_seconds: float,
+    spent: Spent,
+    chance: Chance,
+) -> Plan:
     """A whole new plan in the middle of a step."""
     sequences = [route.stages[1:] for route in previous.routes]
     return plan_step(instance, sequences, by_evaluations(pathing.MODELLED_EVALUATIONS), chance)
