@@ -328,6 +328,7 @@ def main() -> None:
             print(line, flush=True)
         groups.append((row.name, seconds))
     if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
         command = "`" + " ".join(["python -m benchmarks.routes", *sys.argv[1:]]) + "`"
         page = [
             "# Routes through the running peer code",
