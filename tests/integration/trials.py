@@ -48,7 +48,8 @@ def tried(
     steps = [line["step"] for line in lines_of(trial.folder / "metrics.jsonl")]
     assert steps == [*range(state.step)]
     assert state.step == config.run.steps or script is not None
-    assert not notes_of_trouble(trial)
+    trouble = notes_of_trouble(trial)
+    assert not trouble, trouble
     assert not check_folder(trial.folder)
     delays_seconds = [entry.arrived_seconds - entry.at_seconds for entry in trial.entries]
     assert min(delays_seconds) >= 0.0, "the processes' clocks are one"
