@@ -6,7 +6,14 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from swarmtrain.core.errors import Refused
-from swarmtrain.core.events import MembershipChanged, Recovered, Replayed, RunStopped, TermStarted
+from swarmtrain.core.events import (
+    MembershipChanged,
+    Recovered,
+    Replayed,
+    RunStopped,
+    SumChanged,
+    TermStarted,
+)
 from swarmtrain.experiments.machines import MachineLoop
 from swarmtrain.experiments.virtual import Scenario, Stage, VirtualPeer, VirtualRun, play
 from tests.experiments.runs import corpus, reference, small_config
@@ -132,6 +139,12 @@ def test_a_killed_peer_comes_back_under_its_identity(who: str) -> None:
     async def kill(stage: Stage) -> None:
         name = conductor_of(stage) if who == "the conductor" else who
         killed.append(name)
+        begun, peer = len(stage.run.events), stage.names[name]
+        while not any(  # noqa: ASYNC110 (virtual time): what it holds of a step is to be lost
+            isinstance(event, SumChanged) and holder == peer
+            for _, holder, event in stage.run.events[begun:]
+        ):
+            await asyncio.sleep(0.001)
         stage.network.kill(name)
         session = stage.sessions[name]
         session.leave("killed")
