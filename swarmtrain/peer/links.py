@@ -141,14 +141,19 @@ class Links:
         self._open.setdefault(link.remote.peer, {})[link] = None
 
     def closed(self, link: Link, reason: str) -> None:
-        """Forget the link; the last one to a peer makes that peer unreachable until it is dialled again."""
+        """Forget the link; the last one to a peer makes that peer unreachable until it is dialled again.
+
+        Who reports dials the coordinator again; were it confirmed too, it would have two links to this peer.
+        """
         _add(self._past, link.stats)
         peer = link.remote.peer
         if peer in self._past_of or len(self._past_of) < MOST_REMEMBERED:
             _add(self._past_of.setdefault(peer, LinkStats()), link.stats)
         links = self._open.get(link.remote.peer, {})
         links.pop(link, None)
-        if not links and self._open.pop(link.remote.peer, None) is not None:
+        if links or self._open.pop(link.remote.peer, None) is None:
+            return
+        if link.remote.role != "coordinator":
             self.unreachable(link.remote.peer, reason)
 
     async def to(self, peer: PeerId) -> Link:

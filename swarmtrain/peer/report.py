@@ -54,11 +54,8 @@ class Reporter:
         return self._link
 
     def is_link(self, link: Link) -> bool:
-        """Whether this peer dialled `link` to the coordinator: to report, or for something else beside that."""
-        if link is self._link:
-            return True
-        is_dialled = not link.observed_host
-        return is_dialled and self._link is not None and link.remote.peer == self._link.remote.peer
+        """Whether `link` is the one this peer dialled to the coordinator's address."""
+        return link is self._link
 
     def start(self, transport: Transport, handler: Handler, links: Links) -> None:
         """Begin to send; `handler` also serves what the coordinator asks over the same link."""

@@ -68,6 +68,19 @@ def test_the_busiest_are_published():
     assert links_of(*many[-MOST_LINKS:]).rows() == rows
 
 
+@pytest.mark.parametrize(("role", "is_confirmed"), [("peer", True), ("coordinator", False)])
+def test_a_lost_peer_is_confirmed_and_the_coordinator_left_to_who_reports(
+    role: str, is_confirmed: bool
+):
+    """A peer that dialled it for both held two links to it, and refused a drain on one of them."""
+    links, unreachable = links_of((GOOD, LinkStats())), list[PeerId]()
+    links.unreachable = lambda peer, reason: unreachable.append(peer)
+    (link,) = links.open_links
+    link.remote.role = role
+    links.closed(link, "silent")
+    assert not links.open_links and unreachable == [GOOD] * is_confirmed
+
+
 def test_who_is_dialled_is_said_to_the_transport():
     """Lines that an experiment cuts let no greeting through to that peer."""
     dialled: list[tuple[str, PeerId | None]] = []

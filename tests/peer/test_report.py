@@ -58,17 +58,3 @@ def test_a_coordinator_that_is_away_or_answers_nonsense_is_dialled_again():
         WireError("a greeting that cannot be read", "a.b:1"),
     )
     assert reported(Noted("a", "b"), failures=failures) == ["noted"]
-
-
-def test_the_coordinator_may_use_any_link_that_this_peer_dialled_to_it():
-    """A peer that came back may have two; who dials in may call itself the coordinator."""
-
-    def link_of(peer: str, observed_host: str = "") -> Any:
-        return SimpleNamespace(remote=SimpleNamespace(peer=peer), observed_host=observed_host)
-
-    reporter, reports = Reporter(ME, "coordinator:1", 1.0), link_of("coordinator")
-    assert not reporter.is_link(link_of("coordinator"))
-    reporter._link = reports
-    assert reporter.is_link(reports) and reporter.is_link(link_of("coordinator"))
-    assert not reporter.is_link(link_of("another"))
-    assert not reporter.is_link(link_of("coordinator", "10.0.0.1"))

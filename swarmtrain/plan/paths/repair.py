@@ -44,7 +44,7 @@ def repair(
         for at in range(1, len(route.peers)):
             peer = index_of.get(names[route.peers[at]])
             if peer is None or peer not in instance.hosts[route.stages[at]]:
-                peer = _nearest(instance, route.stages[at], peers[-1], used)
+                peer = stand_in(instance, route.stages[at], peers[-1], used)
                 used[peer] += 1
                 lost.append(index * instance.visits + at)
             peers.append(peer)
@@ -67,8 +67,12 @@ def repair(
     return with_newcomers(plan, plan.routes, visits, rest, chance)
 
 
-def _nearest(instance: Instance, stage: int, before: int, used: Counter[int | None]) -> int:
-    """A host of `stage` that has less to do than others; of those the nearest."""
+def stand_in(instance: Instance, stage: int, before: int | None, used: Counter[int | None]) -> int:
+    """A host of `stage` that has less to do than others; of those the nearest to the peer `before`, if there is one.
+
+    Raises:
+        ConfigError: nobody hosts the stage any more.
+    """
     hosts = instance.hosts[stage]
     if not hosts:
         raise ConfigError(
@@ -76,4 +80,5 @@ def _nearest(instance: Instance, stage: int, before: int, used: Counter[int | No
             "its last peer was lost",
             "let a peer take the stage before planning again",
         )
-    return min(hosts, key=lambda host: (used[host] // 3, instance.send_seconds[before][host], host))
+    hop = [0.0] * len(instance.peers) if before is None else instance.send_seconds[before]
+    return min(hosts, key=lambda host: (used[host] // 3, hop[host], host))

@@ -5,13 +5,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from swarmtrain.core.errors import ConfigError
 from swarmtrain.plan.paths.bounds import lower_bound_seconds
 from swarmtrain.plan.paths.builder import Builder
 from swarmtrain.plan.paths.execution import Executor
 from swarmtrain.plan.paths.freedom import SAME_STAGES, Freedom, visits_of
 from swarmtrain.plan.paths.instance import Chance, Instance
 from swarmtrain.plan.paths.newcomers import joined_hosts, with_newcomers
+from swarmtrain.plan.paths.repair import stand_in
 from swarmtrain.plan.paths.routes import Plan, PlannedRoute
 from swarmtrain.plan.paths.search import Annealer, Spent, nobody, part_of
 
@@ -63,7 +63,7 @@ def _mended_routes(instance: Instance, previous: Plan) -> tuple[list[PlannedRout
     index_of = {peer.name: index for index, peer in enumerate(instance.peers)}
     before, now = Executor(previous.instance), Executor(instance)
     routes: list[PlannedRoute] = []
-    touched, used = set[int](), Counter[int]()
+    touched, used = set[int](), Counter[int | None]()
     for index, route in enumerate(previous.routes):
         kept = [index_of.get(previous.instance.peers[peer].name) for peer in route.peers]
         mended = _mended(instance, route, kept, used)
@@ -78,29 +78,18 @@ def _mended_routes(instance: Instance, previous: Plan) -> tuple[list[PlannedRout
 
 
 def _mended(
-    instance: Instance, route: PlannedRoute, kept: Sequence[int | None], used: Counter[int]
+    instance: Instance,
+    route: PlannedRoute,
+    kept: Sequence[int | None],
+    used: Counter[int | None],
 ) -> PlannedRoute:
     """The route with a host for every stage: those it had, else a near one that is little used so far."""
     peers: list[int] = []
     for stage, peer in zip(route.stages, kept, strict=True):
-        hosts = instance.hosts[stage]
-        if not hosts:
-            raise ConfigError(
-                f"nobody hosts stage {stage} any more",
-                "its last peer was lost",
-                "let a peer take the stage before planning again",
-            )
-        if peer is None or peer not in hosts:
-            before = peers[-1] if peers else None
-            peer = min(
-                hosts, key=lambda host: (used[host] // 3, _hop(instance, before, host), host)
-            )
+        if peer is None or peer not in instance.hosts[stage]:
+            peer = stand_in(instance, stage, peers[-1] if peers else None, used)
         peers.append(peer)
     return PlannedRoute(route.stages, tuple(peers), route.release_seconds)
-
-
-def _hop(instance: Instance, before: int | None, peer: int) -> float:
-    return 0.0 if before is None else instance.send_seconds[before][peer]
 
 
 def _dealt(
