@@ -138,7 +138,11 @@ class Grid:
         longer = [replace(four, codec=codec, inner_steps=middle) for codec in dense]
         yield self._seeded(answered, "answered")
         yield self._seeded(longer, "codecs, longer rounds")
-        yield self._seeded([replace(four, optimizer=name) for name in OPTIMIZERS], "optimizers")
+        optimizers = [replace(four, optimizer=name) for name in OPTIMIZERS]
+        if four.islands > 2:
+            # The fewer islands, the less is averaged away of what they learnt: momentum may be too much for two.
+            optimizers.append(replace(four, islands=2, optimizer="average"))
+        yield self._seeded(optimizers, "optimizers")
         synchronous = Row("", 0, 0)
         yield self._seeded(
             [
