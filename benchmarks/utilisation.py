@@ -40,22 +40,40 @@ MICROBATCHES, SEQUENCES, TOKENS = 1, 128, 2048
 """One machine an island has no pipeline to fill, so one microbatch is as good as many and quicker to simulate."""
 PEAK_FLOPS, USE = 989e12, 0.4
 MACHINES = {"1b": 1, "8b": 8}
-INNER_STEPS, ROUNDS = 50, 3
-STEPS = (ROUNDS - 1) * INNER_STEPS
-"""Those that are timed."""
+ROUNDS = 3
+"""All but the first are timed."""
 
 GRAIN_ELEMENTS = 56
 """Instead of 65,536: a stage of 1,568 elements has 28 of them, for four islands. Their scales add 5 % to the bytes."""
 
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """What a round waits for, after how many steps it is made, and its codec if that is not int4."""
+
+    delay_steps: int
+    settings: tuple[str, ...] = ()
+    inner_steps: int = 50
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        return (
+            f"run.steps={self.inner_steps * ROUNDS + 2}",
+            f"outer.inner_steps={self.inner_steps}",
+            f"outer.delay_steps={self.delay_steps}",
+            *self.settings,
+        )
+
+
 MODES = {
-    "DiLoCo": ("outer.delay_steps=1",),
-    "overlapped": (f"outer.delay_steps={INNER_STEPS}",),
-    "fragmented": ("outer.fragments=2", "outer.delay_steps=20", "outer.staggered=true"),
-    "overlapped, ternary": (f"outer.delay_steps={INNER_STEPS}", "outer.codec=ternary"),
-    "overlapped, top64": (f"outer.delay_steps={INNER_STEPS}", "outer.codec=top64"),
+    "DiLoCo": Mode(1),
+    "overlapped": Mode(50),
+    "fragmented": Mode(20, ("outer.fragments=2", "outer.staggered=true")),
+    "overlapped, H 150": Mode(150, inner_steps=150),
+    "overlapped, ternary": Mode(50, ("outer.codec=ternary",)),
+    "overlapped, top64": Mode(50, ("outer.codec=top64",)),
 }
-"""By name: what a round waits for, and its codec if that is not int4. DiLoCo has one step to hide its transfer;
-fragments go in turns."""
+"""By name. DiLoCo has one step to hide its transfer; fragments go in turns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +88,12 @@ class Row:
 
 
 def config_of(model: str, *overrides: str) -> RunConfig:
-    stages = 4
-    steps = INNER_STEPS * ROUNDS + 2
     config = load_config(
         (),
         [
-            f"run.steps={steps}", "optimizer.warmup_steps=1", "data.source=stdlib",
-            f"model.stages={stages}", "model.width=16", "model.heads=2", "model.kv_heads=1",
-            "model.ffn_width=16", f"train.microbatches={MICROBATCHES}", "train.microbatch_size=1",
+            "optimizer.warmup_steps=1", "data.source=stdlib",
+            "model.stages=4", "model.width=16", "model.heads=2", "model.kv_heads=1", "model.ffn_width=16",
+            f"train.microbatches={MICROBATCHES}", "train.microbatch_size=1",
             "train.sequence_length=4", "train.accumulation=fast", "recovery.snapshot_steps=0",
             "links.heartbeat_seconds=20", "links.silence_seconds=300", "links.connect_seconds=60",
             "outer.grace_seconds=80000", "outer.zstd_level=0", f"outer.founders={ISLANDS}", *overrides,
@@ -114,15 +130,15 @@ def scenario_of(model: str, mbit: int) -> Scenario:
     )
 
 
-def steps_seconds(run: VirtualRun) -> float:
+def mean_step_seconds(run: VirtualRun, inner_steps: int) -> float:
     """Of the second and third round's steps, each of which was computed, of the island that took longest for one."""
-    first, last = INNER_STEPS - 1, ROUNDS * INNER_STEPS - 1
+    first, last = inner_steps - 1, ROUNDS * inner_steps - 1
     spans: dict[str, list[float]] = {}
     for at, peer, event in run.events:
         # An island that results reached late follows the others, and has computed fewer steps.
         if isinstance(event, StepCommitted) and first <= event.step <= last:
             spans.setdefault(peer, []).append(at)
-    return max((times[-1] - times[0]) / (len(times) - 1) for times in spans.values()) * STEPS
+    return max((times[-1] - times[0]) / (len(times) - 1) for times in spans.values())
 
 
 def stand_for(model: str, mbit: int) -> None:
@@ -153,8 +169,10 @@ def stand_for(model: str, mbit: int) -> None:
 real_sizes = OuterStates.sizes
 
 
-def measure(model: str, mbit: int, mode: str, plain_seconds: float) -> Row:
-    config = config_of(model, f"outer.inner_steps={INNER_STEPS}", *MODES[mode])
+def measure(model: str, mbit: int, name: str, plain_seconds: float) -> Row:
+    """`plain_seconds`: of a step without rounds."""
+    mode = MODES[name]
+    config = config_of(model, *mode.overrides)
     stand_for(model, mbit)
     run = simulate(config, scenario_of(model, mbit), load_corpus(config.data, None))
     merged = {
@@ -164,8 +182,9 @@ def measure(model: str, mbit: int, mode: str, plain_seconds: float) -> Row:
     assert len(merged) >= wanted, f"{run.stalled} {run.errors} {len(merged)} of {wanted}"
     chosen = [e for _, _, e in run.events if isinstance(e, RoundChosen)]
     sizes = sizes_of(model, config.outer.codec)
-    sent = statistics.fmean(sent_of(event, sizes) for event in chosen) / INNER_STEPS
-    return Row(model, mbit, mode, 100 * plain_seconds / steps_seconds(run), sent)
+    sent = statistics.fmean(sent_of(event, sizes) for event in chosen) / mode.inner_steps
+    percent = 100 * plain_seconds / mean_step_seconds(run, mode.inner_steps)
+    return Row(model, mbit, name, percent, sent)
 
 
 def sent_of(event: RoundChosen, sizes: Sizes) -> float:
@@ -191,15 +210,15 @@ def sizes_of(model: str, codec: str) -> Sizes:
 def synchronous(model: str, mbit: int, plain_seconds: float) -> Row:
     """Arithmetic: the gradient in bf16 over a ring after every step."""
     sent = 2 * (ISLANDS - 1) / ISLANDS * 2.0 * parameters_of(model)
-    step = plain_seconds / STEPS
-    wall = step + sent / (mbit * 1e6 / 8) + 2 * (ISLANDS - 1) * LATENCY_SECONDS
-    return Row(model, mbit, "synchronous", 100 * step / wall, sent)
+    wall = plain_seconds + sent / (mbit * 1e6 / 8) + 2 * (ISLANDS - 1) * LATENCY_SECONDS
+    return Row(model, mbit, "synchronous", 100 * plain_seconds / wall, sent)
 
 
 def rows_of(model: str, rates: list[int]) -> tuple[list[Row], float]:
-    config = config_of(model)
+    steps = 50
+    config = config_of(model, f"run.steps={steps * ROUNDS + 2}")
     alone = simulate(config, scenario_of(model, 1000), load_corpus(config.data, None))
-    plain = steps_seconds(alone)
+    plain = mean_step_seconds(alone, steps)
     rows = []
     for mbit in rates:
         rows.append(synchronous(model, mbit, plain))
@@ -207,14 +226,15 @@ def rows_of(model: str, rates: list[int]) -> tuple[list[Row], float]:
             begin = time.process_time()
             rows.append(measure(model, mbit, mode, plain))
             print(f"{rows[-1]}  ({time.process_time() - begin:.0f} CPU s)", flush=True)
-    return rows, plain / STEPS
+    return rows, plain
 
 
 def report(rows: list[Row], step_seconds: dict[str, float]) -> str:
     command = "python benchmarks/utilisation.py"
     lines = [
         "# Four islands over slow links: the share of time that they compute", "",
-        f"`{command}`: virtual time, the running peers; rounds every {INNER_STEPS} steps, int4, see its docstring.", "",
+        f"`{command}`: virtual time, the running peers; rounds every 50 steps in int4, but as columns say.",
+        "",
     ]  # fmt: skip
     for model in step_seconds:
         ours = [row for row in rows if row.model == model]
@@ -254,6 +274,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     kept = options.out / "utilisation.json" if options.out is not None else None
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
     # Of models and rates that are not measured now, what was measured before stays.
     known = json.loads(kept.read_text()) if kept is not None and kept.exists() else {}
     for model in options.models:
