@@ -34,6 +34,10 @@ class Buffers:
     def like(parameters: Tensor) -> "Buffers":
         return Buffers(*(torch.zeros_like(parameters) for _ in range(3)))
 
+    def copy(self, other: "Buffers") -> None:
+        for mine, theirs in zip(self.flats, other.flats, strict=True):
+            mine.copy_(theirs)
+
 
 @dataclass(frozen=True, slots=True)
 class Update:

@@ -73,14 +73,20 @@ class Replica:
     def apply(self, reduced: ReducedSum, commit: Commit, clip_norm: float) -> StageDigest:
         """Move to the next step in the second buffer; the old one stays as undo.
 
+        A stage that saw no token keeps its parameters and moments (diloco.md section 5.3): Adam would go on in the old
+        direction, and shrink the weights, for nothing. All replicas agreed on the norm that tells it. The bias
+        corrections go by the steps of the island, not of the stage, so after such steps the next few move it less.
         Clears the sum in place: nobody reads a snapshot of a decided step any more.
         """
         after = self._spare if self._spare is not None else Buffers.like(self.current.parameters)
         update = Update(
             reduced.total, commit.tokens, clip_factor(commit.stages, clip_norm), commit.scalars
         )
-        spans = self.compute.flat.decayed_spans()
-        adamw(self.current, after, update, spans, self._optimizer)
+        if reduced.facts.square_sum == "0":
+            after.copy(self.current)
+        else:
+            spans = self.compute.flat.decayed_spans()
+            adamw(self.current, after, update, spans, self._optimizer)
         reached("apply.middle")
         self.current, self._spare = after, self.current
         self.compute.flat.bind(after.parameters)
