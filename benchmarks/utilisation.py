@@ -5,7 +5,8 @@
 Each island is one machine that holds the whole model (an H100 at 40 % of its peak for the 1B model, eight of them for
 the 8B one), with that many Mbit/s up and as many down, 50 ms one way. A step is 128 sequences of 2,048 tokens.
 Utilisation is the time that two rounds of steps take without rounds over the time they take with them, both simulated;
-encoding and merging are not charged. Synchronous training is arithmetic: after every step each island sends
+what rounds take of a processor is not charged, nor are optimizer and digests of any step: it is measured beside, on one
+core of this machine (`Costs`). Synchronous training is arithmetic: after every step each island sends
 2 (R - 1) / R of its gradient in bf16 (ring all-reduce), nothing of it hidden. A contribution is without zstd, int4
 where no other codec is named (whose mean comes back as int4 where ternary is), and reduced in slices where the peers'
 plan finds that faster than gathering all, which sparse codecs always do: the tensors that are really sent are tiny, so
@@ -17,6 +18,7 @@ import json
 import statistics
 import time
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -24,12 +26,17 @@ import torch
 from swarmtrain.compute.stage import build_compute
 from swarmtrain.core.config import ModelSection, RunConfig, load_config
 from swarmtrain.core.events import RoundChosen, RoundMerged, StepCommitted
+from swarmtrain.core.rounds import Choice, Counted
 from swarmtrain.data.stream import load_corpus
 from swarmtrain.experiments.costs import Charged
 from swarmtrain.experiments.profiles import MachineProfile
 from swarmtrain.experiments.virtual import Scenario, VirtualPeer, VirtualRun, simulate
 from swarmtrain.outer import payload
+from swarmtrain.outer.member import Fragment, FragmentMember, RoundSettings
+from swarmtrain.outer.optimizer import OuterOptimizer, OuterState
+from swarmtrain.outer.reduction import Reduction
 from swarmtrain.outer.slices import Sizes, sent_bytes
+from swarmtrain.outer.stage import member_name
 from swarmtrain.peer.rounds import OuterRounds
 from swarmtrain.peer.stage_rounds import OuterStates
 from swarmtrain.wire.codecs import codec_named
@@ -85,6 +92,46 @@ class Row:
     mode: str
     utilisation: float
     sent_bytes_a_step: float
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Nanoseconds of one core that a round of four islands takes a parameter, in int4 with zstd, reduced in slices."""
+
+    lane: float
+    """On the compute lane, where steps wait for it: a contribution made, a result taken."""
+    beside: float
+    """In the thread beside it: a quarter of all contributions summed, the means decoded."""
+
+
+def costs(elements: int = 64 * 65536) -> Costs:
+    """The best of three. Grains are the real ones here: call it before `stand_for`."""
+    found = [_costs_once(elements) for _ in range(3)]
+    return Costs(min(each.lane for each in found), min(each.beside for each in found))
+
+
+def _costs_once(elements: int) -> Costs:
+    settings = RoundSettings(OuterOptimizer(), "int4")
+    before = torch.randn(elements) * 0.02
+    local = before + torch.randn(elements) * 1e-3
+    fragment = Fragment(1, 0, 0, elements, ((0, (elements,)),))
+    state = OuterState.first(before, settings.optimizer)
+    member = FragmentMember(member_name(0), fragment, state, settings)
+    choice = Choice(tuple(Counted(island, 1, b"") for island in range(ISLANDS)), (), b"")
+    times = [time.process_time()]
+    made = member.send(local, 1, 1, 1e-3)
+    times.append(time.process_time())
+    assert made is not None
+    codec, quarter = member.sender.codec, len(made[1].sections) // ISLANDS
+    reduction = Reduction(member.tag, elements, codec, codec, settings.zstd_level)
+    sent = dict.fromkeys(range(ISLANDS), made[1].sections[:quarter])
+    means = reduction.mean(choice, (0, quarter), sent) * ISLANDS
+    result = reduction.of_means(choice, means)
+    times.append(time.process_time())
+    member.merge(result.merged, local, 2)
+    times.append(time.process_time())
+    send, reduce, merge = (1e9 * (end - start) / elements for start, end in pairwise(times))
+    return Costs(send + merge, reduce)
 
 
 def config_of(model: str, *overrides: str) -> RunConfig:
@@ -229,7 +276,16 @@ def rows_of(model: str, rates: list[int]) -> tuple[list[Row], float]:
     return rows, plain
 
 
-def report(rows: list[Row], step_seconds: dict[str, float]) -> str:
+def _uncharged(model: str, step_seconds: float, charges: Costs) -> str:
+    lane, beside = (each * parameters_of(model) / 1e9 for each in (charges.lane, charges.beside))
+    return (
+        f"Not charged: of one core here a round takes {charges.lane:.0f} ns a parameter on the compute lane, where "
+        f"steps wait, and {charges.beside:.0f} beside it. On one such core alone: {lane:.0f} s and {beside:.0f} s, "
+        f"where 50 steps compute for {50 * step_seconds:.0f} s."
+    )
+
+
+def report(rows: list[Row], step_seconds: dict[str, float], charges: Costs) -> str:
     command = "python benchmarks/utilisation.py"
     lines = [
         "# Four islands over slow links: the share of time that they compute", "",
@@ -262,6 +318,8 @@ def report(rows: list[Row], step_seconds: dict[str, float]) -> str:
             f"MB a step that an island sends, over all rates: synchronous {every / 1e6:,.0f}, "
             f"{', '.join(less)}. DiLoCoX states 357.",
             "",
+            _uncharged(model, step_seconds[model], charges),
+            "",
         ]
     return "\n".join(lines)
 
@@ -278,15 +336,17 @@ def main() -> None:
         kept.parent.mkdir(parents=True, exist_ok=True)
     # Of models and rates that are not measured now, what was measured before stays.
     known = json.loads(kept.read_text()) if kept is not None and kept.exists() else {}
+    known["costs"] = asdict(costs())
     for model in options.models:
         rows, step_seconds = rows_of(model, options.rates)
         before = known.get(model, {}).get("rows", [])
         stays = [row for row in before if row["mbit"] not in options.rates]
         every = [*stays, *(asdict(row) for row in rows)]
         known[model] = {"step_seconds": step_seconds, "rows": every}
-    rows = [Row(**row) for model in sorted(known) for row in known[model]["rows"]]
-    steps = {model: known[model]["step_seconds"] for model in sorted(known)}
-    text = report(rows, steps)
+    models = [model for model in sorted(MACHINES) if model in known]
+    rows = [Row(**row) for model in models for row in known[model]["rows"]]
+    steps = {model: known[model]["step_seconds"] for model in models}
+    text = report(rows, steps, Costs(**known["costs"]))
     print(text)
     if kept is not None:
         kept.with_suffix(".md").write_text(text)

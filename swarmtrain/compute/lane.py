@@ -10,6 +10,7 @@ import heapq
 import itertools
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -100,6 +101,10 @@ class Lane(Protocol):
         """Queue `work` at once; its outcome is the future's. Cancelling it does not stop a task that runs."""
         ...
 
+    def beside(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        """Run `work`, which must touch nothing that tasks touch, without keeping the lane from its tasks."""
+        ...
+
     def deliver(self, callback: Callable[[], None]) -> None:
         """Called by work on the lane: run `callback` on the loop now, while the work goes on."""
         ...
@@ -132,6 +137,7 @@ class ThreadLane:
         self._numbers = itertools.count()
         self._ready = threading.Condition()
         self._closing = False
+        self._beside = ThreadPoolExecutor(1, "beside-lane")
         self._thread = threading.Thread(target=self._work, name="compute-lane", daemon=True)
         self._thread.start()
 
@@ -147,6 +153,13 @@ class ThreadLane:
             self._ready.notify()
         return future
 
+    def beside(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        if self._closing:
+            future: asyncio.Future[T] = self._loop.create_future()
+            future.cancel()
+            return future
+        return self._loop.run_in_executor(self._beside, work)
+
     def deliver(self, callback: Callable[[], None]) -> None:
         self._loop.call_soon_threadsafe(callback)
 
@@ -161,8 +174,11 @@ class ThreadLane:
             self._ready.notify()
         for queued in waiting:
             queued.future.cancel()
-        while self._thread.is_alive():
-            self._thread.join(timeout=0.001)
+        # From a thread of its own, as this loop must go on until the work beside is done.
+        ending = threading.Thread(target=self._beside.shutdown, kwargs={"cancel_futures": True})
+        ending.start()
+        while self._thread.is_alive() or ending.is_alive():
+            (self._thread if self._thread.is_alive() else ending).join(timeout=0.001)
             await asyncio.sleep(0)
 
     def _work(self) -> None:
@@ -238,6 +254,18 @@ class VirtualLane:
         queued = _Queued(task.rank(now), next(self._numbers), task, work, future, now)
         heapq.heappush(self._queue, queued)
         self._wake.set()
+        return future
+
+    def beside(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        """Takes no virtual time, as tasks that change state do not."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        if self._closing:
+            future.cancel()
+            return future
+        try:
+            future.set_result(work())
+        except Exception as problem:
+            future.set_exception(problem)
         return future
 
     def deliver(self, callback: Callable[[], None]) -> None:

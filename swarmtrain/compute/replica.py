@@ -12,7 +12,7 @@ from swarmtrain.compute.inner import Buffers, Update, adamw
 from swarmtrain.compute.stage import StageCompute
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.faultpoints import reached
-from swarmtrain.core.messages import Commit, StageDigest, StageSum
+from swarmtrain.core.messages import Commit, StageSum
 from swarmtrain.core.schedule import clip_factor
 from swarmtrain.core.types import Digest
 
@@ -70,7 +70,7 @@ class Replica:
         square, exponent = square_sum(total, tokens)
         return ReducedSum(total, StageSum(self.stage, flat_digest(total), str(square), exponent))
 
-    def apply(self, reduced: ReducedSum, commit: Commit, clip_norm: float) -> StageDigest:
+    def apply(self, reduced: ReducedSum, commit: Commit, clip_norm: float) -> None:
         """Move to the next step in the second buffer; the old one stays as undo.
 
         A stage that saw no token keeps its parameters and moments (diloco.md section 5.3): Adam would go on in the old
@@ -92,7 +92,6 @@ class Replica:
         self.compute.flat.bind(after.parameters)
         self._accumulator.clear()
         self._is_shared = False
-        return StageDigest(self.stage, self.digest())
 
     def load(self, flats: Sequence[Tensor]) -> None:
         """Take over a whole state: parameters and both moments in the flat layout. Clears the sum."""

@@ -86,7 +86,10 @@ class StageRounds:
     def send(
         self, number: int, parameters: Tensor, learning_rate: float
     ) -> tuple[RoundContribution, Payload] | None:
-        """The contribution of a fragment: see `FragmentMember.send`."""
+        """The contribution of a fragment: see `FragmentMember.send`.
+
+        What a round lost goes with it and weighs nothing of its own: the weight is what was seen since the last call.
+        """
         member = self.members[number]
         tokens = self.tokens - self._tokens_sent[number]
         self._tokens_sent[number] = self.tokens

@@ -294,10 +294,9 @@ class Island:
         tokens = rounds.tokens(commit) if rounds is not None else {}
 
         def apply(replica: Replica) -> StageDigest:
-            digest = replica.apply(sums[replica.stage], commit, clip_norm)
-            if rounds is None:
-                return digest
-            rounds.states.close(replica, commit, tokens[replica.stage])
+            replica.apply(sums[replica.stage], commit, clip_norm)
+            if rounds is not None:
+                rounds.states.close(replica, commit, tokens[replica.stage])
             return StageDigest(replica.stage, replica.digest())
 
         self.recovering.teaching.note(commit, sums)

@@ -19,8 +19,9 @@ from swarmtrain.core.types import PeerId
 from swarmtrain.outer import slices
 from swarmtrain.outer.director import Place
 from swarmtrain.outer.parcel import Buffer
+from swarmtrain.outer.reduction import Reduction, Result, SpoiltContribution
 from swarmtrain.peer.payloads import Payloads, RoundKey, Sources, Wanted, ordered
-from swarmtrain.peer.stage_rounds import OuterStates, Result, SpoiltContribution
+from swarmtrain.peer.stage_rounds import OuterStates
 
 Unreachable = (LinkError, WireError, StateError)
 Sections = tuple[int, int]
@@ -52,7 +53,7 @@ class Missing(StateError):
 
 @dataclass(frozen=True, slots=True)
 class Merging:
-    """How one peer comes by results; what touches tensors runs on its lane."""
+    """How one peer comes by results; its lane says what the round is, and sums go beside it."""
 
     me: PeerId
     states: OuterStates
@@ -75,9 +76,7 @@ class Merging:
 
     async def _whole(self, job: Job) -> Result:
         found = await self._contributions(job, None)
-        return await self._on_lane(
-            job, "merge", lambda: self.states.merge(job.place, job.choice, found)
-        )
+        return await self._reduce(job, lambda reduction: reduction.whole(job.choice, found))
 
     async def _sliced(self, job: Job) -> Result:
         slices.check(job.choice, self.states.sizes(job.place).sections)
@@ -96,9 +95,7 @@ class Merging:
         cut = slices.bounds(job.choice.slices)
         means = await _all([mean(job, number, sections) for number, sections in enumerate(cut)])
         whole = [section for sections in means for section in sections]
-        return await self._on_lane(
-            job, "merge", lambda: self.states.merge_means(job.place, job.choice, whole)
-        )
+        return await self._reduce(job, lambda reduction: reduction.of_means(job.choice, whole))
 
     async def _mean(self, job: Job, number: int, sections: Sections) -> tuple[Buffer, ...]:
         """The mean of a slice: its owner's, or else made here.
@@ -128,8 +125,8 @@ class Merging:
         name = slices.mean_name(job.choice, number)
         with self.payloads.working(job.key, name):
             found = await self._contributions(job, sections)
-            mean = await self._on_lane(
-                job, "reduce", lambda: self.states.reduce(job.place, job.choice, sections, found)
+            mean = await self._reduce(
+                job, lambda reduction: reduction.mean(job.choice, sections, found)
             )
             self.payloads.put_mean(job.key, name, mean)
         return mean
@@ -169,17 +166,21 @@ class Merging:
         wanted = Wanted(counted.digest, self.states.bounds(job.place), sections)
         return await self.payloads.fetch(job.key, wanted, Sources(asked, siblings))
 
-    async def _on_lane(self, job: Job, name: str, work: Callable[[], T]) -> T:
-        """Raises Missing for a contribution that makes no sense, StateError when the round is over."""
+    async def _reduce(self, job: Job, work: Callable[[Reduction], T]) -> T:
+        """Beside the lane, so that no step waits for it.
+
+        Raises Missing for a contribution that makes no sense, StateError when the round is over.
+        """
         place, states = job.place, self.states
 
-        def checked() -> T:
+        def reduction() -> Reduction:
             if place[0] not in states.stages or states.key(place) != job.key:
                 raise StateError(f"round {job.key.round} of stage {place[0]} is over", "", "")
-            return work()
+            return states.reduction(place)
 
+        found = await self.lane.submit(Task(Kind.STATE, place[0], name="reduction"), reduction)
         try:
-            return await self.lane.submit(Task(Kind.STATE, place[0], name=name), checked)
+            return await self.lane.beside(lambda: work(found))
         except SpoiltContribution as error:
             raise Missing([error.island], str(error)) from None
 

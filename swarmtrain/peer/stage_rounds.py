@@ -4,8 +4,8 @@ What touches tensors runs on the lane; the rest only looks at counters, and neve
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
@@ -15,25 +15,23 @@ from swarmtrain.core.closing import RoundWork, RoundWorkKind
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.errors import WireError
 from swarmtrain.core.messages import Commit
-from swarmtrain.core.rounds import Choice, GroupMember, LastCounted, Measured
+from swarmtrain.core.rounds import GroupMember, LastCounted, Measured
 from swarmtrain.core.schedule import learning_rate
 from swarmtrain.core.types import Digest
 from swarmtrain.outer.director import Place
 from swarmtrain.outer.member import FragmentMember, RoundSettings
-from swarmtrain.outer.merge import Gathering, Merged, RoundContribution
+from swarmtrain.outer.merge import RoundContribution
 from swarmtrain.outer.optimizer import OuterOptimizer, OuterState, suggested
 from swarmtrain.outer.parcel import Bounds, Buffer
 from swarmtrain.outer.payload import (
     Payload,
     answer_codec,
-    may_be_sliced,
-    mean_sections,
     parcel_bounds,
     round_codec,
     sizes_of,
     slice_elements,
-    values_of,
 )
+from swarmtrain.outer.reduction import Reduction, Result
 from swarmtrain.outer.slices import Sizes
 from swarmtrain.outer.stage import Flat, StageRounds, fragments_of, island_named, member_name
 from swarmtrain.peer.payloads import PIECE_BYTES, RoundKey
@@ -41,17 +39,8 @@ from swarmtrain.transport.link import Link, Message
 from swarmtrain.transport.requests import OuterStateReply, OuterStateRequest, Status
 from swarmtrain.wire.codec import Codec
 from swarmtrain.wire.codecs import ROUND_CODEC, codec_named
-from swarmtrain.wire.tensors import is_finite
 
 _DIGEST_BYTES = 16
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Result:
-    """What a round came to, and what the group chose with it."""
-
-    merged: Merged
-    choice: Choice
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,14 +62,6 @@ class Read:
     members: list[tuple[GroupMember, ...]] | None
 
 
-class SpoiltContribution(WireError):
-    """What `island` contributed has the digest that it offered, and still makes no sense: the round goes without it."""
-
-    def __init__(self, island: int, cause: WireError) -> None:
-        super().__init__(f"the contribution of island {island} is refused", str(cause), "")
-        self.island = island
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Made:
     """A contribution of this island, encoded, and what codecs do to it."""
@@ -95,8 +76,10 @@ def settings_of(config: RunConfig) -> RoundSettings:
     outer = config.outer
     is_chosen = outer.codec == "auto"
     codec = ROUND_CODEC if is_chosen else outer.codec
+    # One step is what every result takes; it is much only where a round has no more.
+    is_late = outer.delay_steps > 1 or outer.inner_steps == 1
     optimizer = (
-        suggested(codec_named(codec), outer.delay_steps if outer.delay_steps > 1 else 0)[0]
+        suggested(codec_named(codec), outer.delay_steps if is_late else 0)[0]
         if outer.optimizer == "auto"
         else OuterOptimizer(outer.optimizer, outer.learning_rate, outer.momentum, outer.warm_up)
     )
@@ -280,71 +263,21 @@ class OuterStates:
         start, stop = slice_elements(sections, self.member(place).fragment.elements)
         return parcel_bounds(self._answer(place), stop - start)
 
-    def merge(
-        self, place: Place, choice: Choice, payloads: Mapping[int, Sequence[Buffer]]
-    ) -> Result:
-        """On the lane: what the counted contributions come to. Raises SpoiltContribution for one that is refused."""
-        elements = self.member(place).fragment.elements
-        return _result(choice, self._gathered(place, choice, payloads, elements).merged())
-
-    def reduce(
-        self,
-        place: Place,
-        choice: Choice,
-        sections: tuple[int, int],
-        payloads: Mapping[int, Sequence[Buffer]],
-    ) -> tuple[Buffer, ...]:
-        """On the lane: the mean of a slice, encoded for all. `payloads` are these sections of all contributions.
-
-        Raises SpoiltContribution for one that is refused.
-        """
-        start, stop = slice_elements(sections, self.member(place).fragment.elements)
-        gathering = self._gathered(place, choice, payloads, stop - start, may_be_sliced)
-        return mean_sections(gathering.merged(), self._answer(place), self.settings.zstd_level)
-
-    def merge_means(self, place: Place, choice: Choice, means: Sequence[Buffer]) -> Result:
-        """On the lane: what the means of all slices, in order, come to. Raises WireError."""
+    def reduction(self, place: Place) -> Reduction:
+        """On the lane: the arithmetic of the round that is under way."""
         member = self.member(place)
-        values = values_of(means, self._answer(place), member.fragment.elements)
-        if not is_finite(values):
-            raise WireError("the means of a round are not finite", "one of them is not the mean")
-        names = tuple(member_name(counted.island) for counted in choice.counted)
-        tokens = sum(counted.tokens for counted in choice.counted)
-        return _result(choice, Merged(member.tag, names, tokens, values))
-
-    def _gathered(
-        self,
-        place: Place,
-        choice: Choice,
-        payloads: Mapping[int, Sequence[Buffer]],
-        elements: int,
-        is_fit: Callable[[Tensor], bool] = is_finite,
-    ) -> Gathering:
-        member = self.member(place)
-        gathering = Gathering(member.tag, elements)
-        for counted in choice.counted:
-            name = member_name(counted.island)
-            try:
-                values = values_of(payloads[counted.island], member.sender.codec, elements)
-                if not is_fit(values):
-                    raise WireError("its values are not finite, or too large", "")
-                gathering.add(RoundContribution(name, gathering.tag, counted.tokens, values))
-            except WireError as error:
-                raise SpoiltContribution(counted.island, error) from None
-        return gathering
+        return Reduction(
+            member.tag,
+            member.fragment.elements,
+            member.sender.codec,
+            self._answer(place),
+            self.settings.zstd_level,
+        )
 
     def _answer(self, place: Place) -> Codec:
         member = self.member(place)
         fragment, name = member.fragment, answer_codec(member.codec_name)
         return round_codec(name, fragment.elements, fragment.tensors)
-
-
-def _result(choice: Choice, merged: Merged) -> Result:
-    """What an island's decision names by its digest: so that covers who votes next, and in what they send, as well. The
-    same contributions may have been proposed with other voters before, and accepted by some."""
-    voters = "".join(f" {member.island} {member.version}" for member in choice.members)
-    digest = hashlib.sha256(merged.digest() + f"{choice.codec}{voters}".encode())
-    return Result(merged, replace(choice, result=digest.digest()))
 
 
 def _made(contribution: RoundContribution, payload: Payload) -> Made:

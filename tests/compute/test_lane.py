@@ -247,3 +247,42 @@ def test_a_lane_of_a_slower_machine_takes_at_least_its_seconds_and_not_much_more
     *forwards, state = asyncio.run(main())
     assert all(0.099 <= seconds < 0.5 for seconds in forwards), forwards
     assert state < 0.09
+
+
+def test_work_beside_the_lane_keeps_no_task_waiting_and_its_outcome_or_error_arrives(run):
+    async def test(make) -> None:
+        lane = make(None)
+        may_end = threading.Event()
+
+        def work() -> str:
+            # In virtual time it runs at once: only a thread is there to be waited for.
+            assert isinstance(lane, VirtualLane) or may_end.wait(10)
+            return "summed"
+
+        def failing() -> None:
+            raise ValueError("spoilt")
+
+        summed = lane.beside(work)
+        assert await lane.submit(Task(Kind.FORWARD, 1), lambda: "computed") == "computed"
+        assert summed.done() == isinstance(lane, VirtualLane)
+        may_end.set()
+        assert await summed == "summed"
+        with pytest.raises(ValueError, match="spoilt"):
+            await lane.beside(failing)
+        await lane.close()
+
+    run(test)
+
+
+def test_a_closed_lane_ends_the_work_beside_it_and_takes_no_more(run):
+    async def test(make) -> None:
+        lane, ended = make(None), list[str]()
+        running = lane.beside(lambda: (time.sleep(0.05), ended.append("first")))
+        waiting = lane.beside(lambda: ended.append("second"))
+        await lane.close()
+        await asyncio.gather(running, waiting, return_exceptions=True)
+        assert ended == ["first"] if isinstance(lane, ThreadLane) else ["first", "second"]
+        assert not [thread for thread in threading.enumerate() if "lane" in thread.name]
+        assert lane.beside(lambda: None).cancelled()
+
+    run(test)

@@ -13,9 +13,16 @@ from swarmtrain.core.config import RunConfig
 from swarmtrain.core.errors import StateError, WireError
 from swarmtrain.core.rounds import Choice, Counted, GroupMember, LastCounted, RoundCodec
 from swarmtrain.outer.stage import Flat, StageRounds, island_named, member_name
-from swarmtrain.peer.stage_rounds import GroupState, OuterStates, fetch_state, state_answer
+from swarmtrain.peer.stage_rounds import (
+    GroupState,
+    OuterStates,
+    fetch_state,
+    settings_of,
+    state_answer,
+)
 from swarmtrain.transport.link import Link, Message
 from swarmtrain.transport.requests import OuterStateReply, OuterStateRequest
+from tests.experiments.runs import small_config
 from tests.outer.values import EXACT, fragment
 
 ELEMENTS, ISLAND = 6, 3
@@ -180,7 +187,19 @@ def test_a_result_names_who_votes_next_and_in_what_they_send() -> None:
     def result(voters: tuple[int, ...], codec: RoundCodec) -> bytes:
         members = tuple(GroupMember(island, 1) for island in voters)
         choice = Choice((Counted(ISLAND, 5, b"of 3"),), members, b"", codec=codec)
-        return states.merge((0, 0), choice, {ISLAND: made[1].sections}).choice.result
+        return states.reduction((0, 0)).whole(choice, {ISLAND: made[1].sections}).choice.result
 
     assert result((3,), "") == result((3,), "")
     assert len({result((3,), ""), result((3, 4), ""), result((3,), "int4")}) == 3
+
+
+@pytest.mark.parametrize(
+    ("inner_steps", "delay_steps", "warms_up"), [(10, 1, True), (10, 2, False), (1, 1, False)]
+)
+def test_little_momentum_where_results_are_late_by_more_than_the_step_that_all_are(
+    inner_steps: int, delay_steps: int, warms_up: bool
+) -> None:
+    """With rounds of one step that step is a whole round."""
+    overrides = [f"outer.inner_steps={inner_steps}", f"outer.delay_steps={delay_steps}"]
+    config = small_config(*overrides, "outer.codec=int4")
+    assert settings_of(config).optimizer.warms_up == warms_up
