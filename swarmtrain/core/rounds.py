@@ -192,7 +192,8 @@ class Collected:
     """The choice of `ballot` is accepted with this `result`, or held if it was to be held only; or, where that is
     empty, cannot be had here.
 
-    `missing` then names the islands whose payloads could not be had.
+    `missing` then names the islands whose payloads could not be had. What is accepted is signed (`outer.signed`) with
+    the private half of `public_key`, from which the sender's peer id follows.
     """
 
     stage: int
@@ -206,11 +207,26 @@ class Collected:
     result: Digest
     missing: tuple[int, ...]
     only_hold: bool = False
+    public_key: bytes = b""
+    signature: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class SignedVote:
+    """That whoever `public_key` names accepted a choice, as one of `island` under list `version` of it."""
+
+    island: int
+    version: int
+    public_key: bytes
+    signature: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class RoundDecided:
-    """A quorum accepted `choice`; `holders` have its result. From a list that has been replaced it says nothing."""
+    """A quorum accepted `choice`; `holders` have its result. From a list that has been replaced it says nothing.
+
+    `votes` prove it: those of all replicas of each island of the quorum, given in `ballot`.
+    """
 
     stage: int
     fragment: int
@@ -221,6 +237,8 @@ class RoundDecided:
     peers: tuple[PeerId, ...]
     choice: Choice
     holders: tuple[PeerId, ...]
+    ballot: Ballot
+    votes: tuple[SignedVote, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -414,7 +414,7 @@ class Stage:
             ),
         )
         options = PeerOptions(
-            me=identity.peer_id,
+            identity=identity,
             name=peer.name,
             stages=peer.stages,
             listen=f"{peer.name}:0",

@@ -30,12 +30,14 @@ from swarmtrain.core.rounds import (
     RoundDecided,
     RoundOffer,
     RoundPromise,
+    SignedVote,
     is_quorum,
 )
 from swarmtrain.core.types import Digest, PeerId
 from swarmtrain.outer.budget import next_codec
 from swarmtrain.outer.effects import Effect, Note, Seat, SendRound, Waits
 from swarmtrain.outer.roll import Roll, choose, voted
+from swarmtrain.outer.signed import vote_text
 from swarmtrain.outer.slices import Owner, Sizes, plan
 
 _MOST_TURNS_BACK = 3
@@ -106,6 +108,7 @@ class Chair:
         self, seat: Seat, waits: Waits, roll: Roll, sizes: Sizes, distortion: float | None
     ) -> None:
         self._peer, self._island, self._born = seat.peer, seat.island, seat.version
+        self._signing = seat.signing
         self._waits, self._roll, self._distortion = waits, roll, distortion
         self.sizes = sizes
         """Of this round's contributions."""
@@ -127,6 +130,7 @@ class Chair:
         """When the first chair stood in this round, as far as this peer heard."""
         self._greeted: set[int] = set()
         self._excluded: set[tuple[int, Digest]] = set()
+        self._doubted: set[PeerId] = set()
         self._barred: frozenset[int] = frozenset()
         self._prolonged = 0
         self.attempt: Attempt | None = None
@@ -203,6 +207,8 @@ class Chair:
             return []
         if message.only_hold != (attempt.phase is Phase.HOLDING):
             return []
+        if attempt.phase is Phase.VOTING and not self._is_signed(sender, message, attempt.choice):
+            return self._doubt(sender)
         attempt.collected[sender] = message
         gone = self._gone(attempt.choice, message)
         if not gone:
@@ -213,6 +219,25 @@ class Chair:
         self._excluded.clear()
         self._step_back()
         return []
+
+    def _is_signed(self, sender: PeerId, message: Collected, choice: Choice) -> bool:
+        """Whether what would count as a vote is one of `sender`, under the list that everybody else votes under."""
+        listed, signing = self._roll.lists[message.island], self._signing
+        if not message.result or message.version != listed.version:
+            return True
+        whole = replace(choice, result=message.result)
+        text = vote_text(signing.run, self._head, message.ballot, message.island, listed, whole)
+        is_own = signing.peer_of(message.public_key) == sender
+        return is_own and signing.is_signed(message.public_key, text, message.signature)
+
+    def _doubt(self, sender: PeerId) -> list[Effect]:
+        """Say so, once a round: it is asked again and again."""
+        if sender in self._doubted:
+            return []
+        self._doubted.add(sender)
+        stage, fragment, number, _ = self._head
+        where = f"stage {stage}, fragment {fragment}, round {number}, by {sender}"
+        return [Note(Noted("a vote that its voter did not sign", where))]
 
     def _gone(self, choice: Choice, message: Collected) -> set[tuple[int, Digest]]:
         """What of a fresh `choice` a voter cannot have. Who only holds results has no say in what they are of."""
@@ -229,7 +254,8 @@ class Chair:
                 listed = self._roll.lists[self._island]
                 speaker = self._island, listed.version, listed.peers
                 holders = tuple(sorted({*attempt.holders, *alike}))
-                decided = RoundDecided(*self._head, *speaker, whole, holders)
+                votes = self._signed(alike)
+                decided = RoundDecided(*self._head, *speaker, whole, holders, attempt.ballot, votes)
                 everybody = sorted({*self._roll.peers, self._peer})
                 return [SendRound(peer, decided) for peer in everybody]
             if self._held_at is None:
@@ -239,6 +265,16 @@ class Chair:
                 self.hear(attempt.ballot, attempt.phase, now_seconds)
                 return self._question(attempt)
         return []
+
+    def _signed(self, alike: Mapping[PeerId, Collected]) -> tuple[SignedVote, ...]:
+        """The votes among `alike` that count."""
+        islands = voted(self._roll, self._members, alike)
+        voters = {peer for island in islands for peer in self._roll.lists[island].peers}
+        return tuple(
+            SignedVote(answer.island, answer.version, answer.public_key, answer.signature)
+            for peer, answer in sorted(alike.items())
+            if peer in voters
+        )
 
     def _common_results(self, attempt: Attempt) -> list[Digest]:
         """The results that a quorum of the members holds, or accepted."""

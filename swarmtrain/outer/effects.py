@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from swarmtrain.core.events import Event
 from swarmtrain.core.rounds import Ballot, Choice, RoundMessage
 from swarmtrain.core.types import PeerId
+from swarmtrain.outer.signed import Signing
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +46,13 @@ Effect = SendRound | Gather | Chosen | Note
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """Whose machine it is: the peer, its island, and the island's replica list with the version it came in."""
+    """Whose machine it is: the peer, its island, the island's replica list with the version it came in, its key."""
 
     peer: PeerId
     island: int
     version: int
     peers: tuple[PeerId, ...]
+    signing: Signing
 
 
 @dataclass(frozen=True, slots=True)

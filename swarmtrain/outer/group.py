@@ -41,7 +41,8 @@ from swarmtrain.core.types import Digest, PeerId
 from swarmtrain.outer.chair import Chair, Phase
 from swarmtrain.outer.effects import Behind, Chosen, Effect, Gather, Note, Seat, SendRound, Waits
 from swarmtrain.outer.recovery import Recovery
-from swarmtrain.outer.roll import Roll
+from swarmtrain.outer.roll import ReplicaList, Roll
+from swarmtrain.outer.signed import flaw, vote_text
 from swarmtrain.outer.slices import Sizes
 from swarmtrain.outer.votes import Votes
 
@@ -71,7 +72,7 @@ class RoundGroup:
         self.place, self.peer, self.island = place, seat.peer, seat.island
         self.round, self.base = -1, b""
         self.members: tuple[GroupMember, ...] = ()
-        self.votes = Votes(seat, is_first)
+        self.votes, self._signing = Votes(seat, is_first), seat.signing
         self.choice: Choice | None = None
         """The round's, once it is decided."""
         self.behind: Behind | None = None
@@ -90,6 +91,7 @@ class RoundGroup:
         self._behind_at, self._quiet_seconds = 0.0, waits.gather
         self._early: dict[int, tuple[PeerId, RoundOffer, float]] = {}
         self._strange: set[PeerId] = set()
+        self._doubted: set[PeerId] = set()
 
     @property
     def offered(self) -> tuple[int, ...]:
@@ -145,7 +147,8 @@ class RoundGroup:
         self.round, self.base, self.members, self.choice = round, base, tuple(members), None
         if self.behind is not None and self.behind.round <= round:
             self.behind = None
-        self._own, self._holding, self._strange = NOTHING, None, set()
+        self._own, self._holding = NOTHING, None
+        self._strange, self._doubted = set(), set()
         self._roll.forget_dead({self.island, *(member.island for member in members)})
         self.votes.enter(self.members)
         self._chair.enter(self._head, self.members, now_seconds)
@@ -247,7 +250,7 @@ class RoundGroup:
         self._roll.see(sender)
         if self.behind is not None and self.behind.peer == sender:
             self.behind = None  # it may be a process that knows less than the one before
-        if isinstance(message, RoundSpeech):
+        if isinstance(message, RoundSpeech) and not self._is_to_be_proven(message):
             self._roll.hear(message.island, message.version, message.peers)
         if message.round > self.round:
             return self._ahead(sender, message, now_seconds)
@@ -274,7 +277,7 @@ class RoundGroup:
             case Collected():
                 return self._chair.collected(sender, message, now_seconds)
             case RoundDecided():
-                return self._learn(message)
+                return self._learn(sender, message)
             case VotesAsk():
                 return self._tell_votes(sender, message, now_seconds)
             case VotesTell():
@@ -325,10 +328,23 @@ class RoundGroup:
         island, version, peers = self._speaker
         return [SendRound(sender, replace(decided, island=island, version=version, peers=peers))]
 
-    def _learn(self, message: RoundDecided) -> list[Effect]:
-        """Whoever speaks under an old list may be dead, and what it decided fallen; the living will say it again."""
+    def _is_to_be_proven(self, message: RoundSpeech) -> bool:
+        """Whether the message's list is no reason to believe it: who tells a decision names nobody who took it."""
+        return isinstance(message, RoundDecided) and message.island in self._roll.lists
+
+    def _learn(self, sender: PeerId, message: RoundDecided) -> list[Effect]:
+        """Whoever speaks under an old list may be dead, and what it decided fallen; the living will say it again.
+
+        So they will what cannot be believed yet, where not all voters are known here.
+        """
         if not self._roll.is_current(message.island, message.version):
             return []
+        if why := flaw(self._signing, message, self.members, self._roll.lists):
+            is_new = sender not in self._doubted
+            self._doubted.add(sender)
+            where = f"{self._where(sender)}: {why}"
+            return [Note(Noted("a decision that its votes do not prove", where))] * is_new
+        self._roll.hear(message.island, message.version, message.peers)
         self.choice, self._decided = message.choice, message
         return [Chosen(message.choice, message.holders)]
 
@@ -444,7 +460,15 @@ class RoundGroup:
         self, ballot: Ballot, result: Digest, missing: tuple[int, ...], only_hold: bool = False
     ) -> SendRound:
         answer = Collected(*self._head, ballot, *self._speaker, result, missing, only_hold)
+        accepted = self.votes.accepted
+        if result and not only_hold and accepted is not None:
+            answer = self._signed(answer, accepted.choice)
         return SendRound(ballot.chair, answer)
+
+    def _signed(self, vote: Collected, choice: Choice) -> Collected:
+        signing, listed = self._signing, ReplicaList(vote.version, vote.peers)
+        text = vote_text(signing.run, self._head, vote.ballot, vote.island, listed, choice)
+        return replace(vote, public_key=signing.public_key, signature=signing.sign(text))
 
     def _nack(self, ballot: Ballot) -> SendRound:
         return SendRound(ballot.chair, RoundNack(*self._head, ballot, self.votes.promised))

@@ -267,7 +267,7 @@ async def open_peer(
     hold_memory(place, memory_bytes)
     record(Noted("memory", why))
     peer_options = PeerOptions(
-        me=identity.peer_id,
+        identity=identity,
         name=options.name,
         stages=options.stages,
         listen=options.listen,

@@ -7,6 +7,7 @@ from swarmtrain.compute.place import HERE, Place
 from swarmtrain.core.messages import CheckpointAt
 from swarmtrain.core.types import PeerId
 from swarmtrain.swarm.directory import Directory
+from swarmtrain.swarm.identity import Identity
 from swarmtrain.transport.link import Transport
 from swarmtrain.transport.requests import IslandStart
 
@@ -29,7 +30,7 @@ class PeerOptions:
     one by measured links (peer.forming).
     """
 
-    me: PeerId
+    identity: Identity
     name: str
     stages: tuple[int, ...] | None
     listen: str
@@ -42,6 +43,10 @@ class PeerOptions:
     region: str = ""
     island: int | None = 0
     place: Place = HERE
+
+    @property
+    def me(self) -> PeerId:
+        return self.identity.peer_id
 
     def start_of(self, island: int) -> CheckpointAt | None:
         """Where `island` starts from; None: from the run's initial parameters."""

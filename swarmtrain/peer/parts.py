@@ -18,6 +18,7 @@ from swarmtrain.peer.stage_rounds import OuterStates
 from swarmtrain.peer.worker import Worker
 from swarmtrain.recovery.snapshots import Snapshots
 from swarmtrain.steps.member import StepMember
+from swarmtrain.swarm.identity import Identity
 from swarmtrain.transport.link import Link
 
 
@@ -31,7 +32,7 @@ class Parts:
     what outer rounds keep, None in a run without them.
     """
 
-    me: PeerId
+    identity: Identity
     address: str
     config: RunConfig
     member: StepMember
@@ -52,6 +53,10 @@ class Parts:
     outer: OuterStates | None = None
     island: int = 0
     reserved_bytes: int = 0
+
+    @property
+    def me(self) -> PeerId:
+        return self.identity.peer_id
 
     def state_of(self, stage: int) -> StageState:
         """What this peer holds of a stage right now, in its own memory: it changes when the step does."""

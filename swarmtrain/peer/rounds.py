@@ -21,6 +21,7 @@ from swarmtrain.outer.director import Place
 from swarmtrain.outer.effects import Chosen, Effect, Gather, Note, Seat, SendRound, Waits
 from swarmtrain.outer.group import RoundGroup
 from swarmtrain.outer.parcel import Table
+from swarmtrain.outer.signed import Signing
 from swarmtrain.outer.slack import RESULT_SECONDS, Slack
 from swarmtrain.peer.merging import Job, Merging, Unreachable
 from swarmtrain.peer.parts import Parts
@@ -33,6 +34,7 @@ from swarmtrain.peer.stage_rounds import (
 )
 from swarmtrain.steps.ballot import list_version
 from swarmtrain.steps.keys import unpack_keys
+from swarmtrain.swarm.identity import peer_id_of, verify
 from swarmtrain.transport.link import Message
 from swarmtrain.transport.messages import encode_round
 from swarmtrain.transport.requests import OuterStateRequest
@@ -55,6 +57,8 @@ class OuterRounds:
         assert parts.outer is not None, "the run has outer rounds"
         self._parts, self.island, self._tell = parts, parts.island, tell
         self.states = parts.outer
+        key = parts.identity
+        self._signing = Signing(config.hash, key.public_key, key.sign, peer_id_of, verify)
         silence_seconds = config.links.silence_seconds
         # The other half of the grace window is for what is on its way by then.
         grace_seconds = (config.outer.grace_seconds or RESULT_SECONDS) / 2
@@ -107,7 +111,7 @@ class OuterRounds:
             if group is not None:
                 group.set_peers(version, siblings)
             elif self._parts.me in siblings:
-                seat = Seat(self._parts.me, self.island, version, siblings)
+                seat = Seat(self._parts.me, self.island, version, siblings, self._signing)
                 settings, sizes = self.states.settings, self.states.sizes(place)
                 self._groups[place] = RoundGroup(
                     place, seat, self._waits, is_first, sizes, settings.distortion

@@ -13,7 +13,6 @@ from swarmtrain.core.config import RunConfig
 from swarmtrain.core.events import Record
 from swarmtrain.core.messages import CheckpointAt
 from swarmtrain.core.sizes import memory_estimate
-from swarmtrain.core.types import PeerId
 from swarmtrain.peer.hops import Hops
 from swarmtrain.peer.island import Island
 from swarmtrain.peer.links import Links
@@ -29,6 +28,7 @@ from swarmtrain.peer.worker import Worker
 from swarmtrain.recovery.snapshots import Snapshots
 from swarmtrain.steps.keys import first_base
 from swarmtrain.steps.member import StepMember
+from swarmtrain.swarm.identity import Identity
 from swarmtrain.transport.link import Link
 
 
@@ -40,7 +40,7 @@ class Setting:
     `start` is the checkpoint of the coordinator that a resumed run starts from.
     """
 
-    me: PeerId
+    identity: Identity
     address: str
     config: RunConfig
     vocab_size: int
@@ -90,7 +90,7 @@ async def build_runtime(
 
     Raises StateError when the run starts from a checkpoint that cannot be fetched.
     """
-    config, lane = setting.config, setting.lane
+    config, lane, me = setting.config, setting.lane, setting.identity.peer_id
 
     def build(stage: int) -> "asyncio.Future[Replica]":
         task = Task(Kind.STATE, stage, name="build")
@@ -101,7 +101,7 @@ async def build_runtime(
         return setting.memory_bytes - needed - parts.reserved_bytes
 
     start = setting.start or CheckpointAt(0, first_base(bytes.fromhex(config.hash)))
-    member = StepMember(setting.me, stages, start.step, start.base)
+    member = StepMember(me, stages, start.step, start.base)
     replicas = {stage: await build(stage) for stage in stages}
     outer = OuterStates(config, setting.island) if config.outer.inner_steps else None
     if outer is not None:
@@ -117,12 +117,12 @@ async def build_runtime(
         failed=failed,
     )
     worker = Worker(config, positions, setting.record)
-    worker.hops = Hops(setting.me, config, worker, setting.links, setting.record)
+    worker.hops = Hops(me, config, worker, setting.links, setting.record)
     silence_seconds = config.links.silence_seconds
-    reducer = Reducer(setting.me, member, replicas, lane, setting.links, silence_seconds)
+    reducer = Reducer(me, member, replicas, lane, setting.links, silence_seconds)
     reducer.record = setting.record
     parts = Parts(
-        me=setting.me,
+        identity=setting.identity,
         address=setting.address,
         config=config,
         member=member,
@@ -146,7 +146,7 @@ async def build_runtime(
     if setting.start is not None:
         await load_checkpoint(parts, setting.start)
     island = Island(parts, ended, failed)
-    chance = random.Random(f"probing {config.run.seed} {setting.me}")
+    chance = random.Random(f"probing {config.run.seed} {me}")
     probing = Probing(parts, chance, failed)
     return Runtime(member, replicas, parts.snapshots, worker, reducer, island, probing)
 

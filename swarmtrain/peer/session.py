@@ -402,7 +402,7 @@ class Session:
     ) -> Runtime:
         """Without a `start` of the run the stages are as at its beginning: who moves learns what came of them."""
         setting = Setting(
-            me=self.options.me,
+            identity=self.options.identity,
             address=self.address,
             config=self.config,
             vocab_size=self.vocab_size,

@@ -175,7 +175,7 @@ class Collect(_message.Message):
     def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[bytes] = ..., ballot: _Optional[_Union[Ballot, _Mapping]] = ..., choice: _Optional[_Union[Choice, _Mapping]] = ..., holders: _Optional[_Iterable[str]] = ..., only_hold: _Optional[bool] = ...) -> None: ...
 
 class Collected(_message.Message):
-    __slots__ = ("stage", "fragment", "round", "base", "ballot", "island", "version", "peers", "result", "missing", "only_hold")
+    __slots__ = ("stage", "fragment", "round", "base", "ballot", "island", "version", "peers", "result", "missing", "only_hold", "public_key", "signature")
     STAGE_FIELD_NUMBER: _ClassVar[int]
     FRAGMENT_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -187,6 +187,8 @@ class Collected(_message.Message):
     RESULT_FIELD_NUMBER: _ClassVar[int]
     MISSING_FIELD_NUMBER: _ClassVar[int]
     ONLY_HOLD_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     stage: int
     fragment: int
     round: int
@@ -198,10 +200,24 @@ class Collected(_message.Message):
     result: bytes
     missing: _containers.RepeatedScalarFieldContainer[int]
     only_hold: bool
-    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[bytes] = ..., ballot: _Optional[_Union[Ballot, _Mapping]] = ..., island: _Optional[int] = ..., version: _Optional[int] = ..., peers: _Optional[_Iterable[str]] = ..., result: _Optional[bytes] = ..., missing: _Optional[_Iterable[int]] = ..., only_hold: _Optional[bool] = ...) -> None: ...
+    public_key: bytes
+    signature: bytes
+    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[bytes] = ..., ballot: _Optional[_Union[Ballot, _Mapping]] = ..., island: _Optional[int] = ..., version: _Optional[int] = ..., peers: _Optional[_Iterable[str]] = ..., result: _Optional[bytes] = ..., missing: _Optional[_Iterable[int]] = ..., only_hold: _Optional[bool] = ..., public_key: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class SignedVote(_message.Message):
+    __slots__ = ("island", "version", "public_key", "signature")
+    ISLAND_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    island: int
+    version: int
+    public_key: bytes
+    signature: bytes
+    def __init__(self, island: _Optional[int] = ..., version: _Optional[int] = ..., public_key: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class RoundDecided(_message.Message):
-    __slots__ = ("stage", "fragment", "round", "base", "island", "version", "peers", "choice", "holders")
+    __slots__ = ("stage", "fragment", "round", "base", "island", "version", "peers", "choice", "holders", "ballot", "votes")
     STAGE_FIELD_NUMBER: _ClassVar[int]
     FRAGMENT_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -211,6 +227,8 @@ class RoundDecided(_message.Message):
     PEERS_FIELD_NUMBER: _ClassVar[int]
     CHOICE_FIELD_NUMBER: _ClassVar[int]
     HOLDERS_FIELD_NUMBER: _ClassVar[int]
+    BALLOT_FIELD_NUMBER: _ClassVar[int]
+    VOTES_FIELD_NUMBER: _ClassVar[int]
     stage: int
     fragment: int
     round: int
@@ -220,7 +238,9 @@ class RoundDecided(_message.Message):
     peers: _containers.RepeatedScalarFieldContainer[str]
     choice: Choice
     holders: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[bytes] = ..., island: _Optional[int] = ..., version: _Optional[int] = ..., peers: _Optional[_Iterable[str]] = ..., choice: _Optional[_Union[Choice, _Mapping]] = ..., holders: _Optional[_Iterable[str]] = ...) -> None: ...
+    ballot: Ballot
+    votes: _containers.RepeatedCompositeFieldContainer[SignedVote]
+    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., base: _Optional[bytes] = ..., island: _Optional[int] = ..., version: _Optional[int] = ..., peers: _Optional[_Iterable[str]] = ..., choice: _Optional[_Union[Choice, _Mapping]] = ..., holders: _Optional[_Iterable[str]] = ..., ballot: _Optional[_Union[Ballot, _Mapping]] = ..., votes: _Optional[_Iterable[_Union[SignedVote, _Mapping]]] = ...) -> None: ...
 
 class VotesAsk(_message.Message):
     __slots__ = ("stage", "fragment", "round", "base", "island", "version", "peers", "ballot")

@@ -6,14 +6,23 @@ does so under a new one. When lists change, peers hear of it one by one.
 
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
-from swarmtrain.core.rounds import Choice, RoundMessage, is_quorum
+from swarmtrain.core.rounds import (
+    Ballot,
+    Choice,
+    Collected,
+    RoundDecided,
+    RoundMessage,
+    is_quorum,
+)
 from swarmtrain.core.types import Digest, PeerId
 from swarmtrain.outer.effects import Gather
 from swarmtrain.outer.group import RoundGroup
-from tests.outer.group_world import CALM, Actor, Roster, State, World
+from swarmtrain.outer.roll import ReplicaList
+from swarmtrain.outer.signed import Head, vote_text
+from tests.outer.group_world import CALM, Actor, Roster, State, World, signing_of, votes_of
 
 STRAY = b"a base of another run"
 HEAL_SECONDS, SETTLE_SECONDS, LIMIT_SECONDS = 25.0, 10.0, 300.0
@@ -367,6 +376,55 @@ class LonelyWorld(FaultyWorld):
         peer, until_seconds = self.swallowed
         if sender != peer or self.now > until_seconds:
             super().deliver(sender, to, message)
+
+
+class LyingWorld(FaultyWorld):
+    """One peer tells decisions that nobody made, and votes under the names of all others, at every tick of its own.
+
+    It signs with its own key for whomever it names: all that it has. Its own votes are honest, as nobody could tell.
+    """
+
+    def tick(self, actor: Actor) -> None:
+        if actor.peer == max(self.rosters[max(self.rosters)].peers, default=None):
+            for other in self.alive():
+                if other is not actor and other.machine.choice is None and other.machine.round >= 0:
+                    self.lie(actor, other)
+        super().tick(actor)
+
+    def lie(self, liar: Actor, other: Actor) -> None:
+        machine, attempt = other.machine, other.machine._chair.attempt
+        if attempt is not None and attempt.choice is not None:
+            for island, listed in sorted(machine._roll.lists.items()):
+                said = island, listed, attempt.ballot, attempt.choice
+                vote = self.false_vote(liar, machine._head, *said)
+                for name in sorted({*listed.peers} - {liar.peer}):
+                    self.tell(other, name, vote)
+        choice = Choice((), machine.members, b"what nobody came to")
+        lists = {m.island: ReplicaList(m.version, (liar.peer,)) for m in machine.members}
+        ballot = Ballot(1, liar.peer, 1)
+        votes = votes_of(lists, machine._head, ballot, choice)
+        said = (*liar.machine._speaker, choice, (liar.peer,), ballot, votes)
+        self.tell(other, liar.peer, RoundDecided(*machine._head, *said))
+
+    def tell(self, other: Actor, name: PeerId, message: Collected | RoundDecided) -> None:
+        self.figures["lies"] += 1
+        self.deliver(name, other.peer, message)
+
+    def false_vote(
+        self,
+        liar: Actor,
+        head: Head,
+        island: int,
+        listed: ReplicaList,
+        ballot: Ballot,
+        choice: Choice,
+    ) -> Collected:
+        """Under the list that the other has heard: lists are not signed."""
+        key = signing_of(liar.peer)
+        result = choice.result or b"what nobody came to"
+        text = vote_text("run", head, ballot, island, listed, replace(choice, result=result))
+        vote = Collected(*head, ballot, island, listed.version, listed.peers, result, ())
+        return replace(vote, public_key=key.public_key, signature=key.sign(text))
 
 
 class ForsakenWorld(LonelyWorld):

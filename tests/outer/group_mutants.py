@@ -12,7 +12,7 @@ from swarmtrain.core.rounds import (
     RoundMessage,
 )
 from swarmtrain.core.types import Digest
-from swarmtrain.outer import chair, roll
+from swarmtrain.outer import chair, group, roll, signed
 from swarmtrain.outer.chair import Chair
 from swarmtrain.outer.group import RoundGroup
 from swarmtrain.outer.parcel import Table
@@ -64,13 +64,14 @@ def one_replica_votes_for_all(patch: Patch) -> None:
 
 
 def a_minority_decides(patch: Patch) -> None:
-    """Any half of the members is a quorum, and so is any larger minority of a third."""
+    """Any half of the members is a quorum, and so is any larger minority of a third; readers of decisions agree."""
 
     def is_quorum(present: Any, members: Any) -> bool:
         voters = frozenset(members)
         return 3 * len(voters.intersection(present)) >= len(voters)
 
     patch.setattr(chair, "is_quorum", is_quorum)
+    patch.setattr(signed, "is_quorum", is_quorum)
     patch.setattr("tests.outer.group_world.is_quorum", is_quorum)
 
 
@@ -96,6 +97,17 @@ def others_are_not_heard(patch: Patch) -> None:
 def only_voters_hold_results(patch: Patch) -> None:
     """A round is decided when its voters have its result; newcomers fetch it then."""
     patch.setattr(Chair, "_newcomers", lambda self, choice: set())
+
+
+def decisions_need_no_proof(patch: Patch) -> None:
+    """Whoever says that something was decided is believed."""
+    patch.setattr(group, "flaw", lambda signing, decided, members, lists: "")
+
+
+def votes_need_no_signature(patch: Patch) -> None:
+    """A vote is that of the peer by whose name the link goes, and a decision that of whoever it names."""
+    patch.setattr(Chair, "_is_signed", lambda self, sender, message, choice: True)
+    decisions_need_no_proof(patch)
 
 
 def sections_are_not_checked(patch: Patch) -> None:

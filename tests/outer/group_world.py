@@ -9,15 +9,25 @@ import hashlib
 import heapq
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from swarmtrain.core.events import Event, Noted
-from swarmtrain.core.rounds import Choice, GroupMember, Measured, RoundMessage, is_quorum
+from swarmtrain.core.rounds import (
+    Ballot,
+    Choice,
+    GroupMember,
+    Measured,
+    RoundMessage,
+    SignedVote,
+    is_quorum,
+)
 from swarmtrain.core.types import Digest, PeerId
 from swarmtrain.outer.effects import Chosen, Effect, Gather, Note, Seat, SendRound, Waits
 from swarmtrain.outer.group import WHOLE, RoundGroup
+from swarmtrain.outer.roll import ReplicaList
+from swarmtrain.outer.signed import Head, Signing, vote_text
 
 CALM = Waits(patience=3.0, grace=4.0, gather=8.0)
 HASTY = Waits(patience=0.3, grace=1.0, gather=1.5)
@@ -43,6 +53,33 @@ class State:
 
 def hashed(*parts: object) -> Digest:
     return hashlib.sha256(repr(parts).encode()).digest()
+
+
+def signing_of(peer: PeerId) -> Signing:
+    """A key that is the peer's name, and signatures that are quick to make and to check."""
+    key = peer.encode()
+    return Signing("run", key, partial(_signature, key), bytes.decode, _is_signed)  # type: ignore[arg-type]
+
+
+def _signature(key: bytes, text: bytes) -> bytes:
+    return hashlib.sha256(b"the other half of %b signs %b" % (key, text)).digest()
+
+
+def _is_signed(key: bytes, text: bytes, signature: bytes) -> bool:
+    return signature == _signature(key, text)
+
+
+def votes_of(
+    lists: Mapping[int, ReplicaList], head: Head, ballot: Ballot, choice: Choice
+) -> tuple[SignedVote, ...]:
+    """Of all peers on these lists of islands, each signed by itself."""
+    votes = []
+    for island, listed in sorted(lists.items()):
+        text = vote_text("run", head, ballot, island, listed, choice)
+        for peer in listed.peers:
+            key = signing_of(peer)
+            votes.append(SignedVote(island, listed.version, key.public_key, key.sign(text)))
+    return tuple(votes)
 
 
 def merged(base: Digest, choice: Choice, *means: object) -> Digest:
@@ -172,7 +209,7 @@ class World:
     def start(self, island: int, peer: PeerId, state: State, is_first: bool = False) -> Actor:
         """A new process of `peer`, which is on its island's list already."""
         roster = self.rosters[island]
-        seat = Seat(peer, island, roster.version, tuple(roster.peers))
+        seat = Seat(peer, island, roster.version, tuple(roster.peers), signing_of(peer))
         machine = self.machine((1, 0), seat, self.waits, is_first, self.sizes, DISTORTION)
         actor = Actor(machine, roster.generation, state)
         self.actors[peer] = actor

@@ -29,7 +29,8 @@ from swarmtrain.core.rounds import (
 from swarmtrain.core.types import PeerId
 from swarmtrain.outer.effects import Chosen, Effect, Gather, Note, Seat, SendRound, Waits
 from swarmtrain.outer.group import RoundGroup
-from swarmtrain.outer.roll import Roll, voted
+from swarmtrain.outer.roll import ReplicaList, Roll, voted
+from tests.outer.group_world import signing_of, votes_of
 
 WAITS = Waits(patience=3.0, grace=4.0, gather=8.0)
 BASE, RESULT = b"base", b"result"
@@ -59,7 +60,7 @@ class Room:
         self.groups: dict[PeerId, RoundGroup] = {}
         for island, peers in enumerate(islands):
             for peer in peers:
-                seat = Seat(peer, island, 1, peers)
+                seat = Seat(peer, island, 1, peers, signing_of(peer))
                 self.groups[peer] = RoundGroup((1, 0), seat, WAITS, True, distortion=distortion)
         for peer, group in self.groups.items():
             for other in self.groups:
@@ -112,7 +113,7 @@ def alone(
     peers: tuple[PeerId, ...] = (A,), version: int = 1, is_first: bool = True, islands: int = 3
 ) -> RoundGroup:
     """Peer `a` of island 0, among islands 0, 1 and on."""
-    group = RoundGroup((1, 0), Seat(A, 0, version, peers), WAITS, is_first)
+    group = RoundGroup((1, 0), Seat(A, 0, version, peers, signing_of(A)), WAITS, is_first)
     group.advance(0, BASE, [GroupMember(island, 1) for island in range(islands)], 0.0)
     return group
 
@@ -123,6 +124,14 @@ def to(peer: PeerId, effects: list[Effect]) -> list[RoundMessage]:
 
 def choice_of(*islands: int) -> Choice:
     return Choice(tuple(Counted(i, 10, b"of %d" % i) for i in islands), (GroupMember(0, 1),), b"")
+
+
+def decision(voters: dict[int, tuple[PeerId, ...]], version: int = 1) -> RoundDecided:
+    """What island 0 tells of a choice that `voters` accepted, under that version of their lists."""
+    choice, ballot = replace(choice_of(0), result=RESULT), Ballot(1, A, 1)
+    lists = {island: ReplicaList(version, peers) for island, peers in voters.items()}
+    votes = votes_of(lists, HEAD, ballot, choice)
+    return RoundDecided(*HEAD, 0, 1, (A,), choice, (A,), ballot, votes)
 
 
 # ---- whole rounds -------------------------------------------------------------------------------------------------
@@ -179,7 +188,7 @@ def test_slack_ends_when_it_was_said_to_whenever_a_chair_hears_of_it() -> None:
     assert said == {2.0}
     (over, *_) = to(B, group.tick(9.0))
     assert isinstance(over, RoundOffer) and over.slack_seconds == 0.0, "not that it does not say"
-    other = RoundGroup((1, 0), Seat(B, 1, 1, (B,)), WAITS, True)
+    other = RoundGroup((1, 0), Seat(B, 1, 1, (B,), signing_of(B)), WAITS, True)
     other.advance(0, BASE, group.members, 0.0)
     for seconds, slack_seconds in ((1.0, 7.0), (5.0, 2.0), (6.0, 2.0)):
         other.handle(A, RoundOffer(*HEAD, 0, 1, (A,), 10, b"of 0", 0.0, (), slack_seconds), seconds)
@@ -235,7 +244,7 @@ def test_a_round_chooses_in_what_the_next_one_sends_from_what_its_members_measur
 
 
 def test_what_was_accepted_keeps_its_codec_whoever_chairs_next() -> None:
-    group = RoundGroup((1, 0), Seat(A, 0, 1, (A,)), WAITS, True, distortion=0.02)
+    group = RoundGroup((1, 0), Seat(A, 0, 1, (A,), signing_of(A)), WAITS, True, distortion=0.02)
     group.advance(0, BASE, [GroupMember(island, 1) for island in range(3)], 0.0)
     group.offer(10, b"of 0", 0.0, measured=(Measured("int8", 7.5, 1e-4),))
     head = *HEAD, 1, 1, (B,)
@@ -424,7 +433,7 @@ def test_who_is_missing_for_a_quorum_is_known() -> None:
     assert room.groups[A].absent == ()
     room.die(B)
     assert room.groups[A].absent == (1, 2)
-    newcomer = RoundGroup((1, 0), Seat(B, 1, 1, (B,)), WAITS, True)
+    newcomer = RoundGroup((1, 0), Seat(B, 1, 1, (B,), signing_of(B)), WAITS, True)
     newcomer.advance(0, BASE, [GroupMember(0, 0)], 0.0)
     assert newcomer.absent == (0,), "who was never heard of decides nothing"
 
@@ -433,7 +442,8 @@ def test_who_does_not_know_what_its_island_voted_needs_all_others() -> None:
     """Island 1 is begun anew in the sixth round and asks all what its number voted; 2 does not come back."""
     room, members = Room((A,)), tuple(GroupMember(island, 0) for island in range(3))
     first, anew = (
-        RoundGroup((1, 0), Seat(p, i, 7, (p,)), WAITS, True) for i, p in enumerate((A, B))
+        RoundGroup((1, 0), Seat(p, i, 7, (p,), signing_of(p)), WAITS, True)
+        for i, p in enumerate((A, B))
     )
     room.groups = {A: first, B: anew}
     room.carry(A, first.advance(5, BASE, members, 0.0))
@@ -520,7 +530,9 @@ def test_a_vote_is_told_again_when_the_question_is_repeated() -> None:
     (gather,) = group.handle(B, question, 0.0)
     assert isinstance(gather, Gather) and group.handle(B, question, 0.0) == []
     answer = to(B, group.collected(gather, RESULT, (), 0.0))
-    assert answer == [Collected(*HEAD, ballot, 0, 1, (A,), RESULT, ())]
+    assert isinstance(answer[0], Collected) and answer[0].signature
+    unsigned = replace(answer[0], public_key=b"", signature=b"")
+    assert unsigned == Collected(*HEAD, ballot, 0, 1, (A,), RESULT, ())
     assert to(B, group.handle(B, question, 0.0)) == answer
 
 
@@ -546,7 +558,7 @@ def test_a_gathering_of_the_last_round_is_not_taken_for_this_one() -> None:
 
 def test_who_came_in_votes_when_a_sibling_has_told_and_the_result_is_here() -> None:
     peers, ballot = (A, B), Ballot(3, C, 1)
-    knowing = RoundGroup((1, 0), Seat(B, 0, 1, (B,)), WAITS, True)
+    knowing = RoundGroup((1, 0), Seat(B, 0, 1, (B,), signing_of(B)), WAITS, True)
     knowing.advance(0, BASE, [GroupMember(island, 1) for island in range(3)], 0.0)
     (gather,) = knowing.handle(C, Collect(*HEAD, ballot, choice_of(1, 2), ()), 0.0)
     assert isinstance(gather, Gather)
@@ -590,7 +602,7 @@ def test_who_was_out_of_the_list_does_not_know_its_votes() -> None:
 def restarted(room: Room, island: int, peers: tuple[PeerId, ...], version: int = 2) -> None:
     """All replicas of an island start again with nothing of what they knew."""
     for peer in peers:
-        group = RoundGroup((1, 0), Seat(peer, island, version, peers), WAITS)
+        group = RoundGroup((1, 0), Seat(peer, island, version, peers, signing_of(peer)), WAITS)
         room.groups[peer] = group
         room.silent.discard(peer)
         for other in room.groups:
@@ -671,7 +683,7 @@ def test_what_the_lost_votes_took_part_in_is_refused_from_then_on() -> None:
     (nack,) = to(B, room.groups[A].handle(B, late, room.now))
     assert isinstance(nack, RoundNack) and nack.promised > old
     assert room.groups[B].handle(B, late, room.now) == []
-    decided = RoundDecided(*HEAD, 0, 1, (A,), replace(choice_of(0), result=RESULT), (A,))
+    decided = decision({0: (A,)})
     assert room.groups[B].handle(A, decided, room.now) == []
     assert room.groups[B].handle(A, replace(decided, version=2), room.now) != []
 
@@ -716,7 +728,8 @@ def test_another_base_is_refused_and_noted_once() -> None:
 
 def test_who_is_behind_is_told_and_who_is_ahead_is_noted() -> None:
     group = alone()
-    decided = RoundDecided(*HEAD, 0, 1, (A,), replace(choice_of(0), result=RESULT), (A,))
+    group.handle(B, RoundOffer(*HEAD, 1, 1, (B,), 0, b""), 0.0)
+    decided = decision({0: (A,), 1: (B,)})
     assert group.handle(B, decided, 0.0) == [Chosen(decided.choice, (A,))]
     early = RoundOffer(1, 0, 1, b"next", 1, 1, (B,), 10, b"of 1")
     assert group.handle(B, early, 0.0) == []

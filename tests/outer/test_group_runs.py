@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.outer import group_mutants as mutants
-from tests.outer.group_faults import FaultyWorld, ForsakenWorld, LonelyWorld, run
+from tests.outer.group_faults import FaultyWorld, ForsakenWorld, LonelyWorld, LyingWorld, run
 from tests.outer.group_mutants import Mutant
 from tests.outer.group_world import Violation
 
@@ -79,6 +79,12 @@ def test_a_chair_that_dies_with_newcomers_gone_for_good_holds_nobody_up() -> Non
     assert check(range(60), faults=5, world=ForsakenWorld)["withdrawn"] > 10
 
 
+def test_one_that_lies_about_decisions_and_votes_misleads_nobody_and_holds_nobody_up() -> None:
+    seen = check(range(40), faults=0, world=LyingWorld)
+    assert seen["lies"] > 1000 and seen["intact"] == 40 and seen["rounds"] > 200
+    assert check(range(60), world=LyingWorld)["intact"] > 30
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("first", range(0, 10000, 2500))
@@ -88,6 +94,7 @@ def test_twenty_thousand_runs(first: int) -> None:
     check(range(first, first + 2000), is_young=True)
     check(range(first, first + 500), faults=5, world=LonelyWorld)
     check(range(first, first + 500), faults=5, world=ForsakenWorld)
+    check(range(first, first + 500), world=LyingWorld)
     check(range(first + 2000, first + 2500), faults=6, is_stormy=True)
 
 
@@ -115,6 +122,8 @@ HUNTS = [
     Hunt(mutants.everybody_is_sure, range(150, 400)),
     Hunt(mutants.others_are_not_heard, range(20, 400), is_forgetful=True),
     Hunt(mutants.only_voters_hold_results, range(60), 0, is_young=True),
+    Hunt(mutants.decisions_need_no_proof, range(60), 0, world=LyingWorld),
+    Hunt(mutants.votes_need_no_signature, range(60), 0, world=LyingWorld),
     Hunt(mutants.nothing_is_withdrawn, range(60), 0, world=ForsakenWorld),
 ]
 
