@@ -6,6 +6,7 @@ a decision names is brought to this peer before it is applied.
 """
 
 import asyncio
+import functools
 from collections.abc import Callable, Sequence
 
 from swarmtrain.compute.lane import Kind, Task
@@ -43,6 +44,9 @@ FIRST_ROSTER_VERSION = 1
 NOTHING_TO_WEIGH = bytes(32)
 """In place of a payload's digest, with an offer of no tokens, which no round counts."""
 
+# A decision is told by many, and whoever chaired it has checked its votes before.
+_is_signed = functools.lru_cache(maxsize=1024)(verify)
+
 
 class OuterRounds:
     """The rounds at one peer. `tell(news)` brings news to the conductor of this peer's island."""
@@ -58,7 +62,7 @@ class OuterRounds:
         self._parts, self.island, self._tell = parts, parts.island, tell
         self.states = parts.outer
         key = parts.identity
-        self._signing = Signing(config.hash, key.public_key, key.sign, peer_id_of, verify)
+        self._signing = Signing(config.hash, key.public_key, key.sign, peer_id_of, _is_signed)
         silence_seconds = config.links.silence_seconds
         # The other half of the grace window is for what is on its way by then.
         grace_seconds = (config.outer.grace_seconds or RESULT_SECONDS) / 2

@@ -403,8 +403,9 @@ class LyingWorld(FaultyWorld):
         lists = {m.island: ReplicaList(m.version, (liar.peer,)) for m in machine.members}
         ballot = Ballot(1, liar.peer, 1)
         votes = votes_of(lists, machine._head, ballot, choice)
-        said = (*liar.machine._speaker, choice, (liar.peer,), ballot, votes)
-        self.tell(other, liar.peer, RoundDecided(*machine._head, *said))
+        speaker, holders = liar.machine._speaker, (liar.peer,)
+        decided = RoundDecided(*machine._head, *speaker, choice, holders, ballot, votes)
+        self.tell(other, liar.peer, decided)
 
     def tell(self, other: Actor, name: PeerId, message: Collected | RoundDecided) -> None:
         self.figures["lies"] += 1
