@@ -25,6 +25,7 @@ from swarmtrain.outer.votes import Votes
 from swarmtrain.peer import payloads, stage_rounds
 from swarmtrain.peer.payloads import Payloads, Wanted
 from swarmtrain.peer.rounds import OuterRounds
+from tests.outer import group_mutants
 
 Patch = pytest.MonkeyPatch
 
@@ -36,7 +37,8 @@ def small_pieces(patch: Patch) -> None:
 
 
 def any_round_will_do(patch: Patch) -> None:
-    """Neither the round's number nor its base is looked at."""
+    """Neither the round's number nor its base is looked at; votes sign both, so nor are signatures."""
+    group_mutants.votes_need_no_signature(patch)
     real = RoundGroup.handle
 
     def handle(
@@ -70,7 +72,11 @@ def any_base_will_do(patch: Patch) -> None:
 
 
 def any_result_counts_as_alike(patch: Patch) -> None:
-    """A result is decided by how many peers have one, not by how many have the same; each takes its own."""
+    """A result is decided by how many peers have one, not by how many have the same; each takes its own.
+
+    Votes sign the result, so signatures alone would give that away.
+    """
+    group_mutants.votes_need_no_signature(patch)
     real = Chair.collected
 
     def collected(

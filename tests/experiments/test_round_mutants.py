@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from swarmtrain.core.config import RunConfig, load_config
-from swarmtrain.core.events import PeerJoined, RoundChosen, RoundMerged, StepCommitted
+from swarmtrain.core.events import Noted, PeerJoined, RoundChosen, RoundMerged, StepCommitted
+from swarmtrain.core.rounds import Ballot, Choice, RoundDecided, SignedVote
 from swarmtrain.experiments.faults import ROUND_POINTS, Chances, Fault
 from swarmtrain.experiments.island import IslandPlan
 from swarmtrain.experiments.islands import Islands, IslandsSetting
@@ -23,8 +24,11 @@ from swarmtrain.experiments.machines import MachineLoop
 from swarmtrain.experiments.scenario import ScenarioFile, read_scenario
 from swarmtrain.experiments.sweep import GOOD, Verdict, judge, run_seed
 from swarmtrain.experiments.virtual import Stage, VirtualPeer, VirtualRun, play
+from swarmtrain.outer.roll import ReplicaList
+from swarmtrain.outer.signed import vote_text
 from swarmtrain.peer.stage_rounds import settings_of
 from swarmtrain.swarm.identity import Identity
+from swarmtrain.transport.messages import encode_round
 from tests.experiments import round_mutants as mutants
 from tests.experiments.runs import corpus
 from tests.outer import group_mutants
@@ -236,6 +240,52 @@ def test_a_result_is_decided_by_votes_that_are_alike(monkeypatch: pytest.MonkeyP
     mutants.any_result_counts_as_alike(monkeypatch)
     verdict = played(config_of(0))[1]
     assert verdict.outcome not in GOOD, verdict
+
+
+def forge(stage: Stage) -> None:
+    """One machine tells all others what was decided, which nobody did; it signs for every island, with its own key."""
+    runtime = stage.sessions["c"].runtime
+    assert runtime is not None and runtime.island.rounds is not None
+    driver = runtime.island.rounds
+    key, links = driver._signing, driver._parts.links
+    for group in driver._groups.values():
+        choice = Choice((), group.members, b"what nobody came to")
+        ballot = Ballot(1, group.peer, 1)
+        votes = []
+        for member in group.members:
+            listed = ReplicaList(member.version, (group.peer,))
+            text = vote_text(key.run, group._head, ballot, member.island, listed, choice)
+            vote = SignedVote(member.island, member.version, key.public_key, key.sign(text))
+            votes.append(vote)
+        speaker, holders = group._speaker, (group.peer,)
+        told = RoundDecided(*group._head, *speaker, choice, holders, ballot, tuple(votes))
+        for peer in group.everybody:
+            if peer != group.peer:
+                links.tell(peer, "round", encode_round(told))
+
+
+def test_a_decision_that_nobody_made_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All the others say so, and train as if nothing had been told."""
+    run, verdict = played(config_of(0), act=forge, seconds=DAMAGED_SECONDS)
+    assert verdict.outcome in GOOD, verdict
+    refused = "a decision that its votes do not prove"
+    noted = [(p, e.detail) for _, p, e in run.events if isinstance(e, Noted) and e.what == refused]
+    assert len({peer for peer, _ in noted}) == 4 and len(noted) == 8, noted
+    assert all("nobody who voted for island 0 is known" in detail for _, detail in noted)
+    assert last_digests(run) == last_digests(played(config_of(0))[0])
+    assert last_merged(run) == {4}
+    group_mutants.decisions_need_no_proof(monkeypatch)
+    misled = played(config_of(0), act=forge, seconds=DAMAGED_SECONDS)[0]
+    assert last_merged(misled) == {1}, "nobody can have a result that nobody came to"
+
+
+def last_merged(run: VirtualRun) -> set[int]:
+    """The newest round that each machine took the result of."""
+    newest: dict[str, int] = {}
+    for _, peer, event in run.events:
+        if isinstance(event, RoundMerged):
+            newest[peer] = max(newest.get(peer, 0), event.round)
+    return set(newest.values())
 
 
 LATE_ROUND = 1
