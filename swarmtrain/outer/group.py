@@ -6,7 +6,8 @@ Paxos per (place, round, base), with islands as acceptors, each made of all repl
     ask        the chair, the first live peer of the lowest member island, asks for promises; PROMISE, NACK
     collect    it proposes what was accepted, or else all offers; each peer merges or fetches, then accepts. Where
                others vote in the round that follows, a quorum of these, and of the members, holds the result before
-    decided    a quorum accepted one result of one ballot; everybody learns, and tells whoever still asks
+    decided    a quorum accepted one result of one ballot, and signed that (`outer.signed`); everybody learns, and tells
+               whoever still asks
 
 Who does not know its island's votes asks for them before it votes: siblings, or everybody (`outer.recovery`).
 
@@ -329,7 +330,7 @@ class RoundGroup:
         return [SendRound(sender, replace(decided, island=island, version=version, peers=peers))]
 
     def _is_to_be_proven(self, message: RoundSpeech) -> bool:
-        """Whether the message's list is no reason to believe it: who tells a decision names nobody who took it."""
+        """Whether it must not bring the voters by whom it would be believed; where none are known, it has to."""
         return isinstance(message, RoundDecided) and message.island in self._roll.lists
 
     def _learn(self, sender: PeerId, message: RoundDecided) -> list[Effect]:
@@ -340,13 +341,18 @@ class RoundGroup:
         if not self._roll.is_current(message.island, message.version):
             return []
         if why := flaw(self._signing, message, self.members, self._roll.lists):
-            is_new = sender not in self._doubted
-            self._doubted.add(sender)
-            where = f"{self._where(sender)}: {why}"
-            return [Note(Noted("a decision that its votes do not prove", where))] * is_new
+            return self._doubt(sender, why)
         self._roll.hear(message.island, message.version, message.peers)
         self.choice, self._decided = message.choice, message
         return [Chosen(message.choice, message.holders)]
+
+    def _doubt(self, sender: PeerId, why: str) -> list[Effect]:
+        """Say so, once a round: it is told again and again."""
+        if sender in self._doubted:
+            return []
+        self._doubted.add(sender)
+        where = f"{self._where(sender)}: {why}"
+        return [Note(Noted("a decision that its votes do not prove", where))]
 
     # ---- voting -----------------------------------------------------------------------------------------------
 

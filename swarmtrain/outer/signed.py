@@ -7,10 +7,12 @@ that passes a decision on change it, whatever name it goes by.
 
 Not proven: that a peer belongs to an island. That rests on the lists that islands tell when they greet, as ever; of the
 voters for an island at least one has to be on the newest that the reader heard, so a replica that lies can speak for
-its own island, and whoever is first heard of under the name of an island is believed. Offers, promises and votes told
-to siblings are not signed, nor is an outer state that is fetched; and a result may be wrong that a quorum agrees on.
+its own island, and whoever is first heard of under the name of an island is believed. Nothing else is signed: offers,
+promises, what a peer holds or cannot have, votes told anew, the outer state that who is behind fetches. And a result
+may be wrong that a quorum agrees on.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -51,8 +53,11 @@ def vote_text(
     run: str, head: Head, ballot: Ballot, island: int, listed: ReplicaList, choice: Choice
 ) -> bytes:
     """What the replicas `listed` of `island` sign when they accept `choice`, whose result is known by then."""
-    said = (run, head, ballot, island, listed, choice)
-    return _PURPOSE + json.dumps(said, default=_plain, separators=(",", ":")).encode()
+    said = json.dumps(
+        (run, head, ballot, island, listed, choice), default=_plain, separators=(",", ":")
+    )
+    # Short, however much is chosen: checked signatures are remembered.
+    return _PURPOSE + hashlib.sha256(said.encode()).digest()
 
 
 def _plain(value: Any) -> Any:

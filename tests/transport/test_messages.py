@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from collections.abc import Callable
 from dataclasses import is_dataclass, replace
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -13,12 +14,13 @@ from swarmtrain.core import closing
 from swarmtrain.core import messages as core
 from swarmtrain.core.errors import WireError
 from swarmtrain.core.messages import Open, StepMessage
+from swarmtrain.core.rounds import RoundMessage, Slice
 from swarmtrain.core.tensors import TensorHeader
 from swarmtrain.core.types import Member, PeerId, Roster
 from swarmtrain.proto import step_pb2
 from swarmtrain.transport import requests
 from swarmtrain.transport.link import Hello
-from swarmtrain.transport.messages import decode, encode
+from swarmtrain.transport.messages import decode, decode_round, encode, encode_round
 from swarmtrain.transport.step_messages import encode_step, read_step
 
 PEERS = st.text(alphabet="0123456789abcdef", min_size=1, max_size=32).map(PeerId)
@@ -44,7 +46,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
 def values(hint: Any, name: str = "") -> st.SearchStrategy[Any]:
     """Values of any field type that the converter knows, within the bounds for remotes."""
     hint = getattr(hint, "__supertype__", hint)
-    if name in FIELDS and hint is not tuple:
+    if name in FIELDS and hint != tuple[Slice, ...]:
         return FIELDS[name]
     if hint is Member:
         return MEMBERS
@@ -77,6 +79,7 @@ def received(data: bytes) -> StepMessage:
 
 
 STEP_KINDS = get_args(StepMessage)
+ROUND_KINDS = get_args(RoundMessage)
 REQUESTS = [kind for kind in vars(requests).values()
             if isinstance(kind, type) and issubclass(kind, requests.Encoded)
             and kind is not requests.Encoded]  # fmt: skip
@@ -106,18 +109,35 @@ def test_every_request_round_trips(kind: type) -> None:
     check()
 
 
+@pytest.mark.parametrize("kind", ROUND_KINDS, ids=lambda kind: kind.__name__)
+def test_every_round_message_round_trips(kind: type) -> None:
+    @settings(max_examples=40, deadline=None)
+    @given(values(kind))
+    def check(message: Any) -> None:
+        assert decode_round(encode_round(message)) == message
+
+    check()
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=300))
 def test_random_bytes_raise_nothing_but_wire_error(data: bytes) -> None:
-    for read in (received, requests.ProcessRequest.decode, requests.Description.decode):
+    for read in (
+        received,
+        decode_round,
+        requests.ProcessRequest.decode,
+        requests.Description.decode,
+    ):
         with contextlib.suppress(WireError):
             read(data)
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.one_of([values(kind) for kind in STEP_KINDS]), st.data())
+@given(st.one_of([values(kind) for kind in (*STEP_KINDS, *ROUND_KINDS)]), st.data())
 def test_damaged_messages_raise_nothing_but_wire_error(message: Any, data: st.DataObject) -> None:
-    whole = sent(message)
+    is_step = isinstance(message, STEP_KINDS)
+    whole = sent(message) if is_step else encode_round(message)
+    read: Callable[[bytes], object] = received if is_step else decode_round
     cut = data.draw(st.integers(0, len(whole)))
     bit = data.draw(st.integers(0, max(len(whole) * 8 - 1, 0)))
     flipped = bytearray(whole)
@@ -125,7 +145,7 @@ def test_damaged_messages_raise_nothing_but_wire_error(message: Any, data: st.Da
         flipped[bit // 8] ^= 1 << bit % 8
     for damaged in (whole[:cut], bytes(flipped)):
         with contextlib.suppress(WireError):
-            received(damaged)
+            read(damaged)
 
 
 ABSURD = [
