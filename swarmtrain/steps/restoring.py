@@ -195,9 +195,9 @@ def _stale(
         state = live
         if stage in lost:
             known = [state for s, state in have if s == stage and state[0] <= live[0]]
-            state = max(known, default=(-1, b""))
-            if state[0] < live[0] - stale_steps:
+            if not known or max(known)[0] < live[0] - stale_steps:
                 return None
+            state = max(known)
         at = StageAt(stage, *state)
         sources.append(Source(stage, STALE if stage in lost else LIVE, (at,), have[stage, state]))
     ages = [live[0] - source.states[0].step for source in sources]

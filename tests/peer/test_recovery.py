@@ -113,6 +113,14 @@ def test_a_stale_snapshot_of_the_lost_stage_alone_is_flagged_and_redoes_nothing(
     assert event.step == event.lost_step and len(run.commits) == config.run.steps
 
 
+def test_a_stage_that_was_never_kept_is_not_taken_for_a_stale_one() -> None:
+    """It is lost within the steps that a snapshot may be old, before there was any."""
+    config = config_of("recovery.snapshot_steps=8", "recovery.stale_steps=5", steps=4)
+    run = run_with(config, kill("two-a", "two-b", at_seconds=1.5 * STEP_SECONDS))
+    expect_same_model(run, config)
+    assert restored(run).tier == "initial"
+
+
 FOUR = tuple(VirtualPeer(f"{stage}-{copy}", (stage,)) for stage in range(5) for copy in ("a", "b"))
 
 
