@@ -174,10 +174,15 @@ def random_plan(
 ) -> tuple[Fault, ...]:
     """`fixed` and `chances.count` faults more, drawn so that the whole stays survivable where that is asked for.
 
-    A draw that would not be survived is drawn again, and left out when twenty of them would not.
+    A draw that would not be survived is drawn again, and left out when twenty of them would not. A machine alone has no
+    connection that could fail.
     """
     stages = max(stage for member in roster.members for stage in member.stages)
     plan = list(fixed)
+    if len(names) == 1:
+        chances = replace(chances, kinds=tuple(k for k in chances.kinds if k not in PAIRS))
+    if not chances.kinds:
+        return tuple(plan)
     for _ in range(chances.count):
         for _ in range(20):
             drawn = [draw(chance, chances, sorted(names))]

@@ -4,9 +4,10 @@ A seed is judged by its journal alone (`checker`), by whether it got anywhere, a
 they must be those of the plain loop, whatever happened on the way (I2).
 """
 
+import contextlib
 import logging
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -164,11 +165,23 @@ def _expected(config: RunConfig, corpus: Corpus) -> str:
 
 
 class _Failures(logging.Handler):
-    """Collects what the program logs as its own failure: no fault may cause any."""
+    """Collects what the program logs as its own failure: no fault may cause any. An exception that nobody waits for,
+    as in a timer's callback, is logged by asyncio alone."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
         self.found: list[str] = []
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        loggers = [logging.getLogger(name) for name in ("swarmtrain", "asyncio")]
+        for logger in loggers:
+            logger.addHandler(self)
+        try:
+            yield
+        finally:
+            for logger in loggers:
+                logger.removeHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
@@ -179,12 +192,9 @@ def run_seed(
     config: RunConfig, scenario: Scenario, corpus: Corpus, stage: type[Stage] | None = None
 ) -> tuple[VirtualRun, Verdict]:
     """Simulate and judge the seed that `config` has."""
-    failures, package = _Failures(), logging.getLogger("swarmtrain")
-    package.addHandler(failures)
-    try:
+    failures = _Failures()
+    with failures.listening():
         run = simulate(config, scenario, corpus, stage)
-    finally:
-        package.removeHandler(failures)
     return run, judge(config, run, corpus, failures.found)
 
 

@@ -21,6 +21,7 @@ from swarmtrain.experiments.checker import check
 from swarmtrain.experiments.faults import (
     KINDS,
     MESSAGES,
+    PAIRS,
     POINTS,
     Chances,
     Fault,
@@ -125,6 +126,16 @@ def test_random_plans_reach_every_kind_and_point():
     chances = Chances(1, ("kill", "freeze"), point_share=0.9)
     at_points = [random_plan(random.Random(seed), chances, ROSTER, IDS) for seed in range(400)]
     assert {fault.at_point for plan in at_points for fault in plan} == {"", *POINTS}
+
+
+def test_a_machine_alone_has_no_connection_that_could_fail():
+    alone = {"only": PeerId("only")}
+    roster = Roster.of(1, [Member(alone["only"], (0, 1, 2), "")])
+    chances = Chances(4, survivable=False)
+    plans = [random_plan(random.Random(seed), chances, roster, alone) for seed in range(100)]
+    assert {fault.kind for plan in plans for fault in plan} == set(KINDS) - PAIRS
+    only_pairs = Chances(4, ("flap", "one_way"))
+    assert random_plan(random.Random(0), only_pairs, roster, alone) == ()
 
 
 def test_plans_that_need_not_be_survived_are_drawn_when_asked_for():

@@ -7,6 +7,7 @@ import pytest
 
 from swarmtrain.core.config import load_config
 from swarmtrain.data.stream import load_corpus
+from swarmtrain.experiments.faults import Chances, Fault
 from swarmtrain.experiments.scenario import read_scenario
 from swarmtrain.experiments.sweep import run_seed
 
@@ -58,3 +59,13 @@ def test_a_seed_of_the_rounds_that_failed_once_ends_well(seed: int) -> None:
     run, verdict = run_seed(config, file.scenario, load_corpus(config.data, None))
     assert verdict.outcome == "ok", (ROUNDS_FOUND[seed], verdict.reason)
     assert len(run.injected) == verdict.faults > 0
+
+
+def test_an_exception_that_nobody_waits_for_is_a_failure_of_the_program() -> None:
+    """As in the callback of a timer: here that of a fault between two machines which names one."""
+    file = read_scenario(SCENARIOS / "sweep.toml")
+    config = load_config([file.run], [*file.overrides, "run.steps=2"])
+    halved = Fault("slow_link", (file.scenario.peers[0].name,), at_seconds=0.1)
+    scenario = replace(file.scenario, faults=(halved,), chances=Chances())
+    verdict = run_seed(config, scenario, load_corpus(config.data, None))[1]
+    assert verdict.outcome == "error" and "TypeError" in verdict.reason, verdict
