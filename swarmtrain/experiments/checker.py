@@ -4,10 +4,13 @@ It shares no code with the step protocol: what it knows of steps, seals and dige
 C1 each key counts once at every position, C2 replicas of a stage have equal digests, C6 the samples used are an
 exact prefix of the data order, C7 the faults that happened are those that were planned (reliability_security.md
 section 5). STOP: a run that ended before its last step says why. After Restored(step=s), steps from s on may be
-committed again: with equal digests, unless the event is flagged as the start of another model. Each island of a run
-keeps these promises by itself; ROUNDS: no two peers learn another outcome of an outer round than the others.
+committed again: with equal digests, unless the event is flagged as the start of another model, or the island has outer
+rounds: its group went on meanwhile, so a step that is redone may close with a result which it did not close with at
+first. Each island of a run keeps these promises by itself; ROUNDS: no two peers learn another outcome of an outer round
+than the others.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -196,15 +199,18 @@ def _sequences(evidence: Evidence) -> list[list[int]]:
 
 
 def _digests(evidence: Evidence) -> list[Violation]:
-    """Whoever has the state after a step has the same parameters; a flagged restore starts another model."""
+    """Whoever has the state after a step has the same parameters, in each epoch of its own from where they may differ:
+    all of the run where a flagged restore starts another model, the steps redone where a restore is among rounds."""
     found: list[Violation] = []
     is_flagged = any(line.event["flagged"] for line in evidence.of("restored"))
+    apart_from = -math.inf if is_flagged else min(_apart(evidence), default=math.inf)
     first: dict[tuple[int, int, int], tuple[str, Line]] = {}
     for line in evidence.of("state_applied"):
         event = line.event
-        if is_flagged and not event["term"]:
-            continue  # nothing says to which of the models it belongs
-        epoch = event["term"] >> _EPOCH_BITS if is_flagged else 0
+        is_apart = event["step"] >= apart_from
+        if is_apart and not event["term"]:
+            continue  # nothing says to which of the epochs it belongs
+        epoch = event["term"] >> _EPOCH_BITS if is_apart else 0
         for stage, digest in event["stages"]:
             known, at = first.setdefault((epoch, event["step"], stage), (digest, line))
             if known != digest:
@@ -214,6 +220,13 @@ def _digests(evidence: Evidence) -> list[Violation]:
         what = f"step {line.event['step']} stage {line.event['stage']}: {line.event['what']} differ"
         found.append(evidence.violation("C2", what, line))
     return found
+
+
+def _apart(evidence: Evidence) -> list[int]:
+    """The steps from which restores may lead to other parameters than there were."""
+    has_rounds = bool(evidence.of("round_merged"))
+    restored = [line.event for line in evidence.of("restored")]
+    return [event["step"] for event in restored if event["flagged"] or has_rounds]
 
 
 def _one_seal(evidence: Evidence) -> list[Violation]:
@@ -236,11 +249,11 @@ def _one_seal(evidence: Evidence) -> list[Violation]:
 def _acknowledged(evidence: Evidence) -> list[Violation]:
     """A step may be acknowledged again, by another conductor or after a restore, but not with another outcome."""
     found: list[Violation] = []
-    flagged = [line.event["step"] for line in evidence.of("restored") if line.event["flagged"]]
+    apart_from = min(_apart(evidence), default=math.inf)
     committed: dict[int, Line] = {}
     for line in evidence.of("step_committed"):
         step = line.event["step"]
-        if flagged and step >= min(flagged):
+        if step >= apart_from:
             continue
         if not line.event["parameters_sha256"]:
             continue  # told for a conductor that is gone

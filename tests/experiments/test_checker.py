@@ -339,6 +339,27 @@ def test_steps_after_a_restore_are_done_again(
     assert sorted({v.check for v in found}) == checks, found
 
 
+@pytest.mark.parametrize("redone, other", [(True, False), (False, False), (True, True)])
+def test_a_step_that_is_redone_among_rounds_may_close_with_another_result(
+    redone: bool, other: bool
+):
+    """From where the island was restored to, and alike at all replicas."""
+    run = Written()
+    for step in range(3):
+        run.step(step)
+    merged = {"stage": 1, "fragment": 0, "round": 1, "how": "merge", "outer": "00"}
+    run.write("a", "round_merged", **merged)
+    run.restore(1, False, "aa" if redone else "bb")
+    for step in range(1, 4):
+        run.step(step, "bb")
+    if other:
+        stages = [[1, "cc"]]
+        run.write("b", "state_applied", step=2, term=run.term, seal=1, stages=stages)
+    found = {v.what for v in check(run.lines) if v.check == "C2"}
+    assert any("step 0 stage 1" in what for what in found) != redone, found
+    assert any("step 2 stage 1" in what for what in found) == other, found
+
+
 def test_two_seals_of_one_step_are_caught_although_their_sums_are_equal():
     run = Written()
     run.step(0)
