@@ -12,7 +12,7 @@ for a result longer than `patience_seconds`; what comes later is merged later.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from swarmtrain.core.closing import PlaceNews, RoundWork, RoundWorkKind
@@ -62,15 +62,11 @@ class Director:
         """
         replicas = sorted(peers)
         known, begun = self._known(step, replicas), self._begun(replicas)
-        next_step, reached = step + 1, 0
-        while reached != next_step:
-            # What one place skips to may make something due at another.
-            reached = next_step
-            standing = [
-                self._standing(news, reached, now_seconds - begun[place, news.round], step_seconds)
-                for place, news in known.items()
-            ]
-            next_step = min(max([reached, *(s.next_step for s in standing)]), self.rhythm.steps)
+        ago_seconds = {place: now_seconds - begun[place, n.round] for place, n in known.items()}
+        next_step, standing = self._reached(step, known, ago_seconds, step_seconds, math.inf)
+        if next_step >= self.rhythm.last_send_step and self._is_short(standing):
+            before = self.rhythm.last_send_step - 1
+            next_step, standing = self._reached(step, known, ago_seconds, step_seconds, before)
         places = (self.rhythm.stages + 1) * self.rhythm.fragments
         awaited = {
             place: news.round
@@ -86,6 +82,33 @@ class Director:
             key=lambda work: (work.stage, work.fragment, work.round),
         )
         return Rounds(next_step, tuple(works))
+
+    def _reached(
+        self,
+        step: int,
+        known: Mapping[Place, PlaceNews],
+        ago_seconds: Mapping[Place, float],
+        step_seconds: float,
+        skip_to: float,
+    ) -> "tuple[int, list[_Standing]]":
+        """The step that comes after `step`, and what each place needs then. None skips steps for want of time but to
+        `skip_to` or before."""
+        next_step, reached = step + 1, 0
+        while reached != next_step:
+            # What one place skips to may make something due at another.
+            reached = next_step
+            standing = [
+                self._standing(news, reached, ago_seconds[place], step_seconds, skip_to)
+                for place, news in known.items()
+            ]
+            next_step = min(max([reached, *(s.next_step for s in standing)]), self.rhythm.steps)
+        return next_step, standing
+
+    def _is_short(self, standing: "Iterable[_Standing]") -> bool:
+        """Whether some place would begin a round now that is not its last: at the step of all last contributions its
+        result would come too late for it to have one."""
+        sends = [w for s in standing for w in s.works if w.kind == RoundWorkKind.SEND]
+        return any(not self.rhythm.is_last(w.stage, w.fragment, w.round) for w in sends)
 
     def _known(self, step: int, replicas: Sequence[PeerId]) -> dict[Place, PlaceNews]:
         """The best news of every place by those that are at `step`."""
@@ -114,11 +137,16 @@ class Director:
         return now_seconds < self._waiting[1] + self.patience_seconds
 
     def _standing(
-        self, news: PlaceNews, next_step: int, begun_seconds: float, step_seconds: float
+        self,
+        news: PlaceNews,
+        next_step: int,
+        begun_seconds: float,
+        step_seconds: float,
+        skip_to: float,
     ) -> "_Standing":
         """What one place needs if the step after this one is `next_step`, or a later one.
 
-        The round in `news` began `begun_seconds` ago.
+        The round in `news` began `begun_seconds` ago. Time makes it skip to `skip_to` at most.
         """
         rhythm, stage, fragment, number = self.rhythm, news.stage, news.fragment, news.round
         works: list[RoundWork] = []
@@ -147,7 +175,7 @@ class Director:
             grace = self.grace_seconds
             window_seconds = news.window_seconds if grace is None else grace
             is_late = news.offered > 0 and left_seconds > window_seconds
-            is_time = left_seconds <= 0 or is_late
+            is_time = (left_seconds <= 0 or is_late) and due_step <= skip_to
             if next_step >= due_step or (is_time and not works):
                 works.append(_work(news, number, RoundWorkKind.SEND, b""))
                 next_step = max(next_step, due_step)

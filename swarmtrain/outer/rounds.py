@@ -70,17 +70,17 @@ class Rhythm:
 
     def rounds(self, stage: int, fragment: int) -> int:
         """How many rounds the fragment has in the run, the last one at its end included."""
-        regular = (self._last_send - 1 - self._first(stage, fragment)) // self.inner_steps + 1
+        regular = (self.last_send_step - 1 - self._first(stage, fragment)) // self.inner_steps + 1
         return max(0, regular) + 1
 
     def send_step(self, stage: int, fragment: int, number: int) -> int:
         """The step before which the contribution to round `number` is made."""
-        return min(self._last_send, self._first(stage, fragment) + number * self.inner_steps)
+        return min(self.last_send_step, self._first(stage, fragment) + number * self.inner_steps)
 
     def merge_step(self, stage: int, fragment: int, number: int) -> int:
         """The step before which the result of round `number` is merged."""
-        is_last = number == self.rounds(stage, fragment) - 1
-        latest = self.steps if is_last else self._last_send
+        is_last = self.is_last(stage, fragment, number)
+        latest = self.steps if is_last else self.last_send_step
         return min(latest, self.send_step(stage, fragment, number) + self.delay_steps)
 
     def next_round(self, stage: int, fragment: int, step: int) -> int:
@@ -98,8 +98,13 @@ class Rhythm:
         found = [entry for place in places for entry in self._near(*place, step, stop)]
         return tuple(sorted(entry for entry in found if step <= entry.step < stop))
 
+    def is_last(self, stage: int, fragment: int, number: int) -> bool:
+        """Whether no round of the fragment comes after round `number`."""
+        return number >= self.rounds(stage, fragment) - 1
+
     @property
-    def _last_send(self) -> int:
+    def last_send_step(self) -> int:
+        """The step before which the contributions to all last rounds are made."""
         return self.steps - min(1, self.delay_steps, self.steps - 1)
 
     def _first(self, stage: int, fragment: int) -> int:

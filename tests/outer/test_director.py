@@ -177,3 +177,19 @@ def test_an_impossible_time_counts_until_the_next_message_and_no_more_than_a_rou
     director.heard(A, news(3, 2, False, b"", begun_seconds=-1e300), 100.0)
     assert kinds(director.closing(3, [A], 129.9, 5.0)) == []
     assert kinds(director.closing(3, [A], 130.0, 5.0)) == [SEND]
+
+
+def test_nobody_skips_so_far_that_the_last_round_of_a_fragment_would_have_no_time() -> None:
+    """Time is up for both fragments: the first one's round is its last, the second one has another behind it."""
+    rhythm = Rhythm(steps=17, stages=0, inner_steps=8, fragments=2, delay_steps=1)
+    assert rhythm.send_step(0, 0, 1) == rhythm.send_step(0, 1, 2) == 16
+    director = Director(rhythm, 4.0, 8.0, every_seconds=30.0)
+    places = [PlaceNews(0, n, 1, False, b"", 0, 0, b"", begun_seconds=30.0) for n in (0, 1)]
+    director.heard(A, RoundNews(9, b"", tuple(places)), 100.0)
+    closed = director.closing(9, [A], 100.0, 1.0)
+    assert closed is not None and closed.next_step == rhythm.send_step(0, 1, 1) == 12
+    assert [(work.kind, work.fragment) for work in closed.works] == [(SEND, 1)]
+    places[1] = PlaceNews(0, 1, 1, True, b"x", 0, 0, b"")
+    director.heard(A, RoundNews(12, b"", tuple(places)), 101.0)
+    closed = director.closing(12, [A], 101.0, 1.0)
+    assert kinds(closed) == [SEND, MERGE, SEND] and closed is not None and closed.next_step == 16
