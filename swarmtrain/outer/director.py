@@ -7,7 +7,7 @@ over a result that one of its replicas has and another has not. Pure: time comes
 Rounds follow the run's step (`rounds.Rhythm`). An island that is slower than its group sends when the others are ready
 and it would not be within the grace window: it then stands where the group does, which may skip steps. Rounds by time
 work alike: whatever steps were made when `every_seconds` have passed since the last contribution, the step committed
-next is a round's last. Every replica saw when that was, so that a new conductor knows it as well. An island never waits
+next is a round's last, and a result that is there by then is merged before its time in steps. Every replica saw when that was, so that a new conductor knows it as well. An island never waits
 for a result longer than `patience_seconds`; what comes later is merged later.
 """
 
@@ -159,7 +159,9 @@ class Director:
             next_step = max(next_step, rhythm.send_step(stage, fragment, number - 1))
             is_sent = False
         elif news.choice and (
-            not is_sent or next_step >= rhythm.merge_step(stage, fragment, number)
+            not is_sent
+            or next_step >= rhythm.merge_step(stage, fragment, number)
+            or begun_seconds >= self.every_seconds
         ):
             works.append(_work(news, number, RoundWorkKind.MERGE, news.choice))
             next_step = max(next_step, rhythm.send_step(stage, fragment, number))

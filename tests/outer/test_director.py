@@ -1,5 +1,7 @@
 """In which step's closing a round has its place, and how long an island waits for one."""
 
+from dataclasses import replace
+
 from swarmtrain.core.closing import PlaceNews, RoundWorkKind
 from swarmtrain.core.messages import RoundNews
 from swarmtrain.core.types import PeerId
@@ -193,3 +195,20 @@ def test_nobody_skips_so_far_that_the_last_round_of_a_fragment_would_have_no_tim
     director.heard(A, RoundNews(12, b"", tuple(places)), 101.0)
     closed = director.closing(12, [A], 101.0, 1.0)
     assert kinds(closed) == [SEND, MERGE, SEND] and closed is not None and closed.next_step == 16
+
+
+def test_a_result_is_merged_before_its_time_in_steps_once_the_time_of_its_round_is_up() -> None:
+    """Else a slow island makes the delay's steps in every round, however long these take: here a whole round's."""
+    director = Director(replace(RHYTHM, delay_steps=10), 4.0, 8.0, every_seconds=30.0)
+    director.heard(A, news(21, 1, True, b"x", begun_seconds=20.0), 100.0)
+    assert kinds(director.closing(21, [A], 109.9, 15.0)) == []
+    assert kinds(director.closing(21, [A], 110.0, 15.0)) == [MERGE]
+    director.heard(A, news(22, 2, False, b"", begun_seconds=45.0), 125.0)
+    closed = director.closing(22, [A], 125.0, 15.0)
+    assert kinds(closed) == [SEND] and closed is not None and closed.next_step == 30
+
+
+def test_a_result_that_is_not_there_when_the_time_of_its_round_is_up_has_its_steps() -> None:
+    director = Director(replace(RHYTHM, delay_steps=10), 4.0, 8.0, every_seconds=30.0)
+    director.heard(A, news(21, 1, True, b"", begun_seconds=40.0), 100.0)
+    assert kinds(director.closing(21, [A], 100.0, 15.0)) == []
