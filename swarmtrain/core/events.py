@@ -338,11 +338,9 @@ class RoundChosen(Event):
 
 @dataclass(frozen=True, slots=True)
 class RoundMerged(Event):
-    """The outer state of a fragment moved on: `how` is merge, or catch_up after missed rounds. It is at `round` now,
-    with digest `outer`, before the island's step `step`.
-
-    Of contributions to this fragment's rounds, and of their means, this peer has received and served so many bytes by
-    now, tries that came to nothing included. A merged round counted contributions of so many `tokens`.
+    """The outer state of a fragment is at `round` now, with digest `outer`, before the island's step `step`: `how` is
+    merge, of contributions of so many `tokens`, or catch_up after missed rounds. This peer has received and served so
+    many bytes of its contributions and means, and of its outer states, by now; peer.payloads says how they count.
     """
 
     stage: int
@@ -354,6 +352,8 @@ class RoundMerged(Event):
     received_bytes: int = 0
     served_bytes: int = 0
     tokens: int = 0
+    state_received_bytes: int = 0
+    state_served_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

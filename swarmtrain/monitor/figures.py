@@ -56,6 +56,8 @@ PEER = (
     Figure("swarmtrain_peer_stage", "gauge", "1 for each stage that this peer hosts.", ("stage",)),
     Figure("swarmtrain_peer_sent_bytes", "counter", "Bytes that this peer's links sent."),
     Figure("swarmtrain_peer_received_bytes", "counter", "Bytes that this peer's links received."),
+    Figure("swarmtrain_peer_round_received_bytes", "counter", "Bytes of rounds that came here.", ("stage", "of")),
+    Figure("swarmtrain_peer_round_served_bytes", "counter", "Bytes of rounds given to others.", ("stage", "of")),
     Figure("swarmtrain_peer_calls", "counter", "Calls that this peer's links carried."),
     Figure("swarmtrain_peer_busy_ratio", "gauge", "Share of the last half minute that the lane computed."),
     Figure("swarmtrain_peer_waiting_tasks", "gauge", "Tasks that waited for the lane, on average."),

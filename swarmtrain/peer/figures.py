@@ -2,12 +2,14 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterable
 
 import psutil
 
 from swarmtrain.core.events import Event
 from swarmtrain.core.version import VERSION
 from swarmtrain.monitor.figures import Values
+from swarmtrain.peer.rounds import OuterRounds
 from swarmtrain.peer.session import Session
 
 
@@ -45,5 +47,24 @@ def _of_session(session: Session) -> Values:
         ("links", len(session.links.open_links)),
     ):
         yield f"swarmtrain_peer_{name}", float(value), ()
-    for stage in runtime.member.stages if runtime is not None else ():
+    if runtime is None:
+        return
+    for stage in runtime.member.stages:
         yield "swarmtrain_peer_stage", 1, (str(stage),)
+    if runtime.island.rounds is not None:
+        yield from _of_rounds(runtime.island.rounds, runtime.member.stages)
+
+
+def _of_rounds(rounds: OuterRounds, stages: Iterable[int]) -> Values:
+    """Bytes by stage: of those hosted now, and of those that were since this peer's rounds began."""
+    for way, of, counted in (
+        ("received", "payloads", rounds.payloads.received_bytes),
+        ("received", "states", rounds.state_received_bytes),
+        ("served", "payloads", rounds.payloads.served_bytes),
+        ("served", "states", rounds.state_served_bytes),
+    ):
+        by_stage = Counter(dict.fromkeys(stages, 0))
+        for (stage, _), some_bytes in counted.items():
+            by_stage[stage] += some_bytes
+        for stage, some_bytes in sorted(by_stage.items()):
+            yield f"swarmtrain_peer_round_{way}_bytes", some_bytes, (str(stage), of)

@@ -4,6 +4,12 @@ A parcel (`outer.parcel`) is an island's contribution or the mean of a slice; a 
 piece that comes from another island crosses the slow link once: the replicas of a stage share the pieces out among
 themselves, and get the rest from each other. Every section is checked against the parcel's table as it comes, so what
 one peer spoilt is asked of the next.
+
+Bytes are counted by fragment, at both ends, as bodies of answers: pieces and their tables, to and from islands and
+replicas of the own one. Received are those that came whole, served those that were given to a link. Without faults
+both are what contributions and means take; on top of that, received has what was refused and asked for again, and
+served also what was lost on its way. What came of an answer that was cut off, headers, offers and votes are in the
+totals of links alone (Traffic, LinksCarried).
 """
 
 import asyncio
@@ -97,7 +103,7 @@ class Payloads:
         self._changed = asyncio.Event()
         self._tasks = Tasks(failed)
         self.received_bytes: Counter[tuple[int, int]] = Counter()
-        """By stage and fragment, since the beginning; failed tries included."""
+        """By stage and fragment, since this peer's rounds began."""
         self.served_bytes: Counter[tuple[int, int]] = Counter()
 
     async def close(self) -> None:

@@ -7,6 +7,7 @@ a decision names is brought to this peer before it is applied.
 
 import asyncio
 import functools
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from swarmtrain.compute.lane import Kind, Task
@@ -71,6 +72,9 @@ class OuterRounds:
         self.payloads = Payloads(
             parts.me, parts.links.to, silence_seconds, self._waits.gather, failed
         )
+        self.state_received_bytes = Counter[Place]()
+        self.state_served_bytes = Counter[Place]()
+        """Of outer states, counted as those of `payloads` are."""
         self.merging = Merging(parts.me, parts.outer, self.payloads, parts.lane, parts.record)
         self._groups: dict[Place, RoundGroup] = {}
         self._others: dict[PeerId, tuple[int, ...]] = {}
@@ -203,7 +207,9 @@ class OuterRounds:
             is_ahead = ahead is not None and self.states.key(place).round < request.round
             held = ahead if is_ahead and ahead is not None else await self._held(place)
             self._served[place] = held
-        return state_answer(held, request)
+        answer = state_answer(held, request)
+        self.state_served_bytes[place] += len(answer.body)
+        return answer
 
     async def _held(self, place: Place) -> GroupState:
         """A copy of the outer state here, for good."""
@@ -364,7 +370,14 @@ class OuterRounds:
         member = self.states.member(place)
         elements, optimizer = member.fragment.elements, self.states.settings.optimizer
         silence_seconds = self._parts.config.links.silence_seconds
-        return await fetch_state(link, place, number, elements, optimizer, silence_seconds)
+
+        async def ask(request: OuterStateRequest) -> Message:
+            asked = Message(request.encode())
+            answer = await link.call("outer_state", asked, silence_seconds=silence_seconds)
+            self.state_received_bytes[place] += len(answer.body)
+            return answer
+
+        return await fetch_state(ask, place, number, elements, optimizer)
 
     # ---- decisions ------------------------------------------------------------------------------------------------
 
@@ -460,6 +473,8 @@ class OuterRounds:
             received_bytes=payloads.received_bytes[place],
             served_bytes=payloads.served_bytes[place],
             tokens=result.merged.tokens if result is not None else 0,
+            state_received_bytes=self.state_received_bytes[place],
+            state_served_bytes=self.state_served_bytes[place],
         )
 
     def _sent(self, place: Place) -> None:

@@ -4,7 +4,7 @@ What touches tensors runs on the lane; the rest only looks at counters, and neve
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +35,7 @@ from swarmtrain.outer.reduction import Reduction, Result
 from swarmtrain.outer.slices import Sizes
 from swarmtrain.outer.stage import Flat, StageRounds, fragments_of, island_named, member_name
 from swarmtrain.peer.payloads import PIECE_BYTES, RoundKey
-from swarmtrain.transport.link import Link, Message
+from swarmtrain.transport.link import Message
 from swarmtrain.transport.requests import OuterStateReply, OuterStateRequest, Status
 from swarmtrain.wire.codec import Codec
 from swarmtrain.wire.codecs import ROUND_CODEC, codec_named
@@ -314,20 +314,16 @@ def state_answer(held: GroupState | None, request: OuterStateRequest) -> Message
 
 
 async def fetch_state(
-    link: Link,
+    call: Callable[[OuterStateRequest], Awaitable[Message]],
     place: Place,
     number: int,
     elements: int,
     optimizer: OuterOptimizer,
-    silence_seconds: float,
 ) -> GroupState:
     """The outer state of a fragment at round `number` or later. Raises LinkError, WireError or StateError."""
 
     async def ask(offset: int, length: int) -> tuple[OuterStateReply, memoryview]:
-        request = OuterStateRequest(*place, number, offset, length)
-        answer = await link.call(
-            "outer_state", Message(request.encode()), silence_seconds=silence_seconds
-        )
+        answer = await call(OuterStateRequest(*place, number, offset, length))
         reply, body = OuterStateReply.decode(answer.meta), memoryview(answer.body)
         if reply.status is not Status.OK:
             raise WireError("a peer does not have that outer state", reply.status.name)

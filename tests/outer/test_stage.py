@@ -3,7 +3,6 @@
 import asyncio
 import json
 from dataclasses import replace
-from typing import cast
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ from swarmtrain.peer.stage_rounds import (
     settings_of,
     state_answer,
 )
-from swarmtrain.transport.link import Link, Message
+from swarmtrain.transport.link import Message
 from swarmtrain.transport.requests import OuterStateReply, OuterStateRequest
 from tests.experiments.runs import small_config
 from tests.outer.values import EXACT, fragment
@@ -105,22 +104,21 @@ def test_a_state_that_makes_no_sense_is_refused_and_changes_nothing(
 
 
 class Teller:
-    """A link to a peer that tells what it holds; `counted` of it as it likes."""
+    """A peer that tells what it holds; `counted` of it as it likes."""
 
     def __init__(self, counted: tuple[tuple[int, int], ...]) -> None:
         member = after_a_round().members[0]
         self.held = GroupState(member.state, (GroupMember(0, 0),), member.state.digest(), {})
         self.counted = tuple(LastCounted(*entry) for entry in counted)
 
-    async def call(self, kind: str, message: Message, *, silence_seconds: float) -> Message:
-        answer = state_answer(self.held, OuterStateRequest.decode(message.meta))
+    async def ask(self, request: OuterStateRequest) -> Message:
+        answer = state_answer(self.held, request)
         reply = replace(OuterStateReply.decode(answer.meta), counted=self.counted)
         return Message(reply.encode(), answer.body)
 
 
 async def fetched(*counted: tuple[int, int]) -> GroupState:
-    link = cast(Link, Teller(counted))
-    return await fetch_state(link, (0, 0), 1, ELEMENTS, EXACT.optimizer, 1.0)
+    return await fetch_state(Teller(counted).ask, (0, 0), 1, ELEMENTS, EXACT.optimizer)
 
 
 def test_a_state_that_counts_rounds_to_come_is_not_taken_over() -> None:
@@ -168,8 +166,7 @@ def test_who_catches_up_learns_what_the_next_round_sends_in() -> None:
     teller = Teller(((3, 0),))
     member = after_a_round("ternary").members[0]
     teller.held = GroupState(member.state, (GroupMember(0, 0),), member.state.digest(), {})
-    link = cast(Link, teller)
-    found = asyncio.run(fetch_state(link, (0, 0), 1, ELEMENTS, EXACT.optimizer, 1.0))
+    found = asyncio.run(fetch_state(teller.ask, (0, 0), 1, ELEMENTS, EXACT.optimizer))
     late = rounds()
     late.catch_up(0, found.state, found.counted, torch.zeros(ELEMENTS))
     assert late.members[0].codec_name == "ternary" and late.members[0].tag == member.tag

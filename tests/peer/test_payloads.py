@@ -42,6 +42,14 @@ class World:
         return link()
 
 
+def piece_bytes(piece: tuple[int, int]) -> int:
+    """What an answer with this piece of a contribution, or with its table, has in its body."""
+    first, count = piece
+    if piece == TABLE:
+        return Table.of(SECTIONS).total_bytes - PAYLOAD_BYTES
+    return sum(map(len, SECTIONS[first : first + count]))
+
+
 class _Link:
     def __init__(self, world: World, peer: PeerId) -> None:
         self._world, self._peer = world, peer
@@ -133,6 +141,10 @@ def test_a_peer_that_fails_in_the_middle_is_made_up_for() -> None:
     world.spoil = cut
     assert fetched(world, Sources((MAKER, OTHER), (ME,))) == SECTIONS
     assert any(peer == OTHER for peer, _ in world.calls)
+    lost = [piece for peer, piece in world.calls if peer == MAKER and piece[0] > 0]
+    assert lost and world.at[ME].received_bytes[1, 0] == Table.of(SECTIONS).total_bytes
+    served = sum(world.at[peer].served_bytes[1, 0] for peer in (MAKER, OTHER))
+    assert served == Table.of(SECTIONS).total_bytes + sum(map(piece_bytes, lost))
 
 
 @pytest.mark.parametrize("damaged", [-1, 0, 2, 4])
@@ -220,6 +232,9 @@ def test_what_was_damaged_is_taken_from_another_peer(is_hidden: bool) -> None:
     world = World()
     world.spoil = lambda peer, _, answer: flipped(answer, is_hidden) if peer == MAKER else answer
     assert fetched(world, Sources((MAKER, OTHER), (ME,))) == SECTIONS
+    spoilt = sum(piece_bytes(piece) for peer, piece in world.calls if peer == MAKER)
+    assert spoilt and world.at[MAKER].served_bytes[1, 0] == spoilt
+    assert world.at[ME].received_bytes[1, 0] == Table.of(SECTIONS).total_bytes + spoilt
 
 
 def test_without_its_check_a_spoilt_section_would_be_taken(monkeypatch: pytest.MonkeyPatch) -> None:
