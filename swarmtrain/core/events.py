@@ -125,7 +125,7 @@ class IslandChosen(Event):
 
 @dataclass(frozen=True, slots=True)
 class IslandDissolved(Event):
-    """This peer gave up an island that could not start, or had no place for it, and looks for another."""
+    """This peer gave up an island that could not start or go on, or had no place for it, and looks for another."""
 
     peer: str
     island: int

@@ -89,15 +89,27 @@ def _judge(evidence: Evidence, found: list[Violation]) -> list[Violation]:
 
 
 def _islands(evidence: Evidence) -> list[Evidence]:
-    """What the peers of each island recorded; one island has everything."""
-    of_peer = {line.peer: line.event.get("island", 0) for line in evidence.of("peer_joined")}
-    islands = sorted(set(of_peer.values()))
+    """What peers recorded while they were in each island, and what no peer did: the world, a coordinator; one island
+    has everything."""
+    joined: dict[str, dict[str, list[tuple[int, int]]]] = {}
+    for line in evidence.of("peer_joined"):
+        entry = (line.number, line.event.get("island", 0))
+        joined.setdefault(line.peer, {}).setdefault(line.file, []).append(entry)
+    islands = sorted(
+        {i for files in joined.values() for spells in files.values() for _, i in spells}
+    )
     if len(islands) <= 1:
         return [evidence]
-    return [
-        evidence.of_peers({peer for peer, its in of_peer.items() if its == island})
-        for island in islands
-    ]
+
+    def island_of(line: Line) -> int | None:
+        files = joined.get(line.peer)
+        if files is None:
+            return None
+        # Who gave an island up was in it until it joined the next one, as far as the same file says.
+        spells = files.get(line.file) or next(reversed(files.values()))[-1:]
+        return next((i for number, i in reversed(spells) if number <= line.number), spells[0][1])
+
+    return [evidence.where(lambda at, i=i: island_of(at) in (None, i)) for i in islands]  # type: ignore[misc]
 
 
 def _rounds(evidence: Evidence) -> list[Violation]:

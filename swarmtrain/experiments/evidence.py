@@ -1,7 +1,7 @@
 """What journals say, line by line: the only thing that the checker knows of a run."""
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -53,19 +53,11 @@ class Evidence:
     def of(self, kind: str) -> list[Line]:
         return self.by_kind.get(kind, [])
 
-    def of_peers(self, peers: Collection[str]) -> "Evidence":
-        """What these peers recorded, and what no peer did: the world, a coordinator."""
-        every = {line.peer for line in self.of("peer_joined")}
-        others = every - set(peers)
+    def where(self, keep: Callable[[Line], bool]) -> "Evidence":
+        """The entries that `keep` says yes to."""
         return Evidence(
-            {
-                file: [at for at in lines if at.peer not in others]
-                for file, lines in self.files.items()
-            },
-            {
-                kind: [at for at in lines if at.peer not in others]
-                for kind, lines in self.by_kind.items()
-            },
+            {file: [at for at in lines if keep(at)] for file, lines in self.files.items()},
+            {kind: [at for at in lines if keep(at)] for kind, lines in self.by_kind.items()},
         )
 
     @property

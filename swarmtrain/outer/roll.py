@@ -37,6 +37,7 @@ class Roll:
         self.lists: dict[int, ReplicaList] = {}
         self.lost: set[PeerId] = set()
         self._strangers: set[PeerId] = set()
+        self._island_of: dict[PeerId, int] = {}
 
     def hear(self, island: int, version: int, peers: tuple[PeerId, ...]) -> None:
         """A replica list; an older one than is known changes nothing."""
@@ -44,6 +45,7 @@ class Roll:
         if known is None or version > known.version:
             self.lists[island] = ReplicaList(version, tuple(sorted(peers)))
             self._strangers.difference_update(peers)
+            self._island_of.update(dict.fromkeys(peers, island))
 
     def is_current(self, island: int, version: int) -> bool:
         """Whether no newer replica list of `island` is known."""
@@ -72,9 +74,12 @@ class Roll:
         return tuple(sorted(listed | self._strangers))
 
     def is_alive(self, island: int) -> bool:
-        """Whether not all its peers are lost; an island that was not heard of yet may well live."""
+        """Whether not all its peers are lost, or in another island by now; an island that was not heard of yet may
+        well live."""
         listed = self.lists.get(island)
-        return listed is None or not self.lost.issuperset(listed.peers)
+        if listed is None:
+            return True
+        return any(p not in self.lost and self._island_of[p] == island for p in listed.peers)
 
     def absent(self, members: Sequence[GroupMember], is_each_needed: bool) -> tuple[int, ...]:
         """The islands of `members` of whom no living peer is known; none where the others suffice as a quorum."""

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.sizes import stage_parameters
 from swarmtrain.core.types import Member, PeerId, Roster
+from swarmtrain.peer.links import Links
 from swarmtrain.peer.published import lines_of
+from swarmtrain.peer.runtime import Runtime
 from swarmtrain.plan.layout import Host, Load
 from swarmtrain.plan.rebalance import Decision, Policy, View, rebalance
 from swarmtrain.swarm.records import PeerRecord
@@ -33,7 +35,7 @@ their lines, up to three times over, and comes in between two steps."""
 
 @dataclass(slots=True)
 class Balancing:
-    """Decides while this peer conducts; `decide` is called at every look into the directory."""
+    """Decides while this peer conducts."""
 
     config: RunConfig
     me: PeerId
@@ -45,6 +47,19 @@ class Balancing:
     _wanted: tuple[int, ...] = ()
     _moving: tuple[PeerId, tuple[int, ...]] | None = None
     _patience_seconds: float = 0.0
+
+    def look(self, runtime: Runtime, records: tuple[PeerRecord, ...], links: Links) -> None:
+        """The directory was looked into: as conductor, plan with what is published by now, and move a peer to where it
+        helps most, if that pays."""
+        conducting, opening = runtime.island.conducting, runtime.member.ledger.open
+        conducting.leading.look(records)
+        if opening is None or conducting.conductor is None:
+            return
+        conducting.pathing.look(records)
+        rates = [link.stats.bytes_per_second for link in links.open_links]
+        decision = self.decide(opening.roster, opening.step, records, rates)
+        if decision.peer is not None:
+            runtime.island.move(decision.peer, decision.stages, decision.reason)
 
     def decide(
         self,

@@ -61,9 +61,13 @@ from swarmtrain.steps.effects import (
     Unsurvivable,
 )
 
+GIVEN_UP = "the island is given up: "
+"""Before the reason why a run ends here, where the island cannot go on and nobody wished it to end: its peers, whom the
+conductor tells no more than a reason, may be of use elsewhere."""
+
 
 class Island:
-    """The step protocol at one peer. `ended(finished, reason)` is called once, when the run is over here."""
+    """The step protocol at one peer. `ended(finished, reason)` is called when the run is over here."""
 
     def __init__(
         self,
@@ -350,7 +354,7 @@ class Island:
             self._ended(False, reason)
 
     def _give_up(self, reason: str) -> None:
-        conductor = self.conducting.conductor
+        conductor, reason = self.conducting.conductor, GIVEN_UP + reason
         if conductor is not None and conductor.is_elected:
             self.stop(reason, finished=False)
         self._ended(False, reason)

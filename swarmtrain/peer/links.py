@@ -179,6 +179,11 @@ class Links:
         if len(waiting) == 1:
             self._tasks.spawn(self._tell_after_dial(peer), f"tell {peer}")
 
+    async def part(self, reason: str) -> None:
+        """Hang up on all other peers, not on the coordinator."""
+        peers = [link for link in self.open_links if link.remote.role == "peer"]
+        await asyncio.gather(*(link.close(reason) for link in peers))
+
     async def close(self) -> None:
         await self._tasks.cancel_all()
 

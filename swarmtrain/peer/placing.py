@@ -50,7 +50,7 @@ class Machine:
 class Placing:
     """One peer's view of the directory. `pinned` are the stages its owner chose, None for auto; `region` is where the
     owner says it stands. `records` are those of its own island, `elsewhere` those of others. `is_full`: its island said
-    that it has no place left."""
+    that it has no place left; `given_up` is why it cannot go on, where it began."""
 
     config: RunConfig
     me: PeerId
@@ -63,6 +63,7 @@ class Placing:
     elsewhere: tuple[PeerRecord, ...] = ()
     records: tuple[PeerRecord, ...] = ()
     is_full: bool = False
+    given_up: str = ""
     assignment: Assignment = field(default_factory=lambda: Assignment((), ""))
     _before: tuple[PeerRecord, ...] | None = None
     _may_read_seconds: float = 0.0
@@ -160,14 +161,19 @@ class Placing:
         return self.assignment
 
     @property
+    def others_train(self) -> bool:
+        """Whether another island trains, as far as the directory shows."""
+        return any(entry.state == "serving" for entry in self.elsewhere)
+
+    @property
     def can_begin(self) -> bool:
         """Whether the island trains, or could as far as the directory shows."""
         return self.has_begun or not self.obstacle()
 
     def obstacle(self) -> str:
         """Why the run cannot start with what the directory shows; empty when it can."""
-        if self.is_full:
-            return FULL
+        if self.is_full or self.given_up:
+            return self.given_up or FULL
         if self.has_begun:
             return "the run has started; asking to join it"
         picture = self._picture

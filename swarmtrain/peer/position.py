@@ -14,10 +14,12 @@ from swarmtrain.compute.accumulate import Contribution, contribution_limit, is_s
 from swarmtrain.compute.lane import Kind, Lane, Task
 from swarmtrain.compute.replica import Replica
 from swarmtrain.compute.stage import EdgeCompute, MiddleCompute, Tape
+from swarmtrain.core.config import RunConfig
 from swarmtrain.core.events import SumChanged
 from swarmtrain.core.faultpoints import reached
 from swarmtrain.core.messages import Open
 from swarmtrain.core.types import EDGE_STAGE, Item
+from swarmtrain.data.stream import Corpus, microbatch
 from swarmtrain.peer.store import Answer, Entry
 from swarmtrain.steps.effects import Effect, Note
 from swarmtrain.steps.member import StepMember
@@ -25,6 +27,25 @@ from swarmtrain.wire.tensors import is_finite
 
 Samples = Callable[[int, int], Tensor]
 """`(step, index)` to tokens (B, T+1)."""
+
+
+def samples_of(config: RunConfig, corpus: Corpus, island: int) -> Samples:
+    """The microbatches of `island`: no two islands read the same ones."""
+    train = config.train
+
+    def samples(step: int, index: int) -> Tensor:
+        tokens_BT = microbatch(
+            corpus,
+            seed=config.run.seed,
+            step=step,
+            index=island * train.microbatches + index,
+            microbatch_size=train.microbatch_size,
+            sequence_length=train.sequence_length,
+        )
+        return torch.from_numpy(tokens_BT)
+
+    return samples
+
 
 Perform = Callable[[list[Effect]], None]
 """Carries out the step protocol's effects."""

@@ -1,5 +1,6 @@
 """What a peer answers on its links: who may come in, and which calls it serves."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -56,7 +57,16 @@ class Service:
         self._meddling = Meddling(self._answer, record)
         self._probes = ProbeAnswers()
         self.runtime: Runtime | None = None
+        # Whether this peer is between two islands, of which the one before began: to who knew it there it is gone.
+        self.is_parting = False
         self.is_coordinator: Callable[[Link], bool] = lambda link: False
+
+    async def part(self, seconds: float) -> None:
+        """Hang up on all other peers, and let none in until this one is in another island. Takes so long that nobody
+        takes it for lost any later."""
+        self.is_parting = True
+        await self.links.part("leaves its island, which cannot go on")
+        await asyncio.sleep(seconds)
 
     # ---- the transport's Handler --------------------------------------------------------------------------------
 
@@ -67,6 +77,8 @@ class Service:
         """Refuse other versions, runs and corpora before they cost anything (I4)."""
         if hello.role == "query":
             return
+        if self.is_parting and hello.role == "peer":
+            raise Refused("this peer leaves its island", "it cannot go on", "it says where it goes")
         try:
             check_compatible(self._calls.hello(), hello)
         except Incompatible as error:

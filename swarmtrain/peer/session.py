@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-import torch
-
 from swarmtrain.compute.bench import capacity_stages, measure
 from swarmtrain.core.config import RunConfig
 from swarmtrain.core.errors import DirectoryError, Refused
@@ -26,14 +24,16 @@ from swarmtrain.core.sizes import check_memory
 from swarmtrain.core.tasks import Tasks
 from swarmtrain.core.types import EDGE_STAGE, PeerId, Roster
 from swarmtrain.core.version import VERSION
-from swarmtrain.data.stream import Corpus, microbatch
+from swarmtrain.data.stream import Corpus
 from swarmtrain.peer.balancing import Balancing
 from swarmtrain.peer.confirming import Confirming
 from swarmtrain.peer.forming import PATIENT_LIVES, Forming
+from swarmtrain.peer.island import GIVEN_UP
 from swarmtrain.peer.links import Links
 from swarmtrain.peer.moving import Moving, Seat
 from swarmtrain.peer.options import Outcome, PeerOptions, World
 from swarmtrain.peer.placing import Machine, Placing
+from swarmtrain.peer.position import samples_of
 from swarmtrain.peer.rosters import Rosters
 from swarmtrain.peer.runtime import Runtime, Setting, build_runtime
 from swarmtrain.peer.service import Calls, Service
@@ -144,7 +144,8 @@ class Session:
         """Leave between two steps, so that nothing has to be replayed; at once if no step is open."""
         self._is_draining = True
         self._moving.stop()
-        if self.runtime is not None and self.is_in_roster and not self.outcome.done():
+        is_needed = self.is_in_roster and not (self.placing.given_up or self.outcome.done())
+        if self.runtime is not None and is_needed:
             self.runtime.island.ask_out(reason)
         else:
             self._end(False, reason)
@@ -194,7 +195,7 @@ class Session:
     # ---- formation ----------------------------------------------------------------------------------------------
 
     async def _take_part(self, machine: Machine) -> None:
-        """Help the island that the owner named, or find one; another when that one cannot start, or is full."""
+        """Help the island that the owner named, or find one; another where that is full, or cannot start or go on."""
         avoided = Avoided()
         while True:
             chosen = await self._form(machine, avoided) if self.island is None else None
@@ -204,15 +205,16 @@ class Session:
             obstacle = await self._place(machine)
             assert self.island is not None
             self._record(IslandDissolved(self.options.me, self.island, obstacle))
-            avoided = avoided.and_also(self.island, obstacle == FULL)
-            await self._leave_island()
+            has_begun = bool(self.placing.given_up)
+            avoided = avoided.and_also(self.island, obstacle == FULL, has_begun)
+            await (self._dissolve() if has_begun else self._leave_island())
 
     async def _form(self, machine: Machine, avoided: Avoided) -> IslandChosen:
         wires = (self.world.transport, self.world.directory, self.service)
         own_record = partial(self.placing.own_record, machine, self.address, "forming")
         choice = await Forming(self.config, *wires, own_record, self._record, avoided).run()
         assert choice.island is not None
-        self.island = choice.island
+        self.island, self.service.is_parting = choice.island, False
         self.placing = self._new_placing()
         return IslandChosen(self.options.me, choice.island, choice.reason)
 
@@ -228,6 +230,14 @@ class Session:
         if old is not None:
             await old.close()
 
+    async def _dissolve(self) -> None:
+        """Forget an island that trained. To all who knew this peer there it is lost, as one whose process ended: what
+        it voted in rounds is forgotten, and whatever it says from now on it says as a newcomer."""
+        self._moving.stop()
+        await self._leave_island()
+        self._balancing = Balancing(self.config, self.options.me, self.vocab_size)
+        await self.service.part(self.config.links.silence_seconds)
+
     def _new_placing(self) -> Placing:
         options, island, directory = self.options, self.island or 0, self.world.directory
         who = (self.config, options.me, options.name, options.stages)
@@ -238,7 +248,8 @@ class Session:
     async def _place(self, machine: Machine) -> str:
         """Publish, look, choose; stand as conductor when everybody needed is there and this is the lowest edge.
 
-        Ends, with the obstacle, when the peer chose its island itself and that one is full or could not start for long.
+        Ends, with the obstacle, when the peer chose its island itself and that one is full, could not start for long,
+        or cannot go on.
         """
         placing, life_seconds = self.placing, self.config.swarm.announce_seconds
         hopeful_seconds = self._loop.time()
@@ -253,11 +264,13 @@ class Session:
                     self._locking = self._tasks.spawn(self._stand(roster), "stand")
                 elif placing.has_begun:
                     self._locking = self._tasks.spawn(self._join_running(), "join")
-            self._rebalance()
+            if self.runtime is not None:
+                self._balancing.look(self.runtime, placing.records, self.links)
             if self._state() != "joining" or placing.can_begin:
                 hopeful_seconds = self._loop.time()
             is_over = (
                 placing.is_full
+                or placing.given_up
                 or self._loop.time() > hopeful_seconds + PATIENT_LIVES * life_seconds
             )
             if self.options.island is None and is_over:
@@ -274,21 +287,6 @@ class Session:
             if rounds is not None and entry.state in ("joining", "serving"):
                 rounds.meet(entry.peer, entry.stages)
         return rounds is not None and rounds.is_seeking
-
-    def _rebalance(self) -> None:
-        """As conductor, plan with what is published by now, and move a peer to where it helps most, if that pays."""
-        runtime = self.runtime
-        if runtime is not None:
-            runtime.island.conducting.leading.look(self.placing.records)
-        opening = runtime.member.ledger.open if runtime is not None else None
-        if runtime is None or opening is None or runtime.island.conducting.conductor is None:
-            return
-        runtime.island.conducting.pathing.look(self.placing.records)
-        rates = [link.stats.bytes_per_second for link in self.links.open_links]
-        records = self.placing.records
-        decision = self._balancing.decide(opening.roster, opening.step, records, rates)
-        if decision.peer is not None:
-            runtime.island.move(decision.peer, decision.stages, decision.reason)
 
     def _note_stages(self) -> None:
         """A restore or a move may have given this peer other stages than it chose: the directory names those."""
@@ -409,7 +407,7 @@ class Session:
             lane=self.world.lane,
             links=self.links,
             rosters=self.rosters,
-            samples=self._samples,
+            samples=samples_of(self.config, self.corpus, self.island or 0),
             record=record,
             memory_bytes=self.options.memory_bytes,
             capacity_stages=self._capacity_stages,
@@ -432,22 +430,10 @@ class Session:
             self._tasks.spawn(old.close(), "close what it moved from")
         self._tasks.spawn(self._ask_until_in(), "ask")
 
-    def _samples(self, step: int, index: int) -> torch.Tensor:
-        train = self.config.train
-        tokens_BT = microbatch(
-            self.corpus,
-            seed=self.config.run.seed,
-            step=step,
-            index=(self.island or 0) * train.microbatches + index,
-            microbatch_size=train.microbatch_size,
-            sequence_length=train.sequence_length,
-        )
-        return torch.from_numpy(tokens_BT)
-
     # ---- losses and ends ----------------------------------------------------------------------------------------
 
     def _unreachable(self, peer: PeerId, reason: str) -> None:
-        if not self.outcome.done():
+        if not (self.outcome.done() or self.service.is_parting):
             self._tasks.spawn(self._confirm_lost(peer, reason), f"confirm {peer}")
 
     async def _confirm_lost(self, peer: PeerId, reason: str) -> None:
@@ -491,8 +477,18 @@ class Session:
         if reason == FULL:  # the run goes on, and nobody needs what this peer has of it
             do = "help another island, or come back later"
             return self._failed(Refused("no place was left for this peer", FULL, do))
+        if self._may_dissolve(reason):
+            self.placing.given_up = self.placing.given_up or reason.removeprefix(GIVEN_UP)
+            return
+        reason = reason.removeprefix(GIVEN_UP)
         self.holds_final_state = reason != LEFT and not self.outcome.done()
         self._end(finished, reason)
+
+    def _may_dissolve(self, reason: str) -> bool:
+        """Whether this peer looks for another island now that its own has ended, which it says only once."""
+        is_wanted = self.options.island is None and not self._is_draining
+        is_needed = reason.startswith(GIVEN_UP) and self.placing.others_train
+        return bool(self.placing.given_up) or (is_wanted and is_needed)
 
     def _end(self, finished: bool, reason: str) -> None:
         if self.outcome.done():

@@ -68,16 +68,18 @@ class Terms:
 @dataclass(frozen=True, slots=True)
 class Avoided:
     """Islands that this peer gave up: those `unable` to start are not helped while they cannot train, those that were
-    `full` not at all."""
+    `full` not at all. One that `began` is not founded again by who was in it: what it voted in rounds is forgotten."""
 
     unable: frozenset[int] = frozenset()
     full: frozenset[int] = frozenset()
+    began: frozenset[int] = frozenset()
 
-    def and_also(self, island: int, is_full: bool) -> "Avoided":
-        """With one more of either kind."""
+    def and_also(self, island: int, is_full: bool, has_begun: bool = False) -> "Avoided":
+        """With one more."""
         if is_full:
             return replace(self, full=self.full | {island})
-        return replace(self, unable=self.unable | {island})
+        began = self.began | {island} if has_begun else self.began
+        return replace(self, unable=self.unable | {island}, began=began)
 
 
 NOTHING_AVOIDED = Avoided()
@@ -118,7 +120,7 @@ def choose_island(
     avoided: Avoided = NOTHING_AVOIDED,
 ) -> Formation:
     """The island that `me`, one of `residents` and not settled, helps."""
-    view = View(residents, sends, terms)
+    view = View(residents, sends, terms, avoided.began)
     mine = view.island_of(me)
     if mine is not None:
         kept = _stay(view, me, mine)
@@ -127,7 +129,7 @@ def choose_island(
         # A number that nobody settled under is given up by all who stand by it: they see the same.
         gone = {me} if view.settled(mine) else {member.peer for member in view.islands[mine]}
         away = [replace(r, island=None) if r.peer in gone else r for r in residents]
-        view = View(away, sends, terms)
+        view = View(away, sends, terms, avoided.began)
     own = next(resident for resident in residents if resident.peer == me)
     return (
         _near_island(view, me, avoided)
@@ -156,10 +158,17 @@ def unmeasured(
 
 
 class View:
-    """Who stands in which island, and who in none, as the records and the measured lines say."""
+    """Who stands in which island, and who in none, as the records and the measured lines say. Numbers `taken` are free
+    for no new island."""
 
-    def __init__(self, residents: Sequence[Resident], sends: Sends, terms: Terms) -> None:
-        self._sends, self.terms = sends, terms
+    def __init__(
+        self,
+        residents: Sequence[Resident],
+        sends: Sends,
+        terms: Terms,
+        taken: frozenset[int] = frozenset(),
+    ) -> None:
+        self._sends, self.terms, self._taken = sends, terms, taken
         ordered = sorted(residents, key=lambda resident: resident.peer)
         said: dict[int, list[Resident]] = {}
         for resident in ordered:
@@ -240,8 +249,8 @@ class View:
     def founders(self) -> list[tuple[int, list[Resident]]]:
         """The groups that hold a whole model, each with a free number: the first gets the lowest."""
         whole = [cluster for cluster in self.clusters if not lacking(cluster, self.terms)]
-        numbers = range(len(whole) + len(self.islands))
-        free = [number for number in numbers if number not in self.islands]
+        taken = {*self.islands, *self._taken}
+        free = [number for number in range(len(whole) + len(taken)) if number not in taken]
         return list(zip(free, whole, strict=False))
 
     @property
@@ -254,7 +263,7 @@ class View:
             are_tired = self._tired.issuperset(member.peer for member in members)
             if are_tired and not lacking([*members, *left], self.terms):
                 return island, [*members, *left]
-        taken = {*self.islands, *(island for island, _ in self.founders)}
+        taken = {*self.islands, *self._taken, *(island for island, _ in self.founders)}
         free = next(number for number in range(len(taken) + 1) if number not in taken)
         return None if lacking(left, self.terms) else (free, left)
 

@@ -17,11 +17,15 @@ from swarmtrain.core.errors import Refused, WireError
 from swarmtrain.core.events import (
     BadMessage,
     Event,
+    FaultInjected,
     IslandChosen,
     IslandDissolved,
     Noted,
     PeerJoined,
+    RoundChosen,
     RoundMerged,
+    RunStopped,
+    StageLost,
     StepCommitted,
     SumChanged,
     TermStarted,
@@ -30,6 +34,8 @@ from swarmtrain.core.events import (
 from swarmtrain.core.messages import Ask
 from swarmtrain.core.types import PeerId
 from swarmtrain.core.version import VERSION
+from swarmtrain.experiments.checker import check
+from swarmtrain.experiments.faults import Fault
 from swarmtrain.experiments.machines import MachineLoop
 from swarmtrain.experiments.profiles import NetworkProfile
 from swarmtrain.experiments.virtual import Scenario, Stage, VirtualPeer, VirtualRun, play
@@ -273,6 +279,98 @@ def test_where_there_is_no_other_island_a_newcomer_waits_for_a_place(
     assert [event.island for _, event in told(run, IslandChosen)["late"]] == [0, 0]
     worked = {event.step for _, event in told(run, SumChanged)["late"] if event.change == "add"}
     assert worked and run.outcomes["late"].finished
+
+
+# ---- an island that began -------------------------------------------------------------------------------------------
+
+LOST = "stage 2 was lost with every snapshot; neighbour averages are not allowed"
+QUICK = ("links.heartbeat_seconds=0.4", "links.silence_seconds=1")
+"""So that what a loss takes is short beside the run."""
+
+
+def losing_world(peers: tuple[VirtualPeer, ...], *overrides: str, steps: int = 60) -> VirtualRun:
+    """`b2`, the only one of its island with stage 2, dies behind a step that its island committed; there are no
+    snapshots. Nothing is amiss in the journals."""
+
+    def script(stage: Stage) -> "asyncio.Future[None]":
+        async def act() -> None:
+            for _ in range(10_000):
+                await asyncio.sleep(0.05)
+                runtime = stage.sessions["b2"].runtime
+                if runtime is not None and runtime.member.step >= 6:
+                    stage.nemesis.strike(Fault("kill", ("b2",)))
+                    return
+
+        return asyncio.ensure_future(act())
+
+    life = f"swarm.announce_seconds={LIFE_SECONDS}"
+    always = (life, "swarm.min_peers=3", "recovery.snapshot_steps=0", *QUICK)
+    run = run_world(config_of(*always, *overrides, steps=steps), peers, script, 60)
+    assert sum(isinstance(event, FaultInjected) for *_, event in run.events) == 1
+    assert any(isinstance(event, StageLost) for *_, event in run.events)
+    assert not check(run.journal.lines)
+    return run
+
+
+def islands_of(run: VirtualRun, kind: type[Event] = PeerJoined) -> dict[str, list[int]]:
+    return {name: [e.island for _, e in found] for name, found in told(run, kind).items()}
+
+
+def helped(run: VirtualRun, name: str) -> set[int]:
+    """The steps that `name` worked in since it joined an island for the last time."""
+    joined = told(run, PeerJoined)[name][-1][0]
+    found = told(run, SumChanged)[name]
+    return {e.step for at, e in found if at > joined and e.change == "add"}
+
+
+@pytest.mark.parametrize("inner_steps", [0, 5])
+def test_the_peers_of_an_island_that_lost_a_stage_for_good_help_another(inner_steps: int) -> None:
+    overrides = (f"outer.inner_steps={inner_steps}", "outer.delay_steps=2")
+    run = losing_world((*fleet("a", 3), *fleet("b", 3)), *overrides)
+    assert not run.stalled and not run.errors
+    ends = {name: outcome.finished for name, outcome in run.outcomes.items()}
+    assert ends == dict.fromkeys(("a0", "a1", "a2", "b0", "b1"), True)
+    joined = islands_of(run)
+    ((theirs,),) = {tuple(joined[name]) for name in ("a0", "a1", "a2")}
+    (own,) = joined["b2"]
+    assert joined["b0"] == joined["b1"] == [own, theirs]
+    gone = told(run, IslandDissolved)
+    assert sorted(gone) == ["b0", "b1"]
+    assert {(e.island, e.reason) for found in gone.values() for _, e in found} == {(own, LOST)}
+    # As newcomers: what they were told of their old island's steps is of no use there.
+    assert len(helped(run, "b0")) > 3 and len(helped(run, "b1")) > 3
+
+
+def test_rounds_go_on_without_an_island_that_was_dissolved() -> None:
+    """Its peers live, but none of them is waited for as one of it. Two of them are in another that votes by then."""
+    rounds = ("outer.inner_steps=5", "outer.delay_steps=2", "outer.founders=3")
+    run = losing_world((*fleet("a", 3), *fleet("b", 3), *fleet("c", 3)), *rounds, steps=70)
+    assert not run.stalled and not run.errors
+    assert [outcome.finished for outcome in run.outcomes.values()] == [True] * 8
+    joined, ((gone_at, gone),) = islands_of(run), told(run, IslandDissolved)["b0"]
+    others = {joined["a0"][0], joined["c0"][0]}
+    assert joined["b0"][-1] in others and joined["b1"][-1] in others
+    chosen = [e for at, _, e in run.events if isinstance(e, RoundChosen) and at > gone_at + 10]
+    assert chosen and {e.members for e in chosen} == {tuple(sorted(others))}
+    assert any(gone.island in e.members for _, _, e in run.events if isinstance(e, RoundChosen))
+    assert is_agreed(run)
+
+
+@pytest.mark.parametrize("case", ["alone", "pinned"])
+def test_without_another_island_or_where_the_owner_chose_it_stops_as_ever(case: str) -> None:
+    ours = fleet("b", 3) if case == "alone" else in_island(fleet("b", 3), 1)
+    others = () if case == "alone" else in_island(fleet("a", 3), 0)
+    run = losing_world((*ours, *others), "outer.inner_steps=5", steps=30)
+    assert not run.stalled and not run.errors and not told(run, IslandDissolved)
+    for name in ("b0", "b1"):
+        outcome = run.outcomes[name]
+        assert (outcome.finished, outcome.reason) == (False, LOST)
+        assert [e.reason for _, e in told(run, RunStopped)[name]] == [LOST]
+    assert all(run.outcomes[peer.name].finished for peer in others)
+
+
+def in_island(peers: tuple[VirtualPeer, ...], island: int) -> tuple[VirtualPeer, ...]:
+    return tuple(replace(peer, island=island) for peer in peers)
 
 
 # ---- one peer that is forming, among others -------------------------------------------------------------------------
