@@ -1,12 +1,17 @@
 """What events cost islands that train together: one is killed in a round, is frozen, joins late, or is slow.
 
-    python -m benchmarks.island_events [--seeds 1 2] [--steps 200] [--out benchmarks/results]
+    python -m benchmarks.island_events [--seeds 1 2] [--steps 120] [--jobs 1] [--out benchmarks/results]
 
 Four islands of two machines each run the peers' whole program in virtual time, on lines of 20 Mbit/s and 50 ms, and
 train a small model on the default corpus with rounds of ten steps. Losses are real, on held-out text, of the outer
 parameters that all islands have in common. A run that an event costs tokens is compared with a calm one that is
-shorter, so that both end their learning rate's schedule with equal tokens, to the nearest step. Waits are those of
-the islands that nothing happened to: what their longest step took beyond a calm run's usual one.
+shorter, so that both end their learning rate's schedule with equal tokens, to the nearest step. The control is a run
+in which nothing happens and one island was never there: what that does at equal tokens no event does. Waits are those
+of the islands that nothing happened to: what their longest step took beyond a calm run's usual one.
+
+The same events once more in half as many steps, where stragglers get nothing but what the overlap leaves: results come
+in four steps late, and there is no grace window. In the last round nothing is left of the overlap: then they get a
+fixed time (`outer.slack`).
 """
 
 import argparse
@@ -15,9 +20,11 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -38,7 +45,10 @@ HIT = ISLANDS - 1
 """The island that things happen to."""
 INNER_STEPS = 10
 GRACE_SECONDS = 6.0
+SLACK_DELAY_STEPS = 4
 EVENTS = ("killed", "frozen", "late", "slow")
+ABSENT = "never there"
+"""The control."""
 JUDGED_ROWS, JUDGED_BATCHES = 16, 16
 
 
@@ -51,30 +61,45 @@ class Outcome:
     loss: float
     usual_seconds: float
     longest_seconds: float
-    """Of a step of the islands that nothing happened to."""
-
-    @property
-    def wait_seconds(self) -> float:
-        return self.longest_seconds - self.usual_seconds
+    """Of a step of the islands that nothing happened to, before the last round."""
+    last_seconds: float
+    """Of such a step in the last round."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """An event beside the calm run of as many tokens."""
+    """An event beside the calm runs of as many tokens, and of as many steps."""
 
     seed: int
     event: str
     tokens: int
     loss: float
     calm_loss: float
+    stepwise_calm_loss: float
     wait_seconds: float
 
     @property
     def worse_percent(self) -> float:
         return 100 * (self.loss / self.calm_loss - 1)
 
+    @property
+    def stepwise_percent(self) -> float:
+        return 100 * (self.loss / self.stepwise_calm_loss - 1)
 
-def config_of(seed: int, steps: int) -> RunConfig:
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """How long an event kept the others waiting, before the last round and in it."""
+
+    seed: int
+    event: str
+    seconds: float
+    last_seconds: float
+
+
+def config_of(
+    seed: int, steps: int, delay_steps: int = 1, grace_seconds: float = GRACE_SECONDS
+) -> RunConfig:
     return load_config(
         (),
         [
@@ -83,7 +108,8 @@ def config_of(seed: int, steps: int) -> RunConfig:
             "train.microbatches=2", "train.microbatch_size=4", "train.sequence_length=64",
             "train.accumulation=fast", "optimizer.learning_rate=4e-3",
             f"optimizer.warmup_steps={max(2, steps // 10)}",
-            f"outer.inner_steps={INNER_STEPS}", f"outer.grace_seconds={GRACE_SECONDS}",
+            f"outer.inner_steps={INNER_STEPS}", f"outer.delay_steps={delay_steps}",
+            f"outer.grace_seconds={grace_seconds}",
             "links.heartbeat_seconds=0.5", "links.silence_seconds=2", "links.connect_seconds=2",
         ],
     )  # fmt: skip
@@ -99,6 +125,7 @@ def machines(event: str) -> list[VirtualPeer]:
             island=island,
         )
         for island in range(ISLANDS)
+        if not (event == ABSENT and island == HIT)
         for stages in ((0,), (1, 2))
     ]
 
@@ -181,13 +208,15 @@ def outcome_of(event: str, config: RunConfig) -> Outcome:
         (island_of[peer], e.step): e for _, peer, e in run.events if isinstance(e, StepCommitted)
     }
     # The first step waits for peers, and for them to measure.
-    others = [e.seconds for (island, step), e in steps.items() if island != HIT and step]
+    others = [(step, e.seconds) for (island, step), e in steps.items() if island != HIT and step]
+    last_from = config.run.steps - INNER_STEPS
     return Outcome(
         steps=config.run.steps,
         tokens=sum(event.tokens for event in steps.values()),
         loss=merged_loss(scene, config),
-        usual_seconds=statistics.median(others),
-        longest_seconds=max(others),
+        usual_seconds=statistics.median(seconds for _, seconds in others),
+        longest_seconds=max(seconds for step, seconds in others if step < last_from),
+        last_seconds=max(seconds for step, seconds in others if step >= last_from),
     )
 
 
@@ -207,8 +236,8 @@ def merged_loss(scene: Stage, config: RunConfig) -> float:
         return evaluate(modules, islice(batches, JUDGED_BATCHES))
 
 
-def rows_of(seed: int, steps: int, events: Sequence[str] = EVENTS) -> list[Row]:
-    """Every event of one seed, each beside the calm run of equal tokens."""
+def rows_of(seed: int, steps: int, events: Sequence[str] = (ABSENT, *EVENTS)) -> list[Row]:
+    """The control and every event of one seed, each beside the calm run of equal tokens."""
     calm: dict[int, Outcome] = {}
 
     def calm_of(count: int) -> Outcome:
@@ -220,21 +249,54 @@ def rows_of(seed: int, steps: int, events: Sequence[str] = EVENTS) -> list[Row]:
     for event in events:
         found = outcome_of(event, config_of(seed, steps))
         alike = calm_of(round(steps * found.tokens / whole.tokens))
-        wait_seconds = found.longest_seconds - whole.usual_seconds
-        rows.append(Row(seed, event, found.tokens, found.loss, alike.loss, wait_seconds))
+        wait_seconds = max(found.longest_seconds, found.last_seconds) - whole.usual_seconds
+        losses = found.loss, alike.loss, whole.loss
+        rows.append(Row(seed, event, found.tokens, *losses, wait_seconds))
     return rows
+
+
+def waits_of(seed: int, steps: int, events: Sequence[str] = ("", *EVENTS)) -> list[Wait]:
+    """How long others wait where stragglers get what the overlap leaves, "" for a calm run."""
+    config = config_of(seed, steps, SLACK_DELAY_STEPS, grace_seconds=0.0)
+    found = {event: outcome_of(event, config) for event in dict.fromkeys(("", *events))}
+    usual = found[""].usual_seconds
+    return [
+        Wait(seed, event, found[event].longest_seconds - usual, found[event].last_seconds - usual)
+        for event in events
+    ]
+
+
+def measured(steps: int, seed: int) -> tuple[list[Row], list[Wait], float]:
+    """All of one seed, and the processor seconds that it took."""
+    torch.set_num_threads(1)
+    begin = time.process_time()
+    rows, waits = rows_of(seed, steps), waits_of(seed, steps // 2)
+    return rows, waits, time.process_time() - begin
 
 
 def table(rows: Sequence[Row]) -> str:
     lines = [
         "| seed | one island of four is | tokens | loss | calm at equal tokens | difference "
-        "| longest wait of the others |",
-        "|---|---|---|---|---|---|---|",
+        "| calm at equal steps | difference | longest wait of the others |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [
         f"| {row.seed} | {row.event} | {row.tokens} | {row.loss:.4f} | {row.calm_loss:.4f} "
-        f"| {row.worse_percent:+.2f} % | {row.wait_seconds:.2f} s |"
+        f"| {row.worse_percent:+.2f} % | {row.stepwise_calm_loss:.4f} "
+        f"| {row.stepwise_percent:+.2f} % | {row.wait_seconds:.2f} s |"
         for row in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def waits_table(waits: Sequence[Wait]) -> str:
+    lines = [
+        "| seed | one island of four is | longest wait of the others before the last round | in it |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {wait.seed} | {wait.event or 'calm'} | {wait.seconds:.2f} s | {wait.last_seconds:.2f} s |"
+        for wait in waits
     ]
     return "\n".join(lines) + "\n"
 
@@ -242,24 +304,29 @@ def table(rows: Sequence[Row]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="What events cost islands that train together")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--jobs", type=int, default=1, help="seeds measured at the same time")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    begin = time.process_time()
-    rows = [row for seed in args.seeds for row in rows_of(seed, args.steps)]
+    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
+        found = list(pool.map(partial(measured, args.steps), args.seeds))
     text = f"""# Events at one island of four
 
 `python -m benchmarks.island_events --seeds {" ".join(map(str, args.seeds))} --steps {args.steps}`: rounds of \
 {INNER_STEPS} steps, results one step late, int4; grace window {GRACE_SECONDS:g} s. Losses in nats a token of held-out \
-text, of the merged model; below zero is better than calm. Fewer
-islands make more steps of the same tokens, with smaller batches, which is why most of these are better.
+text, of the merged model; below zero is better than calm. "{ABSENT}" is the control: three islands to which nothing
+happens. At equal tokens they are better than four by so much, as fewer islands make more steps of the same tokens; what
+an event costs is its difference beside that.
 
-{table(rows)}"""
+{table([row for rows, _, _ in found for row in rows])}
+The same in {args.steps // 2} steps with `outer.delay_steps={SLACK_DELAY_STEPS}` and `outer.grace_seconds=0`: \
+stragglers get what the overlap leaves.
+
+{waits_table([wait for _, waits, _ in found for wait in waits])}"""
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "island_events.md").write_text(text, encoding="utf-8")
     print(text)
-    print(f"{time.process_time() - begin:.0f} CPU s")
+    print(f"{sum(seconds for *_, seconds in found):.0f} CPU s")
 
 
 if __name__ == "__main__":
