@@ -69,10 +69,12 @@ ROUND_POINTS: Mapping[str, tuple[str, ...]] = {
     "round.merging": ("merging_decision.received",),
     "round.merged": ("round_merged.recorded",),
     "round.catching_up": ("outer_state.sent",),
+    "round.telling": ("outer_state.received",),
 }
 """Named points of outer rounds: the contribution was made and nobody knows; a message is about to leave; a piece is
 asked for, or about to be answered; the mean is there and not yet accepted; the choice is known; the island's decision
-to merge it was heard and is not applied; it was applied."""
+to merge it was heard and is not applied; it was applied; who missed it asks for the group's state, or is about to be
+answered."""
 
 MOVE_POINTS: Mapping[str, tuple[str, ...]] = {
     "move.asked": ("move.received",),

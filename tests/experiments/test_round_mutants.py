@@ -140,7 +140,11 @@ CHAIR_POINTS = ("round.asking", "round.collecting", "round.deciding")
 """Of the peer that asks the others; it stands first on the list of the lowest island."""
 
 
-@pytest.mark.parametrize("point", sorted(ROUND_POINTS.keys() - {"round.catching_up"}))
+LATE_POINTS = {"round.catching_up", "round.telling"}
+"""Of islands that missed a round, and of who tells them."""
+
+
+@pytest.mark.parametrize("point", sorted(ROUND_POINTS.keys() - LATE_POINTS))
 def test_a_machine_may_die_at_any_point_of_a_round(point: str) -> None:
     """In its second round, so that all islands vote."""
     # A lone machine's decisions do not travel, and its results come when others have decided.
@@ -151,6 +155,50 @@ def test_a_machine_may_die_at_any_point_of_a_round(point: str) -> None:
     run, verdict = played(config_of(0), (Fault("kill", (victim,), at_point=point, nth=nth),))
     assert len(run.injected) == 1, point
     assert verdict.outcome in GOOD, verdict
+
+
+def missing_rounds(*names: str) -> tuple[Fault, ...]:
+    """These machines, all of an island, sleep when a result was merged until the group is rounds ahead."""
+    return tuple(
+        Fault("freeze", (name,), at_point="round.merged", nth=2, duration_seconds=5.0)
+        for name in names
+    )
+
+
+def caught_up(run: VirtualRun) -> set[str]:
+    """The machines that took the group's state for what they had missed."""
+    names = {p: e.name for _, p, e in run.events if isinstance(e, PeerJoined)}
+    merged = [(p, e) for _, p, e in run.events if isinstance(e, RoundMerged)]
+    return {names[peer] for peer, event in merged if event.how == "catch_up"}
+
+
+LONG = "run.steps=16"
+
+
+@pytest.mark.parametrize("nth", [1, 4])
+@pytest.mark.parametrize("island", [1, 2])
+def test_a_machine_may_die_while_it_catches_up(island: int, nth: int) -> None:
+    """Before it hears anything, and between two pieces. Its sibling, if it has one, catches up without it."""
+    *siblings, victim = sorted_by_id(island)
+    dies = Fault("kill", (victim,), at_point="round.catching_up", nth=nth)
+    run, verdict = played(config_of(0, LONG), (*missing_rounds(*siblings, victim), dies))
+    assert len(run.injected) == len(siblings) + 2
+    assert verdict.outcome in GOOD, verdict
+    assert caught_up(run) == set(siblings)
+    assert all(run.outcomes[name].finished for name in siblings)
+
+
+@pytest.mark.parametrize("nth", [1, 4])
+def test_a_machine_may_die_while_another_catches_up_from_it(nth: int) -> None:
+    """Whom that asks is its own choice: each machine of the others is the one to die."""
+    died = 0
+    for name in ("a-0", "a-1", "b-0", "b-1"):
+        dies = Fault("kill", (name,), at_point="round.telling", nth=nth)
+        run, verdict = played(config_of(0, LONG), (*missing_rounds("c"), dies))
+        assert verdict.outcome in GOOD, verdict
+        assert caught_up(run) == {"c"} and run.outcomes["c"].finished
+        died += len(run.injected) == 2
+    assert died
 
 
 FIRST_POINTS = [
