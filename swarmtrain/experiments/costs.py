@@ -114,10 +114,15 @@ class Charged:
 
 @dataclass(frozen=True, slots=True)
 class _Body:
-    """What a call's body is charged with: fixed bytes, however many there really are, or a factor on those."""
+    """What a call's body is charged with: fixed bytes, however many there really are, or a factor on those.
+
+    A body that may come packed counts as the `unpacked_bytes` it holds, as what something tiny packs to says nothing of
+    what it stands for.
+    """
 
     fixed_bytes: float = 0.0
     factor: float = 1.0
+    unpacked_bytes: int = 0
 
 
 _PLAIN = _Body()
@@ -152,7 +157,8 @@ class Weights:
         else:
             return float(len(data)), frame.kind in _IN_ORDER
         # A body in several chunks is charged with the first.
-        body_bytes = body.fixed_bytes or body.factor * frame.body_bytes
+        real_bytes = frame.body_bytes and (body.unpacked_bytes or frame.body_bytes)
+        body_bytes = body.fixed_bytes or body.factor * real_bytes
         return len(data) - len(frame.payload) + body_bytes, body_bytes > 0
 
     def _bodies(self, frame: Frame) -> tuple[_Body, _Body]:
@@ -170,9 +176,10 @@ class Weights:
                     sums = self._stated.parameters(piece.stage) * self._sum_bytes
                     return _PLAIN, _Body(fixed_bytes=sums / piece.slices)
                 case "state":
-                    stage = StateRequest.decode(frame.meta).stage
-                    real = self._real_parameters[stage != EDGE_STAGE]
-                    return _PLAIN, _Body(factor=self._stated.parameters(stage) / real)
+                    wanted = StateRequest.decode(frame.meta)
+                    real = self._real_parameters[wanted.stage != EDGE_STAGE]
+                    factor = self._stated.parameters(wanted.stage) / real
+                    return _PLAIN, _Body(factor=factor, unpacked_bytes=wanted.length_bytes)
                 case "outer_state":
                     stage = OuterStateRequest.decode(frame.meta).stage
                     real = self._real_parameters[stage != EDGE_STAGE]

@@ -32,6 +32,7 @@ from swarmtrain.recovery.transfer import StageTransfer, fetch_stage
 from swarmtrain.steps.effects import Resync
 from swarmtrain.steps.restoring import CHECKPOINT, INITIAL, NEIGHBOURS
 from swarmtrain.transport.link import Link
+from swarmtrain.wire.states import unpack
 
 _LINK_PAUSE_SECONDS = 0.1
 
@@ -255,7 +256,8 @@ async def fetch_from(
                 raise link
         else:
             links.append(link)
-    return await fetch_stage(links, stage, step, pace or pace_of(parts.config.links), base)
+    pace = pace or pace_of(parts.config.links)
+    return await fetch_stage(links, stage, step, pace, base, unpack)
 
 
 def _check_size(replica: Replica, state: StageState) -> None:

@@ -32,6 +32,7 @@ from swarmtrain.transport.requests import (
     WhereRequest,
     WithdrawRequest,
 )
+from swarmtrain.wire.states import is_worth_packing, pack
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +203,7 @@ class Service:
                 asked = LearnRequest.decode(request.meta)
                 return Message((await runtime.teaching.answer(link.remote.peer, asked)).encode())
             case "state":
-                return _state(runtime, StateRequest.decode(request.meta))
+                return _state(link, runtime, StateRequest.decode(request.meta))
             case "layout":
                 return _layout(runtime, StateRequest.decode(request.meta))
             case _:
@@ -231,21 +232,22 @@ def check_compatible(here: Hello, there: Hello) -> None:
         )
 
 
-def _state(runtime: Runtime, request: StateRequest) -> Message:
-    """A piece of a stage's parameters and moments at the step this peer holds.
+def _state(link: Link, runtime: Runtime, request: StateRequest) -> Message:
+    """A piece of a stage's parameters and moments at the step this peer holds, packed on a slow line.
 
     A piece of no length asks for the digests of parameters and moments.
     """
     member = runtime.member
+    packs = pack if is_worth_packing(link.stats.bytes_per_second) else None
     snapshot = runtime.teaching.state(request) or runtime.snapshots.get(request.stage, request.step)
     if snapshot is not None:
-        return state_piece(snapshot.state, snapshot.at.base, request)
+        return state_piece(snapshot.state, snapshot.at.base, request, packs)
     if request.stage not in runtime.replicas:
         raise WireError("this peer does not have that stage", f"stage {request.stage}")
     if request.step != member.step or member.is_busy:
         fenced = StateReply(Status.FENCED, member.step, member.base, 0, (), b"")
         return Message(fenced.encode())
-    return state_piece(runtime.island.parts.state_of(request.stage), member.base, request)
+    return state_piece(runtime.island.parts.state_of(request.stage), member.base, request, packs)
 
 
 def _layout(runtime: Runtime, request: StateRequest) -> Message:

@@ -144,32 +144,36 @@ class PieceReply(_message.Message):
     def __init__(self, status: _Optional[_Union[Status, str]] = ..., dtype: _Optional[str] = ..., count: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
 
 class StateRequest(_message.Message):
-    __slots__ = ("stage", "step", "offset_bytes", "length_bytes")
+    __slots__ = ("stage", "step", "offset_bytes", "length_bytes", "takes_packed")
     STAGE_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     OFFSET_BYTES_FIELD_NUMBER: _ClassVar[int]
     LENGTH_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TAKES_PACKED_FIELD_NUMBER: _ClassVar[int]
     stage: int
     step: int
     offset_bytes: int
     length_bytes: int
-    def __init__(self, stage: _Optional[int] = ..., step: _Optional[int] = ..., offset_bytes: _Optional[int] = ..., length_bytes: _Optional[int] = ...) -> None: ...
+    takes_packed: bool
+    def __init__(self, stage: _Optional[int] = ..., step: _Optional[int] = ..., offset_bytes: _Optional[int] = ..., length_bytes: _Optional[int] = ..., takes_packed: _Optional[bool] = ...) -> None: ...
 
 class StateReply(_message.Message):
-    __slots__ = ("status", "step", "base", "total_bytes", "digests", "digest")
+    __slots__ = ("status", "step", "base", "total_bytes", "digests", "digest", "tensor")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     BASE_FIELD_NUMBER: _ClassVar[int]
     TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
     DIGESTS_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_FIELD_NUMBER: _ClassVar[int]
     status: Status
     step: int
     base: bytes
     total_bytes: int
     digests: _containers.RepeatedCompositeFieldContainer[_step_pb2.StageDigest]
     digest: bytes
-    def __init__(self, status: _Optional[_Union[Status, str]] = ..., step: _Optional[int] = ..., base: _Optional[bytes] = ..., total_bytes: _Optional[int] = ..., digests: _Optional[_Iterable[_Union[_step_pb2.StageDigest, _Mapping]]] = ..., digest: _Optional[bytes] = ...) -> None: ...
+    tensor: _tensor_pb2.TensorHeader
+    def __init__(self, status: _Optional[_Union[Status, str]] = ..., step: _Optional[int] = ..., base: _Optional[bytes] = ..., total_bytes: _Optional[int] = ..., digests: _Optional[_Iterable[_Union[_step_pb2.StageDigest, _Mapping]]] = ..., digest: _Optional[bytes] = ..., tensor: _Optional[_Union[_tensor_pb2.TensorHeader, _Mapping]] = ...) -> None: ...
 
 class RoundPieceRequest(_message.Message):
     __slots__ = ("stage", "fragment", "round", "base", "name", "first", "sections")

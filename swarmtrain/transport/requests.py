@@ -145,17 +145,21 @@ class PieceReply(Encoded):
 
 @dataclass(frozen=True, slots=True)
 class StateRequest(Encoded):
-    """A piece of a stage's state at `step`."""
+    """A piece of a stage's state at `step`. Who `takes_packed` may get it in fewer bytes."""
 
     stage: int
     step: int
     offset_bytes: int
     length_bytes: int
+    takes_packed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class StateReply(Encoded):
-    """The piece as the body; `digests` are those of the whole stages, `digest` the piece's."""
+    """The piece as the body; `digests` are those of the whole stages, `digest` the piece's.
+
+    A body that was packed is the payload of `tensor`; `digest` is of the bytes that come out of it.
+    """
 
     status: Status
     step: int
@@ -163,6 +167,7 @@ class StateReply(Encoded):
     total_bytes: int
     digests: tuple[StageDigest, ...]
     digest: Digest
+    tensor: TensorHeader | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from swarmtrain.experiments.virtual import Scenario, VirtualPeer, VirtualRun, si
 from swarmtrain.experiments.wires import Site, Way, plain_weight, site_of
 from swarmtrain.transport.frames import Frame, pack
 from swarmtrain.transport.frames import Kind as FrameKind
-from swarmtrain.transport.requests import PieceRequest
+from swarmtrain.transport.requests import PieceRequest, StateRequest
 from tests.experiments.runs import corpus, events_of, known_reference, sha_of, small_config
 
 ROOT = Path(__file__).parents[2]
@@ -152,7 +152,8 @@ def test_memory_decides_how_many_stages_of_the_charged_model_a_machine_takes():
 
 
 def test_bodies_are_charged_as_those_of_the_charged_model_and_nothing_else_is():
-    weigh = Weights(CONFIG, 257, SHAPE).weigh
+    weights = Weights(CONFIG, 257, SHAPE)
+    weigh = weights.weigh
     hop = pack(Frame(FrameKind.REQUEST, 0, 1, "process", b"meta", 512, bytes(512), 1000))
     charged_bytes, is_body = weigh("a", "b", hop)
     activation_bytes = 512 * 2048 * 2
@@ -174,6 +175,15 @@ def test_bodies_are_charged_as_those_of_the_charged_model_and_nothing_else_is():
     # A slice of the tiny sum may be empty; that of the charged model is a quarter of its 8-byte sums.
     answer = pack(Frame(FrameKind.ANSWER, 0, 7, "", b"meta"))
     assert weigh("b", "a", answer) == (len(answer) + SHAPE.parameters(3) * 8 / 4, True)
+    # A piece of state that came packed counts as what it is in memory; none where the donor has none to give.
+    ask_state = StateRequest(3, 10, 0, 6000, takes_packed=True).encode()
+    stated = SHAPE.parameters(3) / weights._real_parameters[1]
+    for call, body in ((8, b""), (9, bytes(5000)), (10, bytes(6000))):
+        weigh("a", "b", pack(Frame(FrameKind.REQUEST, 0, call, "state", ask_state, 0, b"", 1000)))
+        answer = pack(Frame(FrameKind.ANSWER, 0, call, "", b"meta", len(body), body))
+        charged_bytes, is_body = weigh("b", "a", answer)
+        assert charged_bytes == len(answer) - len(body) + (6000 * stated if body else 0)
+        assert is_body == bool(body)
     ping = pack(Frame(FrameKind.PING, call=3))
     assert weigh("a", "b", ping) == (len(ping), False)
 
