@@ -109,11 +109,12 @@ def _codecs(files: Sequence[Path], overrides: Sequence[str]) -> dict[str, Any]:
     from swarmtrain.cli.settings import read_config
     from swarmtrain.core.rounds import Measured
     from swarmtrain.outer.budget import DEFAULT_BUDGET, choose
-    from swarmtrain.wire.codecs import CODECS, ROUND_ZSTD_LEVEL
+    from swarmtrain.wire.codecs import CODECS, ROUND_ZSTD_LEVEL, trust_codec
 
     defaults = () if files else CODEC_DEFAULTS
     # A quarter of a run: the learning rate has not fallen far.
     config = read_config(files, [*defaults, *overrides], 4 * (WARM_STEPS + ROUND_STEPS))
+    trust_codec(config.outer.codec)
     torch.set_num_threads(1)
     deltas, layouts = _pseudo_gradient(config)
     rows = []
@@ -181,7 +182,6 @@ def _codec_row(
 
     from swarmtrain.outer.budget import relative_error
     from swarmtrain.wire.codecs import ROUND_ZSTD_LEVEL
-    from swarmtrain.wire.low_rank import LowRankCodec
     from swarmtrain.wire.parts import PartsCodec
     from swarmtrain.wire.tensors import encode_tensor
     from swarmtrain.wire.top_k import TopKCodec
@@ -191,7 +191,7 @@ def _codec_row(
     decoded = []
     for delta, layout in zip(deltas, layouts, strict=True):
         used = codec
-        if isinstance(codec, LowRankCodec):
+        if codec.gathers and not isinstance(codec, TopKCodec):
             used = PartsCodec(codec, len(delta), layout)
         (header, payload), seconds = _timed(encode_tensor, delta, used, ROUND_ZSTD_LEVEL)
         encode_seconds += seconds

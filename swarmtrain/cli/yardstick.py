@@ -67,10 +67,12 @@ def run_scenario(path: Path, steps: int | None, out: Path | None, overrides: Seq
     from swarmtrain.model.registry import trust_family
     from swarmtrain.monitor.metrics import MetricsFile
     from swarmtrain.plan.wiring_rules import trust_wiring
+    from swarmtrain.wire.codecs import trust_codec
 
     file = read_scenario(path)
     config = read_config([file.run], [*file.overrides, *overrides], steps)
     trust_family(config.model)
+    trust_codec(config.outer.codec)
     trust_wiring(config.planner.wiring)
     folder = new_run_folder(out, config)
     torch.set_num_threads(config.limits.threads)

@@ -1,10 +1,28 @@
 """What can be configured of outer rounds."""
 
-from typing import Literal
+import re
+from typing import Annotated, Literal, get_args
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from swarmtrain.core.rounds import RoundCodec
 from swarmtrain.core.section import Section
+
+ROUND_CODECS: tuple[str, ...] = (
+    *(name for name in get_args(RoundCodec) if name),
+    *("rank8", "rank16", "rank32", "top64", "top128"),
+)
+"""All of `wire.codecs.BUILT_IN`, which this package cannot import: those that "auto" chooses from come first."""
+
+CHOSEN_BY_DISTORTION = "auto"
+_OWN = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*")
+
+
+def _as_codec(name: str) -> str:
+    if name in (*ROUND_CODECS, CHOSEN_BY_DISTORTION) or _OWN.fullmatch(name):
+        return name
+    known = ", ".join(ROUND_CODECS)
+    raise ValueError(f"it must be {known}, auto, or package.module:Name for a codec of your own")
 
 
 class OuterSection(Section):
@@ -48,10 +66,11 @@ class OuterSection(Section):
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="Of the outer optimizer; auto has its own")
     warm_up: bool = Field(True, description="Let the outer momentum grow with the rounds done")
-    codec: Literal[
-        "none", "bf16", "fp16", "int8", "int4", "ternary",
-        "rank8", "rank16", "rank32", "top64", "top128", "auto",
-    ] = Field("int4", description="Of what islands send each other; auto goes by distortion")  # fmt: skip
+    codec: Annotated[str, AfterValidator(_as_codec)] = Field(
+        "int4",
+        max_length=256,
+        description="Of what islands send each other; auto goes by distortion; or your own as package.module:Name",
+    )
     distortion: float = Field(
         0.02,
         gt=0,

@@ -47,6 +47,7 @@ from swarmtrain.model.registry import trust_family
 from swarmtrain.monitor.lines import json_line, plain
 from swarmtrain.monitor.summary import write_summary
 from swarmtrain.plan.wiring_rules import trust_wiring
+from swarmtrain.wire.codecs import trust_codec
 
 SUMMARY, RECORD, FAILURE = "summary.json", "record.json", "failure.json"
 SCENARIO = "scenario.json"
@@ -149,6 +150,7 @@ def surroundings() -> dict[str, Any]:
 def _corpus_of(config: RunConfig, work: Work) -> Corpus:
     """Of a run whose configuration is a person's own, once this process may use its code. Raises CorpusError."""
     trust_family(config.model)
+    trust_codec(config.outer.codec)
     trust_wiring(config.planner.wiring)
     torch.set_num_threads(config.limits.threads)
     return _corpus(config.data, work.corpus_sha256)

@@ -22,7 +22,7 @@ _CHANGED = {
     "settings_sha256": "settings changed",
     "program_sha256": "program changed",
     "corpus_sha256": "corpus changed",
-    "named_code_sha256": "rule or model family changed",
+    "named_code_sha256": "rule, model family or codec changed",
 }
 
 
@@ -77,6 +77,7 @@ class Sources:
             for key, name in (
                 ("planner.wiring", config.planner.wiring),
                 ("model.family", config.model.family),
+                ("outer.codec", config.outer.codec),
             )
             if ":" in name
         ]

@@ -16,6 +16,7 @@ says little of that of the mean: 0.19 for 0.04 there.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -29,8 +30,8 @@ from swarmtrain.wire.tensors import decode_tensor, encode_tensor
 DEFAULT_BUDGET = 0.02
 """A fiftieth of the energy of the mean."""
 
-CANDIDATES: tuple[RoundCodec, ...] = ("none", "bf16", "fp16", "int8", "int4", "ternary")
-"""What rounds choose from."""
+CANDIDATES: tuple[RoundCodec, ...] = tuple(name for name in get_args(RoundCodec) if name)
+"""What rounds choose from: codecs that every peer knows, as another peer's choice must be none else (I5)."""
 
 SAMPLED_ELEMENTS, _SAMPLES = 65536, 16
 """Codecs are measured on at most so many runs of so many elements, which lie evenly in the fragment."""

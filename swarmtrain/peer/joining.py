@@ -21,6 +21,7 @@ from swarmtrain.compute.place import (
 from swarmtrain.core.config import RunConfig, config_from_json
 from swarmtrain.core.errors import ConfigError, CorpusError, Incompatible, LinkError, ModelError
 from swarmtrain.core.events import Event, Noted, Record
+from swarmtrain.core.outer_section import CHOSEN_BY_DISTORTION, ROUND_CODECS
 from swarmtrain.core.sizes import MEMORY_SHARE
 from swarmtrain.core.units import format_bytes
 from swarmtrain.core.version import VERSION
@@ -43,6 +44,7 @@ from swarmtrain.transport.grpc_transport import GrpcTransport
 from swarmtrain.transport.link import LinkLimits
 from swarmtrain.transport.requests import Description
 from swarmtrain.transport.shaping import Lines
+from swarmtrain.wire.codecs import trust_codec
 
 WORKING_BYTES = 96 << 20
 """What a process grows by beside its stages: messages under way, journal, trace, and what allocators keep (measured,
@@ -125,8 +127,8 @@ def accept_config(offered: RunConfig, own: RunConfig | None) -> RunConfig:
 
     Raises:
         Incompatible: the volunteer's own configuration is another run's.
-        CorpusError, ModelError: the run wants local files read or local code imported, and only a local
-            configuration may say so.
+        CorpusError, ModelError, ConfigError: the run wants local files read or local code imported, and only a
+            local configuration may say so.
     """
     if own is not None:
         if own.hash != offered.hash:
@@ -147,6 +149,13 @@ def accept_config(offered: RunConfig, own: RunConfig | None) -> RunConfig:
         raise ModelError(
             "this run brings code of its own",
             f"model.family = {offered.model.family!r}; a run you join may not make this machine import code",
+            "install that package yourself and join with --config RUN.toml",
+        )
+    codec = offered.outer.codec
+    if codec not in (*ROUND_CODECS, CHOSEN_BY_DISTORTION):
+        raise ConfigError(
+            "this run brings code of its own",
+            f"outer.codec = {codec!r}; a run you join may not make this machine import code",
             "install that package yourself and join with --config RUN.toml",
         )
     return offered
@@ -292,6 +301,7 @@ def _trust_and_check(options: JoinOptions, config: RunConfig) -> None:
     """Import what the volunteer's own configuration names, and refuse options that this run cannot be joined with."""
     if options.config is not None:
         trust_family(config.model)
+        trust_codec(config.outer.codec)
         trust_wiring(options.config.planner.wiring)
     check_stages(options.stages, config)
     check_name(options.name)

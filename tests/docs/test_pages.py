@@ -1,5 +1,5 @@
-"""The pages on one's own model, data and tokenizer and on experiments: every block of code is run, in order, in an
-empty folder.
+"""The pages on one's own model, data, tokenizer and codec and on experiments: every block of code is run, in order, in
+an empty folder.
 
 A block's first line says what it is: `python NAME` and `toml NAME` are files to write, `python` is run, `sh` are
 commands; `sh slow` starts processes and is run by the slow tests only.
@@ -19,7 +19,7 @@ import pytest
 from swarmtrain.cli.app import main
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("own_model", "own_data", "own_tokenizer", "experiments")
+PAGES = ("own_model", "own_data", "own_tokenizer", "own_codec", "experiments")
 _BLOCK = re.compile(r"^```([a-z]+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -63,7 +63,7 @@ def test_another_program_another_corpus_or_another_rule_is_other_work(
 
     (tmp_path / "mine.py").write_text(rule.replace("0", "len(seconds) - 1"))
     done = resumed(path, out)
-    assert "seed=1,policy=slow begins again: rule or model family changed\n" in done.output
+    assert "seed=1,policy=slow begins again: rule, model family or codec changed\n" in done.output
     (tmp_path / "text.txt").write_text("quite another text " * 300)
     assert "begins again: corpus changed\n" in resumed(path, out).output
     another_program(monkeypatch, tmp_path / "program")

@@ -38,6 +38,7 @@ def test_a_configuration_of_another_run_is_refused(setting: str):
         ("data.source=shards:/etc", CorpusError),
         ("data.tokenizer=/etc/passwd", CorpusError),
         ("model.family=os:system", ModelError),
+        ("outer.codec=os:system", ConfigError),
     ],
 )
 def test_a_run_from_the_network_may_name_neither_paths_nor_code(
