@@ -1,10 +1,11 @@
 """Outer rounds between real processes on shaped lines, beside the same in virtual time: bytes, rounds and steps.
 
-    python -m benchmarks.islands_real [--islands 3] [--rounds 6] [--out benchmarks/results]
+    python -m benchmarks.islands_real [--only sliced] [--rounds 4] [--out benchmarks/results]
 
-Each island is one process that holds the whole small model, with lines of 20 Mbit/s and 50 ms one way to each other.
-A contribution takes over a second on such a line and a step's compute some hundredths, so that two cores do not limit;
-virtual time is told what a step without a round took in the real run, and nothing else. Needs only loopback.
+Each island is one process that holds the whole small model, with lines of 20 Mbit/s and 50 ms one way to each other:
+three islands whose contributions are gathered whole, and four that reduce theirs in slices, in fp16 and int4. A round
+takes over a second on such lines and a step's compute some hundredths, so that two cores do not limit; virtual time is
+told what a step without a round took in the real run, and nothing else. Needs only loopback.
 """
 
 import argparse
@@ -33,7 +34,7 @@ from swarmtrain.transport.shaping import Shape
 
 BYTES_PER_SECOND, LATENCY_SECONDS = 20e6 / 8, 0.05
 LINE = Shape(BYTES_PER_SECOND, LATENCY_SECONDS)
-INNER_STEPS, STAGES = 60, 2
+STAGES = 2
 POLL_SECONDS = 0.1
 FORWARD_SHARE = 1 / 3
 """Of a step's compute; how it is shared out changes nothing here, as an island is one machine."""
@@ -43,28 +44,50 @@ Entry = tuple[float, str, dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
+class Case:
+    """Who exchanges what. Slices are chosen where they save a fifth of the time: from some width on."""
+
+    islands: int
+    codec: str
+    width: int
+    inner_steps: int
+
+
+CASES = {
+    "gathered": Case(3, "fp16", 256, 60),
+    "sliced": Case(4, "fp16", 256, 20),
+    "int4": Case(4, "int4", 512, 10),
+}
+"""In int4 as many bytes are of four times the parameters: coding them takes four processes on two cores about a tenth
+of a second and more a round, which virtual time does not charge."""
+
+
+@dataclass(frozen=True, slots=True)
 class Figures:
-    """What one world came to: medians over rounds, of the island that is the last to make its contribution."""
+    """What one world came to: medians over rounds, and of the island that is the last to make its contribution."""
 
     round_bytes: float
-    """Contributions that it receives, all stages."""
+    """Contributions and means that an island receives on average, all stages: in slices it goes by their shares."""
     round_seconds: float
-    """From its contribution made to the last stage's result chosen everywhere."""
+    """From the last contribution made to the last stage's result chosen everywhere."""
     round_step_seconds: float
-    """Of its step in which the result is waited for and merged."""
+    """Of the last island's step in which the result is waited for and merged."""
     plain_step_seconds: float
+    sliced: float
+    """Share of the rounds of middle stages that were reduced in slices."""
 
 
-def config_of(steps: int) -> RunConfig:
+def config_of(case: Case, steps: int) -> RunConfig:
     return load_config(
         (),
         [
             "run.name=islands-real", "run.seed=1", f"run.steps={steps}", "optimizer.warmup_steps=1",
-            f"model.stages={STAGES}", "model.width=256", "model.heads=4", "model.kv_heads=4",
-            "model.ffn_width=768", "train.microbatches=1", "train.microbatch_size=1",
+            f"model.stages={STAGES}", f"model.width={case.width}", "model.heads=4", "model.kv_heads=4",
+            f"model.ffn_width={3 * case.width}", "train.microbatches=1", "train.microbatch_size=1",
             "train.sequence_length=16", "train.accumulation=fast", "limits.threads=1",
             "recovery.snapshot_steps=0", "swarm.min_peers=1",
-            f"outer.inner_steps={INNER_STEPS}", "outer.codec=fp16", "outer.grace_seconds=600",
+            f"outer.inner_steps={case.inner_steps}", f"outer.codec={case.codec}",
+            "outer.grace_seconds=600",
         ],
     )  # fmt: skip
 
@@ -133,16 +156,19 @@ def figures(found: list[Entry]) -> Figures:
     merged = of_kind(found, "round_merged")
     # Of the first round others may not have heard; the last one is made when others may be gone already.
     numbers = sorted({number(event) - 1 for _, _, event in merged})[1:-1]
-    received, spans, waited = [], [], []
+    received, spans, waited, sliced = [], [], [], []
+    islands = len({peer for _, peer, _ in merged})
     for each in numbers:
         sent = [entry for entry in of_kind(found, "round_sent") if number(entry[2]) == each]
         chosen = [entry for entry in of_kind(found, "round_chosen") if number(entry[2]) == each]
         # The islands before it wait for its compute; it waits for the round alone.
         last_seconds, last_peer, _ = max(sent, key=lambda entry: entry[0])
         spans.append(max(at for at, _, _ in chosen) - last_seconds)
-        mine = [event for _, peer, event in merged if peer == last_peer]
-        received.append(received_bytes(mine, each + 1) - received_bytes(mine, each))
-        ends = {event["step"] for event in mine if number(event) == each + 1}
+        everybodys = [event for _, _, event in merged]
+        grown = received_bytes(everybodys, each + 1) - received_bytes(everybodys, each)
+        received.append(grown / islands)
+        sliced += [bool(event["owners"]) for _, _, event in chosen if event["stage"]]
+        ends = {e["step"] for _, peer, e in merged if peer == last_peer and number(e) == each + 1}
         waited += [
             float(event["seconds"])
             for _, peer, event in of_kind(found, "step_committed")
@@ -153,6 +179,7 @@ def figures(found: list[Entry]) -> Figures:
         statistics.median(spans),
         statistics.median(waited),
         plain_seconds(found),
+        statistics.mean(sliced),
     )
 
 
@@ -176,13 +203,13 @@ def received_bytes(merged: list[dict[str, Any]], each: int) -> int:
     return sum(int(event["received_bytes"]) for event in merged if number(event) == each)
 
 
-def compare(islands: int, rounds: int, folder: Path) -> tuple[Figures, Figures]:
+def compare(case: Case, rounds: int, folder: Path) -> tuple[Figures, Figures]:
     """Real, then virtual."""
-    config = config_of(rounds * INNER_STEPS + 2)
-    measured = figures(asyncio.run(real(config, islands, folder)))
+    config = config_of(case, rounds * case.inner_steps + 2)
+    measured = figures(asyncio.run(real(config, case.islands, folder)))
     # Steps without a round take compute alone: twice as many seconds are twice as long.
-    unit = plain_seconds(virtual(config_of(4), 1, 1.0))
-    return measured, figures(virtual(config, islands, measured.plain_step_seconds / unit))
+    unit = plain_seconds(virtual(config_of(case, 4), 1, 1.0))
+    return measured, figures(virtual(config, case.islands, measured.plain_step_seconds / unit))
 
 
 def table(measured: Figures, modelled: Figures) -> str:
@@ -191,31 +218,40 @@ def table(measured: Figures, modelled: Figures) -> str:
         ("a round, made to chosen", "s", 1, measured.round_seconds, modelled.round_seconds),
         ("a step with a result", "s", 1, measured.round_step_seconds, modelled.round_step_seconds),
         ("a step without (given)", "s", 1, measured.plain_step_seconds, modelled.plain_step_seconds),
+        ("rounds in slices", "", 1, measured.sliced, modelled.sliced),
     ]  # fmt: skip
     lines = ["| | real processes | virtual time | difference |", "|---|---|---|---|"]
     lines += [
         f"| {name} | {scale * one:.3f} {unit} | {scale * other:.3f} {unit} "
-        f"| {100 * (one / other - 1):+.1f} % |"
+        f"| {100 * (one / other - 1) if other else 0:+.1f} % |"
         for name, unit, scale, one, other in rows
     ]
     return "\n".join(lines) + "\n"
 
 
+def section(name: str, rounds: int) -> str:
+    case = CASES[name]
+    with tempfile.TemporaryDirectory() as folder:
+        measured, modelled = compare(case, rounds, Path(folder))
+    return f"""## {name}: {case.islands} islands, {case.codec}, width {case.width}, rounds of {case.inner_steps} steps
+
+{table(measured, modelled)}"""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Rounds of real processes beside virtual time")
-    parser.add_argument("--islands", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--only", choices=CASES)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     args = parser.parse_args()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        measured, modelled = compare(args.islands, args.rounds, Path(folder))
-    text = f"""# Rounds between {args.islands} islands on lines of 20 Mbit/s and 50 ms
+    only = f" --only {args.only}" if args.only else ""
+    head = f"""# Rounds between islands on lines of 20 Mbit/s and 50 ms
 
-`python -m benchmarks.islands_real --islands {args.islands} --rounds {args.rounds}`: one process an island, fp16, \
-rounds of {INNER_STEPS} steps, results one step late.
-
-{table(measured, modelled)}"""
+`python -m benchmarks.islands_real{only} --rounds {args.rounds}`: one process an island, results one step late.
+"""
+    names = [args.only] if args.only else list(CASES)
+    text = "\n".join((head, *(section(name, args.rounds) for name in names)))
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "islands_real.md").write_text(text, encoding="utf-8")
     print(text)

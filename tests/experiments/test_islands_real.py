@@ -1,5 +1,6 @@
 """Rounds between real processes on shaped lines take the bytes and the time that virtual time says."""
 
+from dataclasses import astuple
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,12 @@ from benchmarks import islands_real as benchmark
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_bytes_and_rounds_of_processes_are_those_of_virtual_time(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", benchmark.CASES)
+def test_bytes_and_rounds_of_processes_are_those_of_virtual_time(name: str, tmp_path: Path) -> None:
+    """On a machine that does nothing else. Of int4 the coding shows in the times: they are in the table alone."""
     torch.set_num_threads(1)
-    measured, modelled = benchmark.compare(2, 5, tmp_path)
+    measured, modelled = benchmark.compare(benchmark.CASES[name], 4, tmp_path)
+    assert measured.sliced == modelled.sliced == (name != "gathered")
     assert measured.round_bytes == pytest.approx(modelled.round_bytes, rel=0.02)
-    assert measured.round_seconds == pytest.approx(modelled.round_seconds, rel=0.1)
-    # Steps besides have compute in them, which other work on the machine slows down.
-    assert measured.round_step_seconds == pytest.approx(modelled.round_step_seconds, rel=0.2)
+    if name != "int4":
+        assert astuple(measured) == pytest.approx(astuple(modelled), rel=0.1)
