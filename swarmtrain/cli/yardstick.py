@@ -62,18 +62,14 @@ def run_scenario(path: Path, steps: int | None, out: Path | None, overrides: Seq
     from swarmtrain.cli.summary import write
     from swarmtrain.core.units import per_token
     from swarmtrain.data.stream import load_corpus
+    from swarmtrain.experiments.own_code import trust_code
     from swarmtrain.experiments.scenario import read_scenario
     from swarmtrain.experiments.sweep import run_seed
-    from swarmtrain.model.registry import trust_family
     from swarmtrain.monitor.metrics import MetricsFile
-    from swarmtrain.plan.wiring_rules import trust_wiring
-    from swarmtrain.wire.codecs import trust_codec
 
     file = read_scenario(path)
     config = read_config([file.run], [*file.overrides, *overrides], steps)
-    trust_family(config.model)
-    trust_codec(config.outer.codec)
-    trust_wiring(config.planner.wiring)
+    trust_code(config)
     folder = new_run_folder(out, config)
     torch.set_num_threads(config.limits.threads)
     begin = time.monotonic()

@@ -20,6 +20,7 @@ from swarmtrain.data.stream import Corpus, load_corpus
 from swarmtrain.experiments.checker import Violation, check, examine_folder, read_folder
 from swarmtrain.experiments.curves import Point
 from swarmtrain.experiments.faults import Fault
+from swarmtrain.experiments.own_code import trust_code
 from swarmtrain.experiments.pool import ending_pool, hidden_from_interrupts
 from swarmtrain.experiments.processes import ProcessRun
 from swarmtrain.experiments.reference import Reference
@@ -200,7 +201,8 @@ def run_seed(
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Seeds `first`..`last - 1` of one scenario. `config_json` because processes take plain values."""
+    """Seeds `first`..`last - 1` of one scenario. `config_json` because processes take plain values; it is a person's
+    own, and the code that it names is imported."""
 
     first: int
     last: int
@@ -221,6 +223,7 @@ def _run_one(work: tuple[str, Scenario, int]) -> Verdict:
     config_json, scenario, seed = work
     config = config_from_json(config_json)
     config = config.model_copy(update={"run": config.run.model_copy(update={"seed": seed})})
+    trust_code(config)
     torch.set_num_threads(1)
     logging.getLogger("swarmtrain").propagate = False
     return run_seed(config, scenario, _corpus(config.data))[1]

@@ -35,6 +35,7 @@ from swarmtrain.experiments.experiment import PlannedRun
 from swarmtrain.experiments.link_bytes import by_regions, sent_bytes, told_in
 from swarmtrain.experiments.market_trial import MarketTrial
 from swarmtrain.experiments.metered import MeteredStage
+from swarmtrain.experiments.own_code import trust_code
 from swarmtrain.experiments.peak_memory import peak_bytes, restart_peak
 from swarmtrain.experiments.processes import run_processes
 from swarmtrain.experiments.scenario import scenario_from
@@ -43,11 +44,8 @@ from swarmtrain.experiments.sweep import GOOD, Verdict, judge_processes, run_see
 from swarmtrain.experiments.virtual import Scenario
 from swarmtrain.experiments.work import Sources, Work, file_sha256
 from swarmtrain.experiments.world_json import world_json
-from swarmtrain.model.registry import trust_family
 from swarmtrain.monitor.lines import json_line, plain
 from swarmtrain.monitor.summary import write_summary
-from swarmtrain.plan.wiring_rules import trust_wiring
-from swarmtrain.wire.codecs import trust_codec
 
 SUMMARY, RECORD, FAILURE = "summary.json", "record.json", "failure.json"
 SCENARIO = "scenario.json"
@@ -149,9 +147,7 @@ def surroundings() -> dict[str, Any]:
 
 def _corpus_of(config: RunConfig, work: Work) -> Corpus:
     """Of a run whose configuration is a person's own, once this process may use its code. Raises CorpusError."""
-    trust_family(config.model)
-    trust_codec(config.outer.codec)
-    trust_wiring(config.planner.wiring)
+    trust_code(config)
     torch.set_num_threads(config.limits.threads)
     return _corpus(config.data, work.corpus_sha256)
 
