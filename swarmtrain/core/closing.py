@@ -55,9 +55,9 @@ class PlaceNews:
     """How a replica stands with one fragment of its stage: the round that comes next, or is under way.
 
     `choice` is the digest of what the group decided for it, empty until then; `offered` how many other islands are
-    ready. A group that is ahead of this island is at `ahead_round`, with an outer state of digest `ahead_state`. The
-    island's last contribution was made `begun_seconds` ago, or else the stage has been here for so long. Those that
-    are ready wait for `window_seconds` more, as far as they say.
+    ready, once it is decided for the round after it. A group that is ahead of this island is at `ahead_round`, with an
+    outer state of digest `ahead_state`. The island's last contribution was made `begun_seconds` ago, or else the stage
+    has been here for so long. Those that are ready wait for `window_seconds` more, as far as they say.
     """
 
     stage: int

@@ -5,10 +5,11 @@ step that is about to be decided. What is in a decision is done by all replicas 
 over a result that one of its replicas has and another has not. Pure: time comes in as an argument.
 
 Rounds follow the run's step (`rounds.Rhythm`). An island that is slower than its group sends when the others are ready
-and it would not be within the grace window: it then stands where the group does, which may skip steps. Rounds by time
-work alike: whatever steps were made when `every_seconds` have passed since the last contribution, the step committed
-next is a round's last, and a result that is there by then is merged before its time in steps. Every replica saw when that was, so that a new conductor knows it as well. An island never waits
-for a result longer than `patience_seconds`; what comes later is merged later.
+and it would not be within the grace window, merging before its time what it sent last: it then stands where the group
+does, which may skip steps. Rounds by time work alike: whatever steps were made when `every_seconds` have passed since
+the last contribution, the step committed next is a round's last, and a result that is there by then is merged before
+its time in steps. Every replica saw when that was, so that a new conductor knows it as well. An island never waits for
+a result longer than `patience_seconds`; what comes later is merged later.
 """
 
 import math
@@ -151,17 +152,18 @@ class Director:
         rhythm, stage, fragment, number = self.rhythm, news.stage, news.fragment, news.round
         works: list[RoundWork] = []
         is_sent = news.is_sent
+        is_early = bool(is_sent and news.choice) and (
+            begun_seconds >= self.every_seconds or self._is_overtaken(news, next_step, step_seconds)
+        )
         # A result that is here is better than the state behind it: what was made for the round is accounted for.
         is_missed = news.ahead_round > number + bool(news.choice)
         if is_missed and news.ahead_state:
             number = news.ahead_round
             works.append(_work(news, number, RoundWorkKind.CATCH_UP, news.ahead_state))
             next_step = max(next_step, rhythm.send_step(stage, fragment, number - 1))
-            is_sent = False
+            is_sent = is_early = False
         elif news.choice and (
-            not is_sent
-            or next_step >= rhythm.merge_step(stage, fragment, number)
-            or begun_seconds >= self.every_seconds
+            not is_sent or is_early or next_step >= rhythm.merge_step(stage, fragment, number)
         ):
             works.append(_work(news, number, RoundWorkKind.MERGE, news.choice))
             next_step = max(next_step, rhythm.send_step(stage, fragment, number))
@@ -174,14 +176,23 @@ class Director:
             left_seconds = min(
                 (due_step - next_step) * step_seconds, self.every_seconds - begun_seconds
             )
-            grace = self.grace_seconds
-            window_seconds = news.window_seconds if grace is None else grace
-            is_late = news.offered > 0 and left_seconds > window_seconds
+            is_late = news.offered > 0 and self._is_late(news, left_seconds)
             is_time = (left_seconds <= 0 or is_late) and due_step <= skip_to
-            if next_step >= due_step or (is_time and not works):
+            if next_step >= due_step or (is_time and (is_early or not works)):
                 works.append(_work(news, number, RoundWorkKind.SEND, b""))
                 next_step = max(next_step, due_step)
         return _Standing(next_step, False, tuple(works))
+
+    def _is_overtaken(self, news: PlaceNews, next_step: int, step_seconds: float) -> bool:
+        """Whether others are ready for the round after the one that is decided, and would wait too long for the steps
+        that this island has left until then: its result is merged before its time."""
+        following = self.rhythm.send_step(news.stage, news.fragment, news.round + 1)
+        return news.offered > 0 and self._is_late(news, (following - next_step) * step_seconds)
+
+    def _is_late(self, news: PlaceNews, left_seconds: float) -> bool:
+        """Whether those who are ready do not wait so long."""
+        grace = self.grace_seconds
+        return left_seconds > (news.window_seconds if grace is None else grace)
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,15 @@ class RoundGroup:
         """The islands that have offered to this round, ascending."""
         return tuple(sorted(self._chair.offers))
 
+    @property
+    def early(self) -> tuple[int, ...]:
+        """The islands that have offered to the round after this one, ascending; greetings do not count."""
+        heard = self._early.items()
+        following = self.round + 1
+        return tuple(
+            sorted(i for i, (_, offer, _) in heard if offer.digest and offer.round == following)
+        )
+
     def window_seconds(self, now_seconds: float) -> float:
         """For how long those who are ready can still spare the result, as far as they say."""
         return self._chair.window_seconds(now_seconds)

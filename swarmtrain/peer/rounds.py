@@ -509,7 +509,8 @@ class OuterRounds:
         own = self.states.member(place)
         is_current = group.round == own.state.round and place[0] not in self.states.stranded
         choice, ahead = group.choice if is_current else None, self._ahead.get(place)
-        others = [island for island in group.offered if island != self.island]
+        ready = group.early if choice is not None else group.offered
+        others = [island for island in ready if island != self.island]
         return PlaceNews(
             stage=place[0],
             fragment=place[1],

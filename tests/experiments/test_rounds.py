@@ -335,6 +335,15 @@ def test_a_slow_island_sends_less_and_stands_where_the_others_do() -> None:
     assert slowest < config.outer.grace_seconds
 
 
+def test_a_slow_island_is_counted_in_every_round_also_where_results_have_a_whole_round() -> None:
+    """It makes two or three steps while the others make eight, and does not wait for the delay's eight to merge."""
+    overrides = ("outer.inner_steps=8", "outer.delay_steps=8", "outer.grace_seconds=8")
+    config = config_of(*overrides, "outer.founders=3", steps=32)
+    run = run_islands(config, islands_of(3, slowness=4.0))
+    assert finishes(run, 9) and is_agreed(run)
+    assert {islands for found in choices(run).values() for islands, _ in found} == {(0, 1, 2)}
+
+
 @pytest.mark.parametrize("grace_seconds", [0, 20])
 def test_no_step_waits_for_stragglers_where_they_get_what_the_delay_leaves(
     grace_seconds: int,

@@ -202,13 +202,21 @@ def test_a_result_is_merged_before_its_time_in_steps_once_the_time_of_its_round_
     director = Director(replace(RHYTHM, delay_steps=10), 4.0, 8.0, every_seconds=30.0)
     director.heard(A, news(21, 1, True, b"x", begun_seconds=20.0), 100.0)
     assert kinds(director.closing(21, [A], 109.9, 15.0)) == []
-    assert kinds(director.closing(21, [A], 110.0, 15.0)) == [MERGE]
-    director.heard(A, news(22, 2, False, b"", begun_seconds=45.0), 125.0)
-    closed = director.closing(22, [A], 125.0, 15.0)
-    assert kinds(closed) == [SEND] and closed is not None and closed.next_step == 30
+    closed = director.closing(21, [A], 110.0, 15.0)
+    assert kinds(closed) == [MERGE, SEND] and closed is not None and closed.next_step == 30
 
 
 def test_a_result_that_is_not_there_when_the_time_of_its_round_is_up_has_its_steps() -> None:
     director = Director(replace(RHYTHM, delay_steps=10), 4.0, 8.0, every_seconds=30.0)
     director.heard(A, news(21, 1, True, b"", begun_seconds=40.0), 100.0)
     assert kinds(director.closing(21, [A], 100.0, 15.0)) == []
+
+
+def test_a_result_is_merged_before_its_time_where_others_are_ready_for_the_next_round() -> None:
+    """Seven steps are left of a delay of a whole round: they wait for four seconds."""
+    director = Director(replace(RHYTHM, delay_steps=10), 4.0, 8.0)
+    for offered, step_seconds, expected in ((0, 5.0, []), (1, 0.5, []), (1, 5.0, [MERGE, SEND])):
+        director.heard(A, news(12, 0, True, b"x", offered=offered), 0.0)
+        closed = director.closing(12, [A], 0.0, step_seconds)
+        assert kinds(closed) == expected
+    assert closed is not None and closed.next_step == 20
