@@ -101,7 +101,7 @@ class Lane(Protocol):
         """Queue `work` at once; its outcome is the future's. Cancelling it does not stop a task that runs."""
         ...
 
-    def beside(self, work: Callable[[], T]) -> asyncio.Future[T]:
+    def beside(self, task: Task, work: Callable[[], T]) -> asyncio.Future[T]:
         """Run `work`, which must touch nothing that tasks touch, without keeping the lane from its tasks."""
         ...
 
@@ -153,12 +153,15 @@ class ThreadLane:
             self._ready.notify()
         return future
 
-    def beside(self, work: Callable[[], T]) -> asyncio.Future[T]:
+    def beside(self, task: Task, work: Callable[[], T]) -> asyncio.Future[T]:
         if self._closing:
             future: asyncio.Future[T] = self._loop.create_future()
             future.cancel()
             return future
-        return self._loop.run_in_executor(self._beside, work)
+        start_seconds = self._loop.time()
+        future = self._loop.run_in_executor(self._beside, work)
+        future.add_done_callback(lambda _: self.note(task, start_seconds))
+        return future
 
     def deliver(self, callback: Callable[[], None]) -> None:
         self._loop.call_soon_threadsafe(callback)
@@ -256,7 +259,7 @@ class VirtualLane:
         self._wake.set()
         return future
 
-    def beside(self, work: Callable[[], T]) -> asyncio.Future[T]:
+    def beside(self, task: Task, work: Callable[[], T]) -> asyncio.Future[T]:
         """Takes no virtual time, as tasks that change state do not."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         if self._closing:
@@ -266,6 +269,7 @@ class VirtualLane:
             future.set_result(work())
         except Exception as problem:
             future.set_exception(problem)
+        self.note(task, asyncio.get_running_loop().time())
         return future
 
     def deliver(self, callback: Callable[[], None]) -> None:

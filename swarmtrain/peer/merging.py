@@ -76,7 +76,7 @@ class Merging:
 
     async def _whole(self, job: Job) -> Result:
         found = await self._contributions(job, None)
-        return await self._reduce(job, lambda reduction: reduction.whole(job.choice, found))
+        return await self._beside(job, "merge", lambda it: it.whole(job.choice, found))
 
     async def _sliced(self, job: Job) -> Result:
         slices.check(job.choice, self.states.sizes(job.place).sections)
@@ -95,7 +95,7 @@ class Merging:
         cut = slices.bounds(job.choice.slices)
         means = await _all([mean(job, number, sections) for number, sections in enumerate(cut)])
         whole = [section for sections in means for section in sections]
-        return await self._reduce(job, lambda reduction: reduction.of_means(job.choice, whole))
+        return await self._beside(job, "merge", lambda it: it.of_means(job.choice, whole))
 
     async def _mean(self, job: Job, number: int, sections: Sections) -> tuple[Buffer, ...]:
         """The mean of a slice: its owner's, or else made here.
@@ -125,8 +125,8 @@ class Merging:
         name = slices.mean_name(job.choice, number)
         with self.payloads.working(job.key, name):
             found = await self._contributions(job, sections)
-            mean = await self._reduce(
-                job, lambda reduction: reduction.mean(job.choice, sections, found)
+            mean = await self._beside(
+                job, "reduce", lambda it: it.mean(job.choice, sections, found)
             )
             self.payloads.put_mean(job.key, name, mean)
         return mean
@@ -166,8 +166,8 @@ class Merging:
         wanted = Wanted(counted.digest, self.states.bounds(job.place), sections)
         return await self.payloads.fetch(job.key, wanted, Sources(asked, siblings))
 
-    async def _reduce(self, job: Job, work: Callable[[Reduction], T]) -> T:
-        """Beside the lane, so that no step waits for it.
+    async def _beside(self, job: Job, name: str, work: Callable[[Reduction], T]) -> T:
+        """Not on the lane, so that no step waits for it.
 
         Raises Missing for a contribution that makes no sense, StateError when the round is over.
         """
@@ -180,7 +180,8 @@ class Merging:
 
         found = await self.lane.submit(Task(Kind.STATE, place[0], name="reduction"), reduction)
         try:
-            return await self.lane.beside(lambda: work(found))
+            task = Task(Kind.STATE, place[0], name=name)
+            return await self.lane.beside(task, lambda: work(found))
         except SpoiltContribution as error:
             raise Missing([error.island], str(error)) from None
 

@@ -251,7 +251,8 @@ def test_a_lane_of_a_slower_machine_takes_at_least_its_seconds_and_not_much_more
 
 def test_work_beside_the_lane_keeps_no_task_waiting_and_its_outcome_or_error_arrives(run):
     async def test(make) -> None:
-        lane = make(None)
+        spans = list[Span]()
+        lane = make(spans.append)
         may_end = threading.Event()
 
         def work() -> str:
@@ -262,13 +263,14 @@ def test_work_beside_the_lane_keeps_no_task_waiting_and_its_outcome_or_error_arr
         def failing() -> None:
             raise ValueError("spoilt")
 
-        summed = lane.beside(work)
+        summed = lane.beside(Task(Kind.STATE, 1, name="merge"), work)
         assert await lane.submit(Task(Kind.FORWARD, 1), lambda: "computed") == "computed"
         assert summed.done() == isinstance(lane, VirtualLane)
         may_end.set()
         assert await summed == "summed"
+        assert [span.task.name for span in spans if span.task.kind is Kind.STATE] == ["merge"]
         with pytest.raises(ValueError, match="spoilt"):
-            await lane.beside(failing)
+            await lane.beside(Task(Kind.STATE, 1), failing)
         await lane.close()
 
     run(test)
@@ -277,12 +279,14 @@ def test_work_beside_the_lane_keeps_no_task_waiting_and_its_outcome_or_error_arr
 def test_a_closed_lane_ends_the_work_beside_it_and_takes_no_more(run):
     async def test(make) -> None:
         lane, ended = make(None), list[str]()
-        running = lane.beside(lambda: (time.sleep(0.05), ended.append("first")))
-        waiting = lane.beside(lambda: ended.append("second"))
+        running = lane.beside(
+            Task(Kind.STATE, 1), lambda: (time.sleep(0.05), ended.append("first"))
+        )
+        waiting = lane.beside(Task(Kind.STATE, 1), lambda: ended.append("second"))
         await lane.close()
         await asyncio.gather(running, waiting, return_exceptions=True)
         assert ended == ["first"] if isinstance(lane, ThreadLane) else ["first", "second"]
         assert not [thread for thread in threading.enumerate() if "lane" in thread.name]
-        assert lane.beside(lambda: None).cancelled()
+        assert lane.beside(Task(Kind.STATE, 1), lambda: None).cancelled()
 
     run(test)

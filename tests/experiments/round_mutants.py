@@ -4,6 +4,7 @@ Patches of the agreement alone are in tests/outer/group_mutants.py.
 """
 
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,10 +22,12 @@ from swarmtrain.outer.effects import Effect
 from swarmtrain.outer.group import RoundGroup
 from swarmtrain.outer.parcel import Table
 from swarmtrain.outer.payload import Sender
+from swarmtrain.outer.reduction import Reduction, Result
 from swarmtrain.outer.votes import Votes
-from swarmtrain.peer import payloads, stage_rounds
+from swarmtrain.peer import payloads
 from swarmtrain.peer.payloads import Payloads, Wanted
 from swarmtrain.peer.rounds import OuterRounds
+from swarmtrain.peer.stage_rounds import OuterStates
 from tests.outer import group_mutants
 
 Patch = pytest.MonkeyPatch
@@ -161,17 +164,20 @@ def sent_again_and_again(patch: Patch) -> None:
 
 def one_wrong_result(patch: Patch, island: int, number: int) -> None:
     """No mutant: a machine of `island` computes round `number` wrong, once for each stage."""
-    real, done = stage_rounds.OuterStates.merge, set[Place]()
+    real, done = OuterStates.reduction, set[Place]()
 
-    def merge(self: Any, place: Place, choice: Choice, given: Any) -> Any:
-        result = real(self, place, choice, given)
-        if self._island == island and self.key(place).round == number and place not in done:
+    def reduction(self: OuterStates, place: Place) -> Any:
+        found = real(self, place)
+        is_here = self._island == island and found.tag.round == number
+        return SimpleNamespace(whole=partial(whole, found, place)) if is_here else found
+
+    def whole(found: Reduction, place: Place, choice: Choice, given: Any) -> Result:
+        result = found.whole(choice, given)
+        if place not in done:
             done.add(place)
             assert isinstance(result.merged.values, torch.Tensor)
             result.merged.values[0] += 1.0
-            result = stage_rounds.Result(
-                result.merged, replace(result.choice, result=result.merged.digest())
-            )
+            result = Result(result.merged, replace(result.choice, result=result.merged.digest()))
         return result
 
-    patch.setattr(stage_rounds.OuterStates, "merge", merge)
+    patch.setattr(OuterStates, "reduction", reduction)
