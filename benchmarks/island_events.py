@@ -9,7 +9,7 @@ shorter, so that both end their learning rate's schedule with equal tokens, to t
 in which nothing happens and one island was never there: what that does at equal tokens no event does. Waits are those
 of the islands that nothing happened to: what their longest step took beyond a calm run's usual one.
 
-The same events once more in three quarters of these steps, where stragglers get nothing but what the overlap leaves: results come
+The same events once more in three quarters of these steps, where stragglers get what the overlap leaves: results come
 in four steps late, and there is no grace window. In the last round nothing is left of the overlap: then they get a
 fixed time (`outer.slack`).
 """

@@ -7,6 +7,7 @@ is the slower.
 """
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -35,7 +36,8 @@ from swarmtrain.transport.link import Handler, Hello, Link, Message, Transport
 from swarmtrain.transport.requests import ProbeReply, ProbeRequest
 
 LOOK_SECONDS = 0.5
-"""How often a peer that is forming looks into the directory."""
+"""How often a peer that is forming looks into the directory; up to half more or less, by chance: peers that looked at
+the same times would each give way to what the others have given up by then."""
 
 SURE_LOOKS = 3
 """A choice is settled when so many looks in a row gave it while the directory already showed it: others had as long to
@@ -128,8 +130,12 @@ class Forming:
                     sure_looks = sure_looks + 1 if is_same and choice.is_ready else 0
                     if sure_looks == SURE_LOOKS:
                         return choice
-                    self._said = choice.island
-                await asyncio.sleep(LOOK_SECONDS)
+                    if choice.island != self._said:
+                        self._said = choice.island
+                        # At once: others go by what this peer says, and it by what they said meanwhile.
+                        with contextlib.suppress(DirectoryError):
+                            await self._publish()
+                await asyncio.sleep(LOOK_SECONDS * self.chance.uniform(0.5, 1.5))
         finally:
             await tasks.cancel_all()
 

@@ -58,16 +58,16 @@ class Service:
         self._meddling = Meddling(self._answer, record)
         self._probes = ProbeAnswers()
         self.runtime: Runtime | None = None
-        # Whether this peer is between two islands, of which the one before began: to who knew it there it is gone.
+        # Whether this peer leaves an island that began: to those who knew it there it is gone.
         self.is_parting = False
         self.is_coordinator: Callable[[Link], bool] = lambda link: False
 
     async def part(self, seconds: float) -> None:
-        """Hang up on all other peers, and let none in until this one is in another island. Takes so long that nobody
-        takes it for lost any later."""
+        """Hang up on all other peers, and let none in for so long: none can take this one for lost any later."""
         self.is_parting = True
         await self.links.part("leaves its island, which cannot go on")
         await asyncio.sleep(seconds)
+        self.is_parting = False
 
     # ---- the transport's Handler --------------------------------------------------------------------------------
 

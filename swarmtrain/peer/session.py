@@ -39,6 +39,7 @@ from swarmtrain.peer.runtime import Runtime, Setting, build_runtime
 from swarmtrain.peer.service import Calls, Service
 from swarmtrain.plan.assign import Assignment
 from swarmtrain.plan.formation import Avoided
+from swarmtrain.steps.ballot import epoch_of
 from swarmtrain.steps.effects import LEFT
 from swarmtrain.steps.member import StepMember
 from swarmtrain.steps.membership import FULL
@@ -77,7 +78,7 @@ class Session:
         self.placing = self._new_placing()
         self._balancing = Balancing(config, options.me, self.vocab_size)
         self._queued: list[tuple[PeerId, StepMessage]] = []
-        self._is_founding = False
+        self._is_founding, self._past_term = False, 0
         self._capacity_stages = 0
         self.coordinator: Callable[[], Link | None] = lambda: None
         self._locking: asyncio.Task[None] | None = None
@@ -214,7 +215,8 @@ class Session:
         own_record = partial(self.placing.own_record, machine, self.address, "forming")
         choice = await Forming(self.config, *wires, own_record, self._record, avoided).run()
         assert choice.island is not None
-        self.island, self.service.is_parting = choice.island, False
+        self.island = choice.island
+        await self.links.part("is in an island by now, which links from before do not say")
         self.placing = self._new_placing()
         return IslandChosen(self.options.me, choice.island, choice.reason)
 
@@ -234,6 +236,8 @@ class Session:
         """Forget an island that trained. To all who knew this peer there it is lost, as one whose process ended: what
         it voted in rounds is forgotten, and whatever it says from now on it says as a newcomer."""
         self._moving.stop()
+        if self.runtime is not None and not epoch_of(self.runtime.member.term):
+            self._past_term = max(self._past_term, self.runtime.member.term)
         await self._leave_island()
         self._balancing = Balancing(self.config, self.options.me, self.vocab_size)
         await self.service.part(self.config.links.silence_seconds)
@@ -320,6 +324,8 @@ class Session:
         if self.runtime is not None and self.runtime.member.term == 0:
             self._is_founding = True
             self.runtime.island.conducting.leading.look(self.placing.records)
+            # No list of replicas may have the version of one that voted before (outer.group).
+            self.runtime.island.conducting.step_down(self._past_term)
             self.runtime.island.stand(roster, "lowest edge peer, and every stage is covered")
 
     async def _join_running(self) -> None:

@@ -340,7 +340,8 @@ def _near_island(view: View, me: PeerId, avoided: Avoided) -> Formation | None:
         is_whole = not lacking(members, view.terms)
         if seconds is None or seconds > view.terms.near_seconds or island in avoided.full:
             continue
-        if is_whole or island not in avoided.unable:
+        # A number that nobody has settled under is not the island that was given up.
+        if is_whole or island not in avoided.unable or not view.settled(island):
             choices.append((is_whole, seconds, island))
     if not choices:
         return None

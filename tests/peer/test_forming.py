@@ -40,10 +40,12 @@ from swarmtrain.experiments.machines import MachineLoop
 from swarmtrain.experiments.profiles import NetworkProfile
 from swarmtrain.experiments.virtual import Scenario, Stage, VirtualPeer, VirtualRun, play
 from swarmtrain.peer.forming import PATIENT_LIVES, Forming, resident_of, sends_of
+from swarmtrain.peer.island import GIVEN_UP
 from swarmtrain.peer.links import Links
 from swarmtrain.peer.published import boundary_bytes
 from swarmtrain.peer.rosters import Rosters
 from swarmtrain.peer.service import Calls, Service
+from swarmtrain.peer.session import Session
 from swarmtrain.plan.formation import Formation
 from swarmtrain.swarm.identity import Identity
 from swarmtrain.swarm.memory_directory import MemoryDirectoryHub
@@ -288,9 +290,14 @@ QUICK = ("links.heartbeat_seconds=0.4", "links.silence_seconds=1")
 """So that what a loss takes is short beside the run."""
 
 
-def losing_world(peers: tuple[VirtualPeer, ...], *overrides: str, steps: int = 60) -> VirtualRun:
+def losing_world(
+    peers: tuple[VirtualPeer, ...],
+    *overrides: str,
+    steps: int = 60,
+    newcomer: VirtualPeer | None = None,
+) -> VirtualRun:
     """`b2`, the only one of its island with stage 2, dies behind a step that its island committed; there are no
-    snapshots. Nothing is amiss in the journals."""
+    snapshots. Nothing is amiss in the journals. A `newcomer` comes when that island is given up."""
 
     def script(stage: Stage) -> "asyncio.Future[None]":
         async def act() -> None:
@@ -298,8 +305,11 @@ def losing_world(peers: tuple[VirtualPeer, ...], *overrides: str, steps: int = 6
                 await asyncio.sleep(0.05)
                 runtime = stage.sessions["b2"].runtime
                 if runtime is not None and runtime.member.step >= 6:
-                    stage.nemesis.strike(Fault("kill", ("b2",)))
-                    return
+                    break
+            stage.nemesis.strike(Fault("kill", ("b2",)))
+            if newcomer is not None:
+                await until_noted(stage, IslandDissolved)
+                stage.add(newcomer)
 
         return asyncio.ensure_future(act())
 
@@ -341,6 +351,22 @@ def test_the_peers_of_an_island_that_lost_a_stage_for_good_help_another(inner_st
     assert len(helped(run, "b0")) > 3 and len(helped(run, "b1")) > 3
 
 
+def test_with_a_newcomer_they_found_an_island_of_another_number() -> None:
+    """Near ones suffice again: they begin anew, and catch up with the rounds of the first island."""
+    newcomer = VirtualPeer("b3", (2,), region="b", island=None)
+    peers = (*in_island(fleet("a", 3), 0), *fleet("b", 3))
+    rounds = ("outer.inner_steps=5", "outer.delay_steps=2")
+    run = losing_world(peers, *rounds, newcomer=newcomer)
+    assert not run.stalled and not run.errors
+    assert [outcome.finished for outcome in run.outcomes.values()] == [True] * 6
+    joined = islands_of(run)
+    assert joined["b0"] == joined["b1"] == [1, 2] and joined["b3"] == [2]
+    before, after = (e.term for _, e in told(run, TermStarted)["b0"])
+    assert after >> 16 > before >> 16
+    later = [e.members for _, _, e in run.events if isinstance(e, RoundChosen)][-3:]
+    assert later == [(0, 2)] * 3 and is_agreed(run)
+
+
 def test_rounds_go_on_without_an_island_that_was_dissolved() -> None:
     """Its peers live, but none of them is waited for as one of it. Two of them are in another that votes by then."""
     rounds = ("outer.inner_steps=5", "outer.delay_steps=2", "outer.founders=3")
@@ -372,6 +398,41 @@ def test_without_another_island_or_where_the_owner_chose_it_stops_as_ever(case: 
 
 def in_island(peers: tuple[VirtualPeer, ...], island: int) -> tuple[VirtualPeer, ...]:
     return tuple(replace(peer, island=island) for peer in peers)
+
+
+@pytest.mark.parametrize(
+    ("island", "is_draining", "others_train", "reason", "does"),
+    [
+        (None, False, True, GIVEN_UP + LOST, True),
+        (None, True, True, GIVEN_UP + LOST, False),
+        (None, False, False, GIVEN_UP + LOST, False),
+        (1, False, True, GIVEN_UP + LOST, False),
+        (None, False, True, "the run's owner asked for it", False),
+    ],
+)
+def test_only_who_is_free_to_go_looks_for_another_island(
+    island: int | None, is_draining: bool, others_train: bool, reason: str, does: bool
+) -> None:
+    """Not who is to leave, nor where the run is to stop."""
+    session: Any = SimpleNamespace(
+        options=SimpleNamespace(island=island),
+        placing=SimpleNamespace(given_up="", others_train=others_train),
+        _is_draining=is_draining,
+    )
+    assert Session._may_dissolve(session, reason) is does
+
+
+def test_three_far_clusters_that_come_at_once_form_three_islands() -> None:
+    """All of them look at the same times: one cluster's peers took each other's last numbers, again and again."""
+    life = f"swarm.announce_seconds={LIFE_SECONDS}"
+    config = config_of(life, "outer.inner_steps=0", "swarm.min_peers=3", *QUICK, steps=2)
+    run = run_world(config, (*fleet("a", 3), *fleet("b", 3), *fleet("c", 3)))
+    assert not run.stalled and not run.errors and not run.left_behind
+    joined = islands_of(run)
+    found = [
+        {*joined[f"{region}0"], *joined[f"{region}1"], *joined[f"{region}2"]} for region in "abc"
+    ]
+    assert len({island for (island,) in found}) == 3
 
 
 # ---- one peer that is forming, among others -------------------------------------------------------------------------

@@ -103,6 +103,32 @@ def test_an_avoided_island_that_can_train_by_now_is_joined() -> None:
     assert choice.island == 0
 
 
+def test_who_was_in_an_island_that_began_founds_none_of_its_number() -> None:
+    everybody = [resident(name, stage) for stage, name in enumerate("abc")]
+    unable = NOTHING_AVOIDED.and_also(0, is_full=False)
+    began = NOTHING_AVOIDED.and_also(0, is_full=False, has_begun=True)
+    for avoided, number in ((unable, 0), (began, 1)):
+        assert set(chosen(everybody, lines("abc"), avoided=avoided).values()) == {number}
+        tired = [replace(r, is_patient=False) for r in everybody]
+        far = chosen(tired, lines("a", "b", "c"), is_patient=False, avoided=avoided)
+        assert set(far.values()) == {number}
+
+
+def test_with_a_newcomer_that_does_not_know_of_it_they_agree_all_the_same() -> None:
+    everybody = {name: resident(name, stage) for stage, name in enumerate("abc")}
+    began = NOTHING_AVOIDED.and_also(0, is_full=False, has_begun=True)
+    for first in itertools.permutations("abc"):
+        known = dict(everybody)
+        for name in 6 * first:
+            avoided = NOTHING_AVOIDED if name == "c" else began
+            found = choose_island(
+                PeerId(name), list(known.values()), lines("abc"), TERMS, avoided=avoided
+            )
+            known[name] = replace(known[name], island=found.island)
+        (number,) = {r.island for r in known.values()}
+        assert number is not None
+
+
 def test_an_island_that_is_full_is_not_helped_near_or_far_and_is_named_while_none_is_found() -> (
     None
 ):
