@@ -252,18 +252,20 @@ def rows_of(seed: int, steps: int, events: Sequence[str] = (ABSENT, *EVENTS)) ->
         wait_seconds = max(found.longest_seconds, found.last_seconds) - whole.usual_seconds
         losses = found.loss, alike.loss, whole.loss
         rows.append(Row(seed, event, found.tokens, *losses, wait_seconds))
+        print(rows[-1], file=sys.stderr, flush=True)
     return rows
 
 
 def waits_of(seed: int, steps: int, events: Sequence[str] = ("", *EVENTS)) -> list[Wait]:
     """How long others wait where stragglers get what the overlap leaves, "" for a calm run."""
     config = config_of(seed, steps, SLACK_DELAY_STEPS, grace_seconds=0.0)
-    found = {event: outcome_of(event, config) for event in dict.fromkeys(("", *events))}
-    usual = found[""].usual_seconds
-    return [
-        Wait(seed, event, found[event].longest_seconds - usual, found[event].last_seconds - usual)
-        for event in events
-    ]
+    calm, waits = outcome_of("", config), list[Wait]()
+    for event in events:
+        found = outcome_of(event, config) if event else calm
+        seconds = found.longest_seconds - calm.usual_seconds
+        waits.append(Wait(seed, event, seconds, found.last_seconds - calm.usual_seconds))
+        print(waits[-1], file=sys.stderr, flush=True)
+    return waits
 
 
 def measured(steps: int, task: tuple[int, bool]) -> tuple[list[Row], list[Wait], float]:
