@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
+from swarmtrain.core.events import Event, PeerJoined, StateApplied
+from swarmtrain.core.types import PeerId
 from swarmtrain.experiments import checker, contents, evidence
 from swarmtrain.experiments.checker import check, check_folder
 from swarmtrain.experiments.faults import Fault
 from swarmtrain.experiments.virtual import Scenario, VirtualPeer, simulate
+from swarmtrain.monitor.journal import journal_line
 from tests.experiments.runs import corpus, small_config
 
 Entries = list[dict[str, Any]]
@@ -401,6 +404,25 @@ def test_journals_of_a_folder_are_read_together(tmp_path: Path):
     assert found.check == "C1" and "2 times" in found.what
     assert found.files == ("a/journal.jsonl", "e/journal.jsonl")
     assert "e/journal.jsonl:5" in str(found)
+
+
+@pytest.mark.parametrize(("digest", "checks"), [("theirs", []), ("another", ["C2"])])
+def test_a_peer_is_judged_with_each_island_that_it_was_in_while_it_was_there(
+    digest: str, checks: list[str]
+) -> None:
+    def joined(peer: str, island: int) -> tuple[str, Event]:
+        return peer, PeerJoined(PeerId(peer), peer, "", (), island)
+
+    def at_step(peer: str, digest: str) -> tuple[str, Event]:
+        return peer, StateApplied(0, 0, 0, ((0, digest),))
+
+    entries = [
+        *(joined("a", 0), joined("b", 1), joined("c", 1)),
+        *(at_step("a", "theirs"), at_step("b", "ours"), at_step("c", "ours")),
+        *(joined("b", 0), at_step("b", digest)),
+    ]
+    lines = [journal_line(event, 0.0, peer) for peer, event in entries]
+    assert [violation.check for violation in check(lines)] == checks
 
 
 def test_a_peer_without_its_journal_is_named(tmp_path: Path):
