@@ -452,7 +452,11 @@ class Stage:
     def _begin(self) -> None:
         """The first step opens: draw the plan for the peers that are there, and start its clock."""
         self._has_begun = True
+        found = {peer.name: self.sessions[peer.name].island for peer in self.scenario.peers}
+        self.run.islands = {name: its for name, its in found.items() if its is not None}
+        islands = sorted(set(self.run.islands.values()))
         if not self.scenario.has_faults:
+            self.run.island_risks = dict.fromkeys(islands, "")
             return
         if self.scenario.has_churn:
             chance = random.Random(f"churn {self.config.run.seed}")
@@ -471,9 +475,7 @@ class Stage:
         self.run.injected = self.nemesis.injected
         whole_stages = self.scenario.chances.whole_stages
         self.run.risk = survivable(plan, roster, names, stages, whole_stages)
-        found = {peer.name: self.sessions[peer.name].island for peer in self.scenario.peers}
-        self.run.islands = {name: its for name, its in found.items() if its is not None}
-        for island in sorted(set(self.run.islands.values())):
+        for island in islands:
             mine = {self.names[name] for name, its in self.run.islands.items() if its == island}
             part = Roster.of(1, [member for member in members if member.peer in mine])
             risk = survivable(plan, part, names, stages, whole_stages)

@@ -24,6 +24,7 @@ from swarmtrain.experiments.machines import MachineLoop
 from swarmtrain.experiments.scenario import ScenarioFile, read_scenario
 from swarmtrain.experiments.sweep import GOOD, Verdict, judge, run_seed
 from swarmtrain.experiments.virtual import Stage, VirtualPeer, VirtualRun, play
+from swarmtrain.outer.group import RoundGroup
 from swarmtrain.outer.roll import ReplicaList
 from swarmtrain.outer.signed import vote_text
 from swarmtrain.peer.stage_rounds import settings_of
@@ -130,6 +131,13 @@ def played(
     with asyncio.Runner(loop_factory=MachineLoop) as runner:
         run = runner.run(main())
     return run, judge(config, run, corpus(), [])
+
+
+def test_a_calm_run_whose_rounds_never_end_is_no_good_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RoundGroup, "_learn", lambda *_: [])
+    run, verdict = played(config_of(0))
+    assert not run.injected and verdict.outcome == "stalled", verdict
+    assert "rounds were merged" in verdict.reason
 
 
 DAMAGED_SECONDS = 3.5
