@@ -6,8 +6,10 @@ Four islands of two machines each run the peers' whole program in virtual time, 
 train a small model on the default corpus with rounds of ten steps. Losses are real, on held-out text, of the outer
 parameters that all islands have in common. A run that an event costs tokens is compared with a calm one that is
 shorter, so that both end their learning rate's schedule with equal tokens, to the nearest step. The control is a run
-in which nothing happens and one island was never there: what that does at equal tokens no event does. Waits are those
-of the islands that nothing happened to: what their longest step took beyond a calm run's usual one.
+in which nothing happens and one island was never there: what it gains at equal tokens, fewer islands gain by more
+steps, and no event has part in it. Beside the calm run of as many steps an event shows what the tokens were worth that
+it cost. Waits are those of the islands that nothing happened to: what their longest step took beyond a calm run's usual
+one.
 
 The same events once more in three quarters of these steps, where stragglers get what the overlap leaves: results come
 in four steps late, and there is no grace window. In the last round nothing is left of the overlap: then they get a
@@ -318,9 +320,9 @@ def main() -> None:
 
 `python -m benchmarks.island_events --seeds {" ".join(map(str, args.seeds))} --steps {args.steps}`: rounds of \
 {INNER_STEPS} steps, results one step late, int4; grace window {GRACE_SECONDS:g} s. Losses in nats a token of held-out \
-text, of the merged model; below zero is better than calm. "{ABSENT}" is the control: three islands to which nothing
-happens. At equal tokens they are better than four by so much, as fewer islands make more steps of the same tokens; what
-an event costs is its difference beside that.
+text, of the merged model; below zero is better than calm. "{ABSENT}" is the control: three islands to which nothing \
+happens. What they gain at equal tokens they gain by more steps of the same tokens, with smaller batches, and so do \
+those whom an event leaves. At equal steps they have seen fewer tokens than four.
 
 {table([row for rows, _, _ in found for row in rows])}
 The same in {args.steps * 3 // 4} steps with `outer.delay_steps={SLACK_DELAY_STEPS}` and `outer.grace_seconds=0`: \

@@ -48,7 +48,7 @@ def test_an_island_that_slept_comes_back_with_the_groups_state_and_counts_again(
 @pytest.mark.parametrize("seed", [3, 4])
 def test_every_event_stays_within_a_percent_of_calm(seed: int) -> None:
     torch.set_num_threads(1)
-    rows = benchmark.rows_of(seed, 120)
+    rows = benchmark.rows_of(seed, 120, benchmark.EVENTS)
     assert {row.event for row in rows} == {"killed", "frozen", "late", "slow"}
     for row in rows:
         assert row.worse_percent <= 1.0, row
