@@ -204,7 +204,9 @@ class RoundGroup:
             return []
         ballot = gather.ballot
         is_held = self._holding is not None and self._holding[:2] == (ballot, gather.choice)
-        if is_held or not self.votes.is_member:
+        # Who was out of the list, where it may only hold results, may have held what it now needs for a vote.
+        is_for_vote = self.votes.is_member and self.votes.awaits(ballot, gather.choice)
+        if not is_for_vote and (is_held or not self.votes.is_member):
             return self._here(self._held(ballot, result, missing), now_seconds)
         if not self.votes.may_vote:
             self.votes.fetched(ballot, result)

@@ -69,6 +69,11 @@ class Votes:
         """Whether a result is being fetched without which this peer may not vote."""
         return self._learning is not None
 
+    def awaits(self, ballot: Ballot, choice: Choice) -> bool:
+        """Whether the result of `choice` is wanted for a vote of `ballot`: one to be given, or one to be learned."""
+        learned = self._learning.accepted if self._learning is not None else None
+        return self._gathering == (ballot, choice) or learned == Accepted(ballot, choice)
+
     # ---- promise and accept -----------------------------------------------------------------------------------
 
     def promise(self, ballot: Ballot) -> bool:

@@ -596,6 +596,40 @@ def test_who_was_out_of_the_list_does_not_know_its_votes() -> None:
     assert not away.votes.may_vote
 
 
+@pytest.mark.parametrize("has_sibling_voted", [True, False])
+def test_what_was_held_outside_the_list_is_still_fetched_for_the_vote(
+    has_sibling_voted: bool,
+) -> None:
+    """Who is out of the list may only hold a result; back in it, the same one is its vote to learn, or to give."""
+    peers, ballot = (A, B), Ballot(3, C, 1)
+    question = Collect(*HEAD, ballot, replace(choice_of(1, 2), result=RESULT), (C,))
+    group = alone(peers)
+    sibling = RoundGroup((1, 0), Seat(B, 0, 1, peers, signing_of(B)), WAITS, True)
+    sibling.advance(0, BASE, group.members, 0.0)
+    for either in (group, sibling):
+        either.set_peers(2, (B,))
+    (hold,) = group.handle(C, question, 0.0)
+    assert isinstance(hold, Gather)
+    (held,) = to(C, group.collected(hold, RESULT, (), 0.0))
+    assert isinstance(held, Collected) and held.only_hold
+    (gather,) = sibling.handle(C, question, 0.0)
+    assert isinstance(gather, Gather)
+    if has_sibling_voted:
+        sibling.collected(gather, RESULT, (), 0.0)
+    for either in (group, sibling):
+        either.set_peers(3, peers)
+    ask = next(m for m in to(B, group.tick(1.0)) if isinstance(m, VotesAsk))
+    (tell,) = to(A, sibling.handle(A, ask, 1.0))
+    learned = group.handle(B, tell, 1.0)
+    assert len(learned) == has_sibling_voted
+    for fetch in learned or group.handle(C, question, 1.0):
+        assert isinstance(fetch, Gather)
+        group.collected(fetch, RESULT, (), 1.0)
+    assert group.votes.may_vote and group.votes.accepted == Accepted(ballot, question.choice)
+    (vote,) = to(C, group.handle(C, question, 2.0))
+    assert isinstance(vote, Collected) and not vote.only_hold and vote.signature
+
+
 # ---- lost votes -------------------------------------------------------------------------------------------------
 
 

@@ -65,6 +65,13 @@ def test_the_first_result_outlives_the_island_that_chose_it() -> None:
     assert check(range(40), is_young=True)["rounds"] > 80
 
 
+def test_who_held_a_result_outside_its_list_votes_for_it_when_it_is_back() -> None:
+    """The first island dies, and in one of the two that are left a replica is out of the list at the second vote. What
+    it fetched to learn that, it took for what it had held: its vote was missing for good."""
+    seen = check(range(20013, 20014), is_young=True)
+    assert seen["intact"] == 1 and seen["rounds"] > 2
+
+
 def test_newcomers_that_do_not_come_to_hold_the_first_result_hold_nobody_up() -> None:
     """They are cut off or die when the first island gathers or holds it, or when they learned that it was chosen."""
     seen = check(range(60), faults=0, world=LonelyWorld)
