@@ -452,7 +452,7 @@ class Stage:
     def _begin(self) -> None:
         """The first step opens: draw the plan for the peers that are there, and start its clock."""
         self._has_begun = True
-        found = {peer.name: self.sessions[peer.name].island for peer in self.scenario.peers}
+        found = {name: session.island for name, session in self.sessions.items()}
         self.run.islands = {name: its for name, its in found.items() if its is not None}
         islands = sorted(set(self.run.islands.values()))
         if not self.scenario.has_faults:

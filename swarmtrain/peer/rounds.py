@@ -29,11 +29,7 @@ from swarmtrain.peer.merging import Job, Merging, Unreachable
 from swarmtrain.peer.parts import Parts
 from swarmtrain.peer.payloads import Payloads
 from swarmtrain.peer.restore import now_seconds
-from swarmtrain.peer.stage_rounds import (
-    GroupState,
-    fetch_state,
-    state_answer,
-)
+from swarmtrain.peer.stage_rounds import GroupState, fetch_state, state_answer
 from swarmtrain.steps.ballot import list_version
 from swarmtrain.steps.keys import unpack_keys
 from swarmtrain.swarm.identity import peer_id_of, verify
