@@ -35,6 +35,7 @@ class Story:
         self._progress = progress
         self._told_lost: frozenset[str] = frozenset()
         self._told_waiting = ""
+        self._introduced: set[str] = set()
         self._replayed_before = 0
 
     def __call__(self, state: RunState, entry: dict[str, Any]) -> None:
@@ -97,11 +98,17 @@ class Story:
             case "run_stopped" if entry["peer"] == state.conductor:
                 note(f"the run ended after step {event['step']}: {event['reason']}")
 
+    def _introduce(self, state: RunState) -> None:
+        """Each island has a first step, and in that of another one a peer may not have its stages yet."""
+        for view in sorted(state.live_peers, key=lambda view: view.name):
+            if view.stages and view.name not in self._introduced:
+                self._introduced.add(view.name)
+                stages = ", ".join(map(str, view.stages))
+                self._progress.note(f"{view.name}: stages {stages}. {view.reason}")
+
     def _committed(self, state: RunState, event: dict[str, Any]) -> None:
         if event["step"] == 0:
-            for view in sorted(state.live_peers, key=lambda view: view.name):
-                stages = ", ".join(map(str, view.stages)) or "none"
-                self._progress.note(f"{view.name}: stages {stages}. {view.reason}")
+            self._introduce(state)
         if self._told_lost and not state.unrecovered:
             replayed = state.replayed_keys - self._replayed_before
             self._progress.note(
