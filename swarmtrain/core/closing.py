@@ -57,7 +57,8 @@ class PlaceNews:
     `choice` is the digest of what the group decided for it, empty until then; `offered` how many other islands are
     ready, once it is decided for the round after it. A group that is ahead of this island is at `ahead_round`, with an
     outer state of digest `ahead_state`. The island's last contribution was made `begun_seconds` ago, or else the stage
-    has been here for so long. Those that are ready wait for `window_seconds` more, as far as they say.
+    has been here for so long. Those that are ready wait for `window_seconds` more, as far as they say. `is_coming`:
+    what the round comes to can be had without anybody who is lost by now.
     """
 
     stage: int
@@ -70,3 +71,4 @@ class PlaceNews:
     ahead_state: Digest
     begun_seconds: float = 0.0
     window_seconds: float = 0.0
+    is_coming: bool = False

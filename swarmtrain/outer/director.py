@@ -9,7 +9,9 @@ and it would not be within the grace window, merging before its time what it sen
 does, which may skip steps. Rounds by time work alike: whatever steps were made when `every_seconds` have passed since
 the last contribution, the step committed next is a round's last, and a result that is there by then is merged before
 its time in steps. Every replica saw when that was, so that a new conductor knows it as well. An island never waits for
-a result longer than `patience_seconds`; what comes later is merged later.
+a result longer than `patience_seconds`; what comes later is merged later. From the last contributions on there is no
+later, and the island would end the run without what the others end it with: then it waits for all that can still come,
+for `END_SECONDS` in each of the last two steps at most.
 """
 
 import math
@@ -24,13 +26,21 @@ from swarmtrain.outer.rounds import Rhythm
 Place = tuple[int, int]
 """Stage and fragment."""
 
+SLOWEST = 5
+"""At the end of the run, contributions of islands so many times slower than this one are waited for."""
+END_SECONDS = 1800.0
+"""An 8B model's contribution takes five minutes at 100 Mbit/s. Whatever keeps a round from its end for so long does so
+for ever."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rounds:
-    """What a step closes with, and the step that comes next."""
+    """What a step closes with, and the step that comes next. `missed` are places of which the island will end the run
+    without what their round comes to."""
 
     next_step: int
     works: tuple[RoundWork, ...] = ()
+    missed: tuple[Place, ...] = ()
 
 
 @dataclass
@@ -47,7 +57,8 @@ class Director:
     every_seconds: float = math.inf
     _news: dict[PeerId, tuple[RoundNews, float]] = field(default_factory=dict)
     """Each replica's last, and when it came."""
-    _waiting: tuple[int, float] = (-1, 0.0)
+    _waiting: tuple[int, float, float] = (-1, 0.0, 0.0)
+    """At which step, since when, and since when nothing was coming."""
     _given_up: dict[Place, int] = field(default_factory=dict)
 
     def heard(self, sender: PeerId, news: RoundNews, now_seconds: float) -> None:
@@ -68,21 +79,20 @@ class Director:
         if next_step >= self.rhythm.last_send_step and self._is_short(standing):
             before = self.rhythm.last_send_step - 1
             next_step, standing = self._reached(step, known, ago_seconds, step_seconds, before)
-        places = (self.rhythm.stages + 1) * self.rhythm.fragments
-        awaited = {
-            place: news.round
+        lacking = {
+            place: news
             for (place, news), entry in zip(known.items(), standing, strict=True)
-            if entry.waits and self._given_up.get(place) != news.round
+            if entry.waits
         }
-        if (awaited or len(known) < places) and self._may_wait(step, now_seconds):
+        is_whole = len(known) == (self.rhythm.stages + 1) * self.rhythm.fragments
+        if self._awaits(step, next_step, lacking, is_whole, now_seconds, step_seconds):
             return None
-        # A result is waited for once; when it comes after all, it is merged behind the step of that time.
-        self._given_up.update(awaited)
         works = sorted(
             (work for s in standing for work in s.works),
             key=lambda work: (work.stage, work.fragment, work.round),
         )
-        return Rounds(next_step, tuple(works))
+        missed = tuple(lacking) if next_step == self.rhythm.steps else ()
+        return Rounds(next_step, tuple(works), missed)
 
     def _reached(
         self,
@@ -132,10 +142,42 @@ class Director:
                 begun[key] = min(begun.get(key, math.inf), heard_seconds - ago_seconds)
         return begun
 
-    def _may_wait(self, step: int, now_seconds: float) -> bool:
-        if self._waiting[0] != step:
-            self._waiting = (step, now_seconds)
-        return now_seconds < self._waiting[1] + self.patience_seconds
+    def _awaits(
+        self,
+        step: int,
+        next_step: int,
+        lacking: Mapping[Place, PlaceNews],
+        is_whole: bool,
+        now_seconds: float,
+        step_seconds: float,
+    ) -> bool:
+        """Whether any of the results that are `lacking`, or news of other places, are still worth waiting for.
+
+        A result is waited for once; when it comes after all, it is merged behind the step of that time.
+        """
+        is_end = next_step >= self.rhythm.last_send_step
+        awaited = {
+            place: news.round
+            for place, news in lacking.items()
+            if (is_end and news.is_coming) or self._given_up.get(place) != news.round
+        }
+        is_coming = is_end and any(lacking[place].is_coming for place in awaited)
+        patience_seconds = self.patience_seconds + is_end * SLOWEST * step_seconds
+        waited_seconds = self._waited(step, is_coming, now_seconds)
+        if (awaited or not is_whole) and waited_seconds < patience_seconds:
+            return True
+        self._given_up.update(awaited)
+        return False
+
+    def _waited(self, step: int, is_coming: bool, now_seconds: float) -> float:
+        """Seconds at `step` since anything was coming."""
+        waiting_step, begun_seconds, since_seconds = self._waiting
+        if waiting_step != step:
+            begun_seconds = since_seconds = now_seconds
+        if is_coming and now_seconds < begun_seconds + END_SECONDS:
+            since_seconds = now_seconds
+        self._waiting = step, begun_seconds, since_seconds
+        return now_seconds - since_seconds
 
     def _standing(
         self,
@@ -202,8 +244,8 @@ class _Standing:
     works: tuple[RoundWork, ...]
 
 
-def _knowledge(news: PlaceNews) -> tuple[bool, bool, int]:
-    return bool(news.choice), bool(news.ahead_state), news.offered
+def _knowledge(news: PlaceNews) -> tuple[bool, bool, int, bool]:
+    return bool(news.choice), bool(news.ahead_state), news.offered, news.is_coming
 
 
 def _work(news: PlaceNews, number: int, kind: RoundWorkKind, digest: bytes) -> RoundWork:

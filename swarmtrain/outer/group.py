@@ -37,6 +37,7 @@ from swarmtrain.core.rounds import (
     RoundSpeech,
     VotesAsk,
     VotesTell,
+    is_quorum,
 )
 from swarmtrain.core.types import Digest, PeerId
 from swarmtrain.outer.chair import Chair, Phase
@@ -130,6 +131,19 @@ class RoundGroup:
         # Who does not know what its island voted before may ask all others, and has to hear them all.
         is_each_needed = self.votes.is_member and not self.votes.may_vote
         return self._roll.absent(self.members, is_each_needed)
+
+    @property
+    def is_coming(self) -> bool:
+        """Whether what this round comes to can be had without anybody who is lost: somebody there has it, or is
+        further on, or a quorum that is there has offered."""
+        lost = self._roll.lost
+        if self.choice is not None and self._decided is not None:
+            return self.behind is not None or any(p not in lost for p in self._decided.holders)
+        members = [member.island for member in self.members]
+        lists = {island: self.peers_of(island) for island in members}
+        present = [i for i, peers in lists.items() if peers and lost.isdisjoint(peers)]
+        can_decide = is_quorum(present, members) and is_quorum(self._chair.offers, members)
+        return self.behind is not None or can_decide
 
     def peers_of(self, island: int) -> tuple[PeerId, ...]:
         """An island's replicas as last heard of."""

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from swarmtrain.core.closing import Closing
 from swarmtrain.core.config import RunConfig
-from swarmtrain.core.events import TermStarted
+from swarmtrain.core.events import Noted, TermStarted
 from swarmtrain.core.messages import (
     Ask,
     Join,
@@ -26,7 +26,7 @@ from swarmtrain.core.messages import (
 from swarmtrain.core.schedule import learning_rate, scalars_of
 from swarmtrain.core.sequences import stage_sequences
 from swarmtrain.core.types import PeerId, Roster, is_majority
-from swarmtrain.outer.director import Director
+from swarmtrain.outer.director import Director, Rounds
 from swarmtrain.outer.slack import RESULT_SECONDS, rhythm_of
 from swarmtrain.peer.leading import Leading
 from swarmtrain.peer.parts import Parts
@@ -211,6 +211,8 @@ class Conducting:
         rounds = self._director.closing(step, peers, now_seconds(), self._step_seconds)
         if rounds is None:
             return None
+        if rounds.missed:
+            self._parts.record(Noted("the run ends without results of rounds", _missed_why(rounds)))
         # Moments count this island's own updates: the run's steps may have passed without it.
         own_steps = next(iter(outer.stages.values())).inner_steps
         scalars = scalars_of(config.optimizer, own_steps, config.run.steps)
@@ -296,6 +298,14 @@ class Conducting:
                 return effects + self._member.handle(self._me, Tell(commit))
             case Scattered():
                 return conductor.revive("a restore was left half done")
+
+
+def _missed_why(rounds: Rounds) -> str:
+    places = ", ".join(f"stage {stage}, fragment {fragment}" for stage, fragment in rounds.missed)
+    return (
+        f"{places}: it was not decided, or could not be had; where other islands end the run with it, take the "
+        "weights of one of these"
+    )
 
 
 def _rank(peer: PeerId) -> int:

@@ -58,9 +58,8 @@ class OuterRounds:
         assert parts.outer is not None, "the run has outer rounds"
         self._parts, self.island, self._tell = parts, parts.island, tell
         self.states = parts.outer
-        key = parts.identity
+        key, silence_seconds = parts.identity, config.links.silence_seconds
         self._signing = Signing(config.hash, key.public_key, key.sign, peer_id_of, _is_signed)
-        silence_seconds = config.links.silence_seconds
         # The other half of the grace window is for what is on its way by then.
         grace_seconds = (config.outer.grace_seconds or RESULT_SECONDS) / 2
         self._waits = Waits(silence_seconds, grace_seconds, 20 * silence_seconds)
@@ -68,9 +67,8 @@ class OuterRounds:
         self.payloads = Payloads(
             parts.me, parts.links.to, silence_seconds, self._waits.gather, failed
         )
-        self.state_received_bytes = Counter[Place]()
-        self.state_served_bytes = Counter[Place]()
-        """Of outer states, counted as those of `payloads` are."""
+        # Of outer states, counted as those of `payloads` are.
+        self.state_received_bytes, self.state_served_bytes = Counter[Place](), Counter[Place]()
         self.merging = Merging(parts.me, parts.outer, self.payloads, parts.lane, parts.record)
         self._groups: dict[Place, RoundGroup] = {}
         self._others: dict[PeerId, tuple[int, ...]] = {}
@@ -186,6 +184,10 @@ class OuterRounds:
             # Whoever is heard of for the first time knows as little of this peer: the next tick may be far off.
             self._act(place, group.seen(sender))
             self._act(place, group.handle(sender, message, now_seconds()))
+
+    @property
+    def served_bytes(self) -> int:
+        return self.payloads.served_bytes.total() + self.state_served_bytes.total()
 
     @property
     def is_seeking(self) -> bool:
@@ -494,9 +496,9 @@ class OuterRounds:
         """How this peer stands with its fragments, to whoever conducts."""
         member = self._parts.member
         for place, group in self._groups.items():
-            is_here = group.choice is not None and self._has(place, group.choice)
-            if is_here and group.asked_at is not None:
-                self._slack.came(place, group.round, now_seconds() - group.asked_at)
+            choice, asked_at = group.choice, group.asked_at
+            if choice is not None and asked_at is not None and self._has(place, choice):
+                self._slack.came(place, group.round, now_seconds() - asked_at)
         if self._groups and not member.is_busy:
             news = tuple(self._news(place, group) for place, group in sorted(self._groups.items()))
             self._tell(RoundNews(member.step, member.base, news))
@@ -518,6 +520,7 @@ class OuterRounds:
             ahead_state=ahead.digest if ahead is not None else b"",
             begun_seconds=now_seconds() - self._begun_at.get(place, now_seconds()),
             window_seconds=group.window_seconds(now_seconds()),
+            is_coming=group.is_coming,
         )
 
     def _has(self, place: Place, choice: Choice) -> bool:

@@ -160,14 +160,11 @@ class Session:
         if self.runtime is not None:
             self.runtime.island.drain(reason)
 
-    async def linger(self, seconds: float) -> None:
-        """Serve state and last messages until the coordinator has what it needs, or for `seconds`."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self.released.wait()
-        except TimeoutError:
-            why = f"nobody asked for this peer's state in {seconds:g} s"
-            self._record(Noted("not released", why))
+    @property
+    def served_bytes(self) -> int:
+        """What other islands had of this peer's contributions, results and outer states."""
+        rounds = self.runtime.island.rounds if self.runtime is not None else None
+        return rounds.served_bytes if rounds is not None else 0
 
     def _joined(self) -> PeerJoined:
         options, stages, island = self.options, self.options.stages or (), self.island or 0

@@ -6,6 +6,7 @@ back; what brings it in again is an ordinary join, by the same identity. All tha
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -220,19 +221,22 @@ class Volunteer:
             await self._tick(running)
 
     async def _linger(self, joined: JoinedPeer) -> None:
-        """Until the coordinator has what it needs; what that moves counts as well."""
-        reporter = joined.reporter
+        """Until the coordinator has what it needs; other islands have their last results, unless this peer is to go."""
+        reporter, session = joined.reporter, joined.session
         # A coordinator that is out of reach may be started again; who wants to go does not wait for that.
         is_asked = reporter is not None and (reporter.link is not None or not self._is_finishing)
         seconds = LINGER_SECONDS if is_asked else LONE_LINGER_SECONDS
-        lingering = asyncio.ensure_future(joined.session.linger(seconds))
-        try:
-            while not lingering.done():
-                self._judge("handing over the model")
-                await asyncio.wait({lingering}, timeout=TICK_SECONDS)
-            await lingering
-        finally:
-            lingering.cancel()
+        served_bytes, since_seconds = session.served_bytes, self._loop.time()
+        while not session.released.is_set():
+            self._judge("handing over the model")
+            if session.served_bytes != served_bytes and not self._is_finishing:
+                served_bytes, since_seconds = session.served_bytes, self._loop.time()
+            if self._loop.time() >= since_seconds + seconds:
+                why = f"nobody asked for this peer's state in {seconds:g} s"
+                return joined.record(Noted("not released", why))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TICK_SECONDS):
+                    await session.released.wait()
 
     async def _take_out(
         self, joined: JoinedPeer, running: "asyncio.Future[Outcome]", verdict: Verdict

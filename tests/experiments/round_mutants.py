@@ -14,8 +14,8 @@ import torch
 from swarmtrain.core.closing import PlaceNews
 from swarmtrain.core.rounds import Ballot, Choice, Collected, RoundMessage
 from swarmtrain.core.types import Digest, PeerId
+from swarmtrain.outer import director, payload
 from swarmtrain.outer import merge as merging
-from swarmtrain.outer import payload
 from swarmtrain.outer.chair import Chair
 from swarmtrain.outer.director import Place
 from swarmtrain.outer.effects import Effect
@@ -160,6 +160,12 @@ def sent_again_and_again(patch: Patch) -> None:
         return replace(real(self, place, group), is_sent=False)
 
     patch.setattr(OuterRounds, "_news", news)
+
+
+def nothing_is_coming(patch: Patch) -> None:
+    """The end of the run waits for results as any step does."""
+    patch.setattr(RoundGroup, "is_coming", False)
+    patch.setattr(director, "SLOWEST", 0)
 
 
 def one_wrong_result(patch: Patch, island: int, number: int) -> None:

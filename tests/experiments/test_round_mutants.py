@@ -135,6 +135,7 @@ def played(
 
 def test_a_calm_run_whose_rounds_never_end_is_no_good_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RoundGroup, "_learn", lambda *_: [])
+    mutants.nothing_is_coming(monkeypatch)  # or nobody would come to the end
     run, verdict = played(config_of(0))
     assert not run.injected and verdict.outcome == "stalled", verdict
     assert "rounds were merged" in verdict.reason

@@ -21,6 +21,7 @@ from swarmtrain.experiments.virtual import Scenario, Stage, VirtualPeer, Virtual
 from swarmtrain.outer.member import RoundSettings, close
 from swarmtrain.outer.payload import GRAIN_ELEMENTS, round_codec, sizes_of
 from swarmtrain.outer.slices import Sizes, sent_bytes
+from tests.experiments import round_mutants as mutants
 from tests.experiments.island_worlds import (
     config_of,
     is_agreed,
@@ -101,6 +102,22 @@ def test_slices_give_the_plain_loops_bits(
     assert sum(bool(event.owners) for event in chosen(run).values()) >= 4
     loop = plain_loop(config, run, 3, monkeypatch)
     assert last_digests(run) == {island.parameters_sha256() for island in loop.active.values()}
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_no_island_ends_the_run_while_its_last_result_is_on_a_slow_line(
+    is_known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes some 25 seconds, and a result is waited for for six before the end. Nor if nobody knew it was coming."""
+    if not is_known:
+        mutants.nothing_is_coming(monkeypatch)
+    config = wide_config("outer.codec=int4", "outer.delay_steps=1", "outer.inner_steps=8")
+    run = run_islands(config, slow_islands((20.0, 20.0)))
+    assert finishes(run, 2) and is_agreed(run)
+    missed = [e.detail for _, _, e in run.events if isinstance(e, Noted) and "without" in e.what]
+    assert bool(missed) is not is_known
+    merged = {(p, e.stage, e.round) for _, p, e in run.events if isinstance(e, RoundMerged)}
+    assert (len([place for place in merged if place[2] == 2]) == 2 * 3) is is_known
 
 
 def test_bytes_and_shares_are_those_of_the_arithmetic() -> None:

@@ -49,6 +49,7 @@ def test_a_seed_that_failed_once_ends_well(seed: int, whole_stages: bool) -> Non
 ROUNDS_FOUND = {
     724: "who caught up just before a contribution was due had none, and the round waited for its offer for ever",
     30015: "a newcomer asked a dead island for its contribution, and never those who had it by then; all waited for it",
+    105171: "a chair froze as it told the last result, and an island ended the run without it, a moment before it came",
 }
 
 

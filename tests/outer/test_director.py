@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from swarmtrain.core.closing import PlaceNews, RoundWorkKind
 from swarmtrain.core.messages import RoundNews
 from swarmtrain.core.types import PeerId
@@ -51,6 +53,53 @@ def test_a_result_is_waited_for_once_and_for_so_long_only() -> None:
     assert kinds(director.closing(13, [A], 9.0, 1.0)) == []
     director.heard(A, news(14, 0, True, b"x"), 10.0)
     assert kinds(director.closing(14, [A], 10.0, 1.0)) == [MERGE]
+
+
+END, LAST = 99, 98
+"""The last step, and the one behind which all last contributions are made."""
+
+
+@pytest.mark.parametrize("step", [LAST, END])
+def test_what_is_coming_at_the_end_of_the_run_is_waited_for(step: int) -> None:
+    """The clock begins anew behind it: a quorum that is gone for a moment ends nothing."""
+    director = told(step, 8, sent=True, is_coming=True)
+    for now_seconds in (0.0, 8.0, 1000.0):
+        assert director.closing(step, [A], now_seconds, 0.1) is None
+    director.heard(A, news(step, 8, True, b""), 1001.0)
+    assert director.closing(step, [A], 1008.4, 0.1) is None
+    closed = director.closing(step, [A], 1008.5, 0.1)
+    assert closed is not None and closed.works == ()
+    assert closed.missed == (((0, 0),) if step == END else ())
+
+
+def test_nor_does_the_end_of_the_run_wait_for_ever() -> None:
+    director = told(END, 9, sent=True, is_coming=True)
+    for now_seconds in (0.0, 1000.0, 1799.9, 1807.8):
+        assert director.closing(END, [A], now_seconds, 0.0) is None
+    assert director.closing(END, [A], 1807.9, 0.0) is not None
+
+
+def test_what_is_coming_before_is_waited_for_as_anything_else() -> None:
+    director = told(12, sent=True, is_coming=True)
+    assert director.closing(12, [A], 0.0, 1.0) is None
+    closed = director.closing(12, [A], 8.0, 1.0)
+    assert closed is not None and closed.missed == ()
+
+
+def test_at_the_end_contributions_of_slower_islands_get_steps_of_theirs() -> None:
+    director = told(END, 9, sent=True)
+    assert director.closing(END, [A], 0.0, 60.0) is None
+    assert director.closing(END, [A], 307.9, 60.0) is None
+    assert director.closing(END, [A], 308.0, 60.0) is not None
+
+
+def test_what_was_given_up_is_waited_for_at_the_end_if_it_is_coming_by_then() -> None:
+    director = told(95, 8, sent=True)
+    assert director.closing(95, [A], 0.0, 0.0) is None
+    assert director.closing(95, [A], 8.0, 0.0) is not None
+    for is_coming in (False, True):
+        director.heard(A, news(LAST, 8, True, b"", is_coming=is_coming), 9.0)
+        assert (director.closing(LAST, [A], 9.0, 0.0) is None) is is_coming
 
 
 def test_news_of_another_step_or_of_strangers_do_not_count() -> None:

@@ -438,6 +438,34 @@ def test_who_is_missing_for_a_quorum_is_known() -> None:
     assert newcomer.absent == (0,), "who was never heard of decides nothing"
 
 
+def test_a_result_is_coming_where_a_quorum_that_is_there_has_offered_or_somebody_has_it() -> None:
+    room = Room((A, D), (B,), (C,))
+    a, b = room.groups[A], room.groups[B]
+    room.lacking = {D: (0, 1)}  # nothing is accepted yet
+    room.offer(A)
+    assert not a.is_coming
+    room.offer(B)
+    assert a.is_coming and b.is_coming
+    room.die(D)
+    assert a.is_coming, "the others can vote on it"
+    room.die(C)
+    assert not a.is_coming, "of the first island D would have to vote as well"
+    a.set_peers(2, (A,))
+    assert a.is_coming
+
+
+def test_a_decided_result_is_coming_while_anybody_who_has_it_is_there() -> None:
+    room = Room((A,), (B,), (C,))
+    for peer in (A, B, C):
+        room.offer(peer)
+    learner = room.groups[C]
+    assert learner.choice is not None and learner.is_coming
+    learner.lost(A)
+    assert learner.is_coming
+    learner.lost(B)
+    assert not learner.is_coming
+
+
 def test_who_does_not_know_what_its_island_voted_needs_all_others() -> None:
     """Island 1 is begun anew in the sixth round and asks all what its number voted; 2 does not come back."""
     room, members = Room((A,)), tuple(GroupMember(island, 0) for island in range(3))

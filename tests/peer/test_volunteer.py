@@ -351,6 +351,34 @@ def test_who_was_asked_to_finish_still_hands_over_what_it_alone_holds(
     expect_same_curve(run)
 
 
+@pytest.mark.parametrize("is_leaving", [False, True])
+def test_who_is_asked_for_its_last_contribution_stays_unless_it_is_to_go(
+    is_leaving: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another island's line may be slower than this one's."""
+    asked_seconds = 10 * LONE_LINGER_SECONDS
+    found: list[float] = []
+
+    async def script(guest: Guest) -> None:
+        await guest.until_in()
+        session, loop = guest.sessions[-1], asyncio.get_running_loop()
+        await session.outcome
+        end_seconds = loop.time()
+
+        def served_bytes(_: Session) -> int:
+            return int(min(loop.time() - end_seconds, asked_seconds))
+
+        monkeypatch.setattr(Session, "served_bytes", property(served_bytes))
+        if is_leaving:
+            guest.volunteer.finish("interrupted")
+        await guest.serving
+        found.append(loop.time() - end_seconds)
+
+    run_with(tmp_path, script)
+    whole_seconds = LONE_LINGER_SECONDS + (0 if is_leaving else asked_seconds)
+    assert abs(found[0] - whole_seconds) <= 1.0
+
+
 # ---- nobody answers yet ---------------------------------------------------------------------------------------------
 
 JOIN_SECONDS = 20.0
