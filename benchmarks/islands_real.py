@@ -4,8 +4,9 @@
 
 Each island is one process that holds the whole small model, with lines of 20 Mbit/s and 50 ms one way to each other:
 three islands whose contributions are gathered whole, and four that reduce theirs in slices, in fp16 and int4. A round
-takes over a second on such lines and a step's compute some hundredths, so that two cores do not limit; virtual time is
-told what a step without a round took in the real run, and nothing else. Needs only loopback.
+takes over a second on such lines and a step's compute some hundredths. Virtual time is told two things: what a step
+without a round took in the real run, and what a pass over a value takes (updated, coded or merged) where as many
+processes as islands code at the same time on this machine's cores, measured apart. Needs only loopback.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.coding import pass_seconds_at_once
 from swarmtrain.core.config import RunConfig, load_config, to_toml
 from swarmtrain.data.stream import load_corpus
 from swarmtrain.experiments.emulated import Emulated
@@ -36,6 +38,8 @@ BYTES_PER_SECOND, LATENCY_SECONDS = 20e6 / 8, 0.05
 LINE = Shape(BYTES_PER_SECOND, LATENCY_SECONDS)
 STAGES = 2
 POLL_SECONDS = 0.1
+CODED_ELEMENTS = 1 << 20
+"""About as many as a stage of the cases has."""
 FORWARD_SHARE = 1 / 3
 """Of a step's compute; how it is shared out changes nothing here, as an island is one machine."""
 
@@ -58,8 +62,7 @@ CASES = {
     "sliced": Case(4, "fp16", 256, 20),
     "int4": Case(4, "int4", 512, 10),
 }
-"""In int4 as many bytes are of four times the parameters: coding them takes four processes on two cores about a tenth
-of a second and more a round, which virtual time does not charge."""
+"""In int4 as many bytes are of four times the parameters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +132,11 @@ async def start_together(swarm: LocalSwarm, others: list[Path]) -> None:
         first.send_signal(signal.SIGCONT)
 
 
-def virtual(config: RunConfig, islands: int, compute_seconds: float) -> list[Entry]:
-    """The same in virtual time, with so many seconds for a microbatch through a position and back."""
+def virtual(
+    config: RunConfig, islands: int, compute_seconds: float, pass_seconds: float = 0.0
+) -> list[Entry]:
+    """The same in virtual time, with so many seconds for a microbatch through a position and back, and so many for a
+    pass over a value."""
     peers = tuple(
         VirtualPeer(f"island-{island}", tuple(range(STAGES + 1)), island=island)
         for island in range(islands)
@@ -141,6 +147,7 @@ def virtual(config: RunConfig, islands: int, compute_seconds: float) -> list[Ent
         bytes_per_second=BYTES_PER_SECOND,
         forward_seconds=FORWARD_SHARE * compute_seconds,
         backward_seconds=(1 - FORWARD_SHARE) * compute_seconds,
+        pass_seconds=pass_seconds,
     )
     run = simulate(config, scenario, load_corpus(config.data, None))
     return list(entries(journal_line(event, at, peer) for at, peer, event in run.events))
@@ -207,9 +214,14 @@ def compare(case: Case, rounds: int, folder: Path) -> tuple[Figures, Figures]:
     """Real, then virtual."""
     config = config_of(case, rounds * case.inner_steps + 2)
     measured = figures(asyncio.run(real(config, case.islands, folder)))
-    # Steps without a round take compute alone: twice as many seconds are twice as long.
-    unit = plain_seconds(virtual(config_of(case, 4), 1, 1.0))
-    return measured, figures(virtual(config, case.islands, measured.plain_step_seconds / unit))
+    pass_seconds = pass_seconds_at_once(case.codec, CODED_ELEMENTS, case.islands)
+    # Beside compute a step without a round takes its update, which does not grow with it.
+    one, two = (
+        plain_seconds(virtual(config_of(case, 9), 1, seconds, pass_seconds))
+        for seconds in (1.0, 2.0)
+    )
+    compute_seconds = max(1e-4, 1.0 + (measured.plain_step_seconds - one) / (two - one))
+    return measured, figures(virtual(config, case.islands, compute_seconds, pass_seconds))
 
 
 def table(measured: Figures, modelled: Figures) -> str:

@@ -6,7 +6,7 @@ Each island is one machine that holds the whole model (an H100 at 40 % of its pe
 the 8B one), with that many Mbit/s up and as many down, 50 ms one way. A step is 128 sequences of 2,048 tokens.
 Utilisation is the time that two rounds of steps take without rounds over the time they take with them, both simulated;
 what rounds take of a processor is not charged, nor are optimizer and digests of any step: it is measured beside, on one
-core of this machine (`Costs`). Synchronous training is arithmetic: after every step each island sends
+core of this machine (`coding.Costs`). Synchronous training is arithmetic: after every step each island sends
 2 (R - 1) / R of its gradient in bf16 (ring all-reduce), nothing of it hidden. A contribution is without zstd, int4
 where no other codec is named (whose mean comes back as int4 where ternary is), and reduced in slices where the peers'
 plan finds that faster than gathering all, which sparse codecs always do: the tensors that are really sent are tiny, so
@@ -16,27 +16,25 @@ what is cut shrinks with them (`GRAIN_ELEMENTS`), and plans are made for the byt
 import argparse
 import json
 import statistics
+import sys
 import time
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.coding import Costs, costs
 from swarmtrain.compute.stage import build_compute
 from swarmtrain.core.config import ModelSection, RunConfig, load_config
 from swarmtrain.core.events import RoundChosen, RoundMerged, StepCommitted
-from swarmtrain.core.rounds import Choice, Counted
 from swarmtrain.data.stream import load_corpus
 from swarmtrain.experiments.costs import Charged
 from swarmtrain.experiments.profiles import MachineProfile
 from swarmtrain.experiments.virtual import Scenario, VirtualPeer, VirtualRun, simulate
 from swarmtrain.outer import payload
-from swarmtrain.outer.member import Fragment, FragmentMember, RoundSettings
-from swarmtrain.outer.optimizer import OuterOptimizer, OuterState
-from swarmtrain.outer.reduction import Reduction
 from swarmtrain.outer.slices import Sizes, sent_bytes
-from swarmtrain.outer.stage import member_name
 from swarmtrain.peer.rounds import OuterRounds
 from swarmtrain.peer.stage_rounds import OuterStates
 from swarmtrain.wire.codecs import codec_named
@@ -92,46 +90,6 @@ class Row:
     mode: str
     utilisation: float
     sent_bytes_a_step: float
-
-
-@dataclass(frozen=True, slots=True)
-class Costs:
-    """Nanoseconds of one core that a round of four islands takes a parameter, in int4 with zstd, reduced in slices."""
-
-    lane: float
-    """On the compute lane, where steps wait for it: a contribution made, a result taken."""
-    beside: float
-    """In the thread beside it: a quarter of all contributions summed, the means decoded."""
-
-
-def costs(elements: int = 64 * 65536) -> Costs:
-    """The best of three. Grains are the real ones here: call it before `stand_for`."""
-    found = [_costs_once(elements) for _ in range(3)]
-    return Costs(min(each.lane for each in found), min(each.beside for each in found))
-
-
-def _costs_once(elements: int) -> Costs:
-    settings = RoundSettings(OuterOptimizer(), "int4")
-    before = torch.randn(elements) * 0.02
-    local = before + torch.randn(elements) * 1e-3
-    fragment = Fragment(1, 0, 0, elements, ((0, (elements,)),))
-    state = OuterState.first(before, settings.optimizer)
-    member = FragmentMember(member_name(0), fragment, state, settings)
-    choice = Choice(tuple(Counted(island, 1, b"") for island in range(ISLANDS)), (), b"")
-    times = [time.process_time()]
-    made = member.send(local, 1, 1, 1e-3)
-    times.append(time.process_time())
-    assert made is not None
-    codec, quarter = member.sender.codec, len(made[1].sections) // ISLANDS
-    reduction = Reduction(member.tag, elements, codec, codec, settings.zstd_level)
-    sent = dict.fromkeys(range(ISLANDS), made[1].sections[:quarter])
-    means = reduction.mean(choice, (0, quarter), sent) * ISLANDS
-    result = reduction.of_means(choice, means)
-    times.append(time.process_time())
-    member.merge(result.merged, local, 2)
-    times.append(time.process_time())
-    send, reduce, merge = (1e9 * (end - start) / elements for start, end in pairwise(times))
-    return Costs(send + merge, reduce)
 
 
 def config_of(model: str, *overrides: str) -> RunConfig:

@@ -43,7 +43,8 @@ PARTS: Mapping[Kind, Part] = {
 class Task:
     """How the lane ranks and charges a task. `remaining` is what is left of the round trip: seconds by the step's
     plan, or without one the visits still ahead on the way down or back. `key` is the microbatch it belongs to,
-    `name` says more in a trace, `to` is who answered a hop."""
+    `name` says more in a trace, `to` is who answered a hop. `values` are those of a stage that it updates, or codes or
+    merges in outer rounds, each counted as often as it passes over it."""
 
     kind: Kind
     stage: int
@@ -51,6 +52,7 @@ class Task:
     key: int = 0
     name: str = ""
     to: str = ""
+    values: int = 0
 
     def rank(self, arrival_seconds: float) -> "Rank":
         if self.kind is Kind.STATE:
@@ -232,7 +234,7 @@ class ThreadLane:
 
 
 class VirtualLane:
-    """Runs tasks inline on a virtual clock and charges each its modelled seconds."""
+    """Runs tasks inline on a virtual clock and charges each its modelled seconds, also what runs beside the others."""
 
     is_modelled = True
 
@@ -245,6 +247,8 @@ class VirtualLane:
         self._numbers = itertools.count()
         self._wake = asyncio.Event()
         self._running: asyncio.Future[Any] | None = None
+        self._beside: set[asyncio.Future[Any]] = set()
+        self._beside_free_at_seconds = 0.0
         self._closing = False
         self._worker = asyncio.create_task(self._work(), name="compute-lane")
 
@@ -260,16 +264,25 @@ class VirtualLane:
         return future
 
     def beside(self, task: Task, work: Callable[[], T]) -> asyncio.Future[T]:
-        """Takes no virtual time, as tasks that change state do not."""
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
         if self._closing:
             future.cancel()
             return future
-        try:
-            future.set_result(work())
-        except Exception as problem:
-            future.set_exception(problem)
-        self.note(task, asyncio.get_running_loop().time())
+        start_seconds = max(loop.time(), self._beside_free_at_seconds)
+        self._beside_free_at_seconds = start_seconds + self._cost_seconds(task)
+        self._beside.add(future)
+
+        def run() -> None:
+            self._beside.discard(future)
+            if not future.cancelled():
+                _settle(future, *_outcome(work))
+                self.note(task, start_seconds)
+
+        if self._beside_free_at_seconds > loop.time():
+            loop.call_at(self._beside_free_at_seconds, run)
+        else:
+            run()
         return future
 
     def deliver(self, callback: Callable[[], None]) -> None:
@@ -285,8 +298,8 @@ class VirtualLane:
         await asyncio.gather(self._worker, return_exceptions=True)
         if self._running is not None:
             self._running.cancel()
-        for queued in self._queue:
-            queued.future.cancel()
+        for future in (*(queued.future for queued in self._queue), *self._beside):
+            future.cancel()
         self._queue.clear()
 
     async def _work(self) -> None:
@@ -300,14 +313,9 @@ class VirtualLane:
                 continue
             start, self._running = loop.time(), queued.future
             await asyncio.sleep(self._cost_seconds(queued.task))
-            result: Any = None
-            error: BaseException | None = None
-            try:
-                result = queued.work()
-            except Exception as problem:
-                error = problem
+            outcome = _outcome(queued.work)
             span = Span(queued.task, start, loop.time())
-            _settle(queued.future, result, error)
+            _settle(queued.future, *outcome)
             _count(self.meter, span, queued)
             if self._observe is not None:
                 self._observe(span)
@@ -320,6 +328,13 @@ def _count(meter: Meter, span: Span, queued: _Queued) -> None:
         busy_seconds = span.end_seconds - span.start_seconds
         waited_seconds = span.start_seconds - queued.since_seconds
         meter.add(busy_seconds, waited_seconds, part, span.end_seconds)
+
+
+def _outcome(work: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    try:
+        return work(), None
+    except Exception as problem:
+        return None, problem
 
 
 def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:

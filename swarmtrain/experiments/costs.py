@@ -1,8 +1,9 @@
 """What computing and sending cost in the virtual world: arithmetic on a model's stated shape.
 
 The tensors that are really computed may be tiny; seconds and bytes are charged as for the shape that a scenario
-states, so that thousands of peers fit into one process. Not charged: optimizer steps, sums and digests, and the
-time a payload takes through a peer's memory.
+states, so that thousands of peers fit into one process. Not charged: sums, the time a
+payload takes through a peer's memory, and unless the scenario says what a pass over a value takes, optimizer steps,
+digests, and coding contributions to outer rounds.
 """
 
 from dataclasses import dataclass

@@ -39,14 +39,21 @@ class Figures:
             self._rows[peer.name] = network.place(peer.region)
 
     def cost_seconds(self, peer: "VirtualPeer", task: Task) -> float:
-        if task.kind is Kind.STATE:
-            return 0.0
         scenario = self._scenario
-        is_forward = task.kind is Kind.FORWARD
-        seconds = scenario.forward_seconds if is_forward else scenario.backward_seconds
-        if peer.machine is not None:
+        if task.kind is Kind.STATE:
+            if not task.values or not scenario.pass_seconds:
+                return 0.0
+            seconds = task.values * self._weight(task.stage) * scenario.pass_seconds
+        elif peer.machine is not None:
             seconds = self._shape.flops(task) / peer.machine.effective_flops_per_second
+        else:
+            is_forward = task.kind is Kind.FORWARD
+            seconds = scenario.forward_seconds if is_forward else scenario.backward_seconds
         return seconds * peer.slowness * self.conditions.compute(peer.name)
+
+    def _weight(self, stage: int) -> float:
+        """How many parameters are charged for one of the run's own."""
+        return self._shape.parameters(stage) / self._own.parameters(stage)
 
     def memory_bytes(self, peer: "VirtualPeer") -> int:
         """What lets just as many of the tiny stages fit in as would of the charged ones, with the most to spare."""

@@ -12,6 +12,7 @@ jitter_seconds = 0.0               # a frame takes up to so much longer, on ever
 loss = 0.0                         # share of frames that are sent again a timeout later
 forward_seconds = 0.05             # one microbatch through one position, at machines without a profile
 backward_seconds = 0.1
+pass_seconds = 1e-8                # one value of a stage, each time it is updated, coded or merged; left out: 0
 stall_seconds = 3600               # without an acknowledged step for so long, the run has stalled
 patience_seconds = 60              # for the others to end, once one peer has finished
 
@@ -94,6 +95,7 @@ class _World(_Table):
     loss: float = Field(0.0, ge=0, lt=1)
     forward_seconds: float = Field(0.05, ge=0, le=3600)
     backward_seconds: float = Field(0.1, ge=0, le=3600)
+    pass_seconds: float = Field(0.0, ge=0, le=1.0)
     stall_seconds: float = Field(3600.0, gt=0, le=1e6)
     patience_seconds: float = Field(60.0, ge=0, le=1e6)
 
@@ -231,6 +233,7 @@ class _ScenarioFile(_Table):
             loss=world.loss,
             forward_seconds=world.forward_seconds,
             backward_seconds=world.backward_seconds,
+            pass_seconds=world.pass_seconds,
             faults=tuple(Fault(**entry.model_dump()) for entry in self.fault),
             chances=Chances(**self.faults.model_dump()),
             stall_seconds=world.stall_seconds,

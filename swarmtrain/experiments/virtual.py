@@ -63,7 +63,8 @@ class VirtualPeer:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """What happens around a run. Compute seconds are those of one microbatch through one position.
+    """What happens around a run. Compute seconds are those of one microbatch through one position; `pass_seconds` those
+    of one value of a stage that is updated and digested, or is coded or merged in an outer round.
 
     Each frame takes up to `jitter_seconds` longer; a share `loss` of frames arrives a timeout later, as behind TCP.
     `network` replaces latency and bandwidth between machines (looking into the directory still takes
@@ -79,6 +80,7 @@ class Scenario:
     bytes_per_second: float = 100e6
     forward_seconds: float = 0.05
     backward_seconds: float = 0.1
+    pass_seconds: float = 0.0
     jitter_seconds: float = 0.0
     loss: float = 0.0
     faults: tuple[Fault, ...] = ()

@@ -303,10 +303,14 @@ class Island:
                 rounds.states.close(replica, commit, tokens[replica.stage])
             return StageDigest(replica.stage, replica.digest())
 
+        def passed(replica: Replica) -> int:
+            works = rounds.states.passed_values(replica.stage, commit) if rounds is not None else 0
+            return replica.elements + works
+
         self.recovering.teaching.note(commit, sums)
         queued = [
             parts.lane.submit(
-                Task(Kind.STATE, stage, name="apply"),
+                Task(Kind.STATE, stage, name="apply", values=passed(replica)),
                 lambda replica=replica: apply(replica),  # type: ignore[misc]
             )
             for stage, replica in sorted(parts.replicas.items())

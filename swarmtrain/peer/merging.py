@@ -19,6 +19,7 @@ from swarmtrain.core.types import PeerId
 from swarmtrain.outer import slices
 from swarmtrain.outer.director import Place
 from swarmtrain.outer.parcel import Buffer
+from swarmtrain.outer.payload import slice_elements
 from swarmtrain.outer.reduction import Reduction, Result, SpoiltContribution
 from swarmtrain.peer.payloads import Payloads, RoundKey, Sources, Wanted, ordered
 from swarmtrain.peer.stage_rounds import OuterStates
@@ -76,7 +77,10 @@ class Merging:
 
     async def _whole(self, job: Job) -> Result:
         found = await self._contributions(job, None)
-        return await self._beside(job, "merge", lambda it: it.whole(job.choice, found))
+        passes = len(found)
+        return await self._beside(
+            job, "merge", passes, None, lambda it: it.whole(job.choice, found)
+        )
 
     async def _sliced(self, job: Job) -> Result:
         slices.check(job.choice, self.states.sizes(job.place).sections)
@@ -95,7 +99,7 @@ class Merging:
         cut = slices.bounds(job.choice.slices)
         means = await _all([mean(job, number, sections) for number, sections in enumerate(cut)])
         whole = [section for sections in means for section in sections]
-        return await self._beside(job, "merge", lambda it: it.of_means(job.choice, whole))
+        return await self._beside(job, "merge", 1, None, lambda it: it.of_means(job.choice, whole))
 
     async def _mean(self, job: Job, number: int, sections: Sections) -> tuple[Buffer, ...]:
         """The mean of a slice: its owner's, or else made here.
@@ -125,8 +129,10 @@ class Merging:
         name = slices.mean_name(job.choice, number)
         with self.payloads.working(job.key, name):
             found = await self._contributions(job, sections)
+            # Each contribution is decoded, and the mean encoded.
+            passes = len(found) + 1
             mean = await self._beside(
-                job, "reduce", lambda it: it.mean(job.choice, sections, found)
+                job, "reduce", passes, sections, lambda it: it.mean(job.choice, sections, found)
             )
             self.payloads.put_mean(job.key, name, mean)
         return mean
@@ -166,8 +172,15 @@ class Merging:
         wanted = Wanted(counted.digest, self.states.bounds(job.place), sections)
         return await self.payloads.fetch(job.key, wanted, Sources(asked, siblings))
 
-    async def _beside(self, job: Job, name: str, work: Callable[[Reduction], T]) -> T:
-        """Not on the lane, so that no step waits for it.
+    async def _beside(
+        self,
+        job: Job,
+        name: str,
+        passes: int,
+        sections: Sections | None,
+        work: Callable[[Reduction], T],
+    ) -> T:
+        """Not on the lane, so that no step waits for it. It passes so often over these sections, or all.
 
         Raises Missing for a contribution that makes no sense, StateError when the round is over.
         """
@@ -180,7 +193,10 @@ class Merging:
 
         found = await self.lane.submit(Task(Kind.STATE, place[0], name="reduction"), reduction)
         try:
-            task = Task(Kind.STATE, place[0], name=name)
+            start, stop = (0, found.elements)
+            if sections is not None:
+                start, stop = slice_elements(sections, found.elements)
+            task = Task(Kind.STATE, place[0], name=name, values=passes * (stop - start))
             return await self.lane.beside(task, lambda: work(found))
         except SpoiltContribution as error:
             raise Missing([error.island], str(error)) from None

@@ -42,6 +42,9 @@ from swarmtrain.wire.codecs import ROUND_CODEC, codec_named
 
 _DIGEST_BYTES = 16
 
+PASSES = {RoundWorkKind.SEND: 2, RoundWorkKind.MERGE: 1, RoundWorkKind.CATCH_UP: 1}
+"""How often the lane passes over a fragment's values: a contribution is encoded, and decoded for what that lost."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GroupState:
@@ -217,6 +220,12 @@ class OuterStates:
                 self._do(rounds, work, parameters, commit.next_step)
                 replica.compute.flat.bind(parameters)
         self._packed.pop(stage, None)
+
+    def passed_values(self, stage: int, commit: Commit) -> int:
+        """The values that `close` passes over, each as often as it does."""
+        works = [work for work in commit.closing.rounds if work.stage == stage]
+        elements = [self.member((stage, work.fragment)).fragment.elements for work in works]
+        return sum(PASSES[work.kind] * each for work, each in zip(works, elements, strict=True))
 
     def _do(self, rounds: StageRounds, work: RoundWork, parameters: Tensor, step: int) -> None:
         place = (work.stage, work.fragment)

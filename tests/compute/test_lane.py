@@ -232,6 +232,32 @@ def test_virtual_time_charges_what_the_model_says():
     run_virtual(test())
 
 
+def test_virtual_time_charges_work_beside_the_lane_one_after_the_other():
+    async def test() -> None:
+        spans = list[Span]()
+        lane = VirtualLane(lambda task: float(task.values), spans.append)
+        loop, ended = asyncio.get_running_loop(), dict[str, float]()
+
+        def end(name: str) -> None:
+            ended[name] = loop.time()
+
+        both = [
+            lane.beside(Task(Kind.STATE, 1, name="merge", values=seconds), lambda n=name: end(n))  # type: ignore[misc]
+            for name, seconds in (("first", 3), ("second", 2))
+        ]
+        on_lane = lane.submit(Task(Kind.STATE, 1, name="apply", values=4), lambda: end("lane"))
+        await asyncio.gather(*both, on_lane)
+        assert ended == {"first": 3.0, "lane": 4.0, "second": 5.0}
+        merges = [span for span in spans if span.task.name == "merge"]
+        assert [(s.start_seconds, s.end_seconds) for s in merges] == [(0.0, 3.0), (3.0, 5.0)]
+        dropped = lane.beside(Task(Kind.STATE, 1, values=1), lambda: end("dropped"))
+        await lane.close()
+        await asyncio.sleep(2.0)
+        assert dropped.cancelled() and "dropped" not in ended
+
+    run_virtual(test())
+
+
 def test_a_lane_of_a_slower_machine_takes_at_least_its_seconds_and_not_much_more() -> None:
     """However long the work itself takes: the second task knows from the first what to leave for it."""
 
