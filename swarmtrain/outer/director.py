@@ -60,6 +60,8 @@ class Director:
     _waiting: tuple[int, float, float] = (-1, 0.0, 0.0)
     """At which step, since when, and since when nothing was coming."""
     _given_up: dict[Place, int] = field(default_factory=dict)
+    held_up_by: tuple[Place, ...] = ()
+    """Places for which the end of the run waits longer than any other step would."""
 
     def heard(self, sender: PeerId, news: RoundNews, now_seconds: float) -> None:
         """Take a replica's news; older ones do not count any more."""
@@ -164,6 +166,8 @@ class Director:
         is_coming = is_end and any(lacking[place].is_coming for place in awaited)
         patience_seconds = self.patience_seconds + is_end * SLOWEST * step_seconds
         waited_seconds = self._waited(step, is_coming, now_seconds)
+        is_long = now_seconds >= self._waiting[1] + self.patience_seconds
+        self.held_up_by = tuple(awaited) if is_end and is_long else ()
         if (awaited or not is_whole) and waited_seconds < patience_seconds:
             return True
         self._given_up.update(awaited)

@@ -26,7 +26,7 @@ from swarmtrain.core.messages import (
 from swarmtrain.core.schedule import learning_rate, scalars_of
 from swarmtrain.core.sequences import stage_sequences
 from swarmtrain.core.types import PeerId, Roster, is_majority
-from swarmtrain.outer.director import Director, Rounds
+from swarmtrain.outer.director import Director, Place, Rounds
 from swarmtrain.outer.slack import RESULT_SECONDS, rhythm_of
 from swarmtrain.peer.leading import Leading
 from swarmtrain.peer.parts import Parts
@@ -65,6 +65,7 @@ class Conducting:
         self.leading = Leading(parts.config, parts.record)
         self._director = director_of(parts.config) if parts.outer is not None else None
         self._applied_seconds, self._step_seconds, self._closed_step = now_seconds(), 0.0, -1
+        self._held_up_step = -1
         self._plan = plan_of(parts.config, self.pathing, self.leading, self._closing)
         self.conductor: StepConductor | None = None
         self.candidate: Candidate | None = None
@@ -209,10 +210,14 @@ class Conducting:
             self._closed_step, self._step_seconds = step, now_seconds() - self._applied_seconds
         peers = self.conductor.roster.peers
         rounds = self._director.closing(step, peers, now_seconds(), self._step_seconds)
+        held_up_by = self._director.held_up_by
         if rounds is None:
+            if held_up_by and step != self._held_up_step:
+                self._held_up_step = step
+                self._record(Noted("the end of the run waits for rounds", _listed(held_up_by)))
             return None
         if rounds.missed:
-            self._parts.record(Noted("the run ends without results of rounds", _missed_why(rounds)))
+            self._record(Noted("the run ends without results of rounds", _missed_why(rounds)))
         # Moments count this island's own updates: the run's steps may have passed without it.
         own_steps = next(iter(outer.stages.values())).inner_steps
         scalars = scalars_of(config.optimizer, own_steps, config.run.steps)
@@ -300,11 +305,14 @@ class Conducting:
                 return conductor.revive("a restore was left half done")
 
 
+def _listed(places: Sequence[Place]) -> str:
+    return "; ".join(f"stage {stage}, fragment {fragment}" for stage, fragment in places)
+
+
 def _missed_why(rounds: Rounds) -> str:
-    places = ", ".join(f"stage {stage}, fragment {fragment}" for stage, fragment in rounds.missed)
     return (
-        f"{places}: it was not decided, or could not be had; where other islands end the run with it, take the "
-        "weights of one of these"
+        f"{_listed(rounds.missed)}: it was not decided, or could not be had; where other islands end the run with it, "
+        "take the weights of one of these"
     )
 
 

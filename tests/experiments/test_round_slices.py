@@ -116,6 +116,12 @@ def test_no_island_ends_the_run_while_its_last_result_is_on_a_slow_line(
     assert finishes(run, 2) and is_agreed(run)
     missed = [e.detail for _, _, e in run.events if isinstance(e, Noted) and "without" in e.what]
     assert bool(missed) is not is_known
+    told = [
+        p for _, p, e in run.events if isinstance(e, Noted) and "end of the run waits" in e.what
+    ]
+    assert bool(told) is is_known and len(told) == len(set(told)) * 2, (
+        "each conductor, in both last steps"
+    )
     merged = {(p, e.stage, e.round) for _, p, e in run.events if isinstance(e, RoundMerged)}
     assert (len([place for place in merged if place[2] == 2]) == 2 * 3) is is_known
 

@@ -63,8 +63,9 @@ END, LAST = 99, 98
 def test_what_is_coming_at_the_end_of_the_run_is_waited_for(step: int) -> None:
     """The clock begins anew behind it: a quorum that is gone for a moment ends nothing."""
     director = told(step, 8, sent=True, is_coming=True)
-    for now_seconds in (0.0, 8.0, 1000.0):
+    for now_seconds, is_held_up in ((0.0, False), (7.9, False), (8.0, True), (1000.0, True)):
         assert director.closing(step, [A], now_seconds, 0.1) is None
+        assert director.held_up_by == (((0, 0),) if is_held_up else ())
     director.heard(A, news(step, 8, True, b""), 1001.0)
     assert director.closing(step, [A], 1008.4, 0.1) is None
     closed = director.closing(step, [A], 1008.5, 0.1)

@@ -16,7 +16,8 @@ export function drawTopology(run) {
   const stages = run.header.stages;
   const all = Object.entries(run.peers).filter(([, row]) => row.state !== "left");
   if (stages === undefined || !all.length) {
-    fill(host, el("p", { class: "empty" }, "No peer has joined yet."));
+    const hadPeers = Object.keys(run.peers).length > 0;
+    fill(host, el("p", { class: "empty" }, hadPeers ? "All peers have left." : "No peer has joined yet."));
     return;
   }
   const byRegion = all.length > MOST_LANES;
