@@ -223,7 +223,7 @@ class Director:
                 (due_step - next_step) * step_seconds, self.every_seconds - begun_seconds
             )
             is_late = news.offered > 0 and self._is_late(news, left_seconds)
-            is_time = (left_seconds <= 0 or is_late) and due_step <= skip_to
+            is_time = (begun_seconds >= self.every_seconds or is_late) and due_step <= skip_to
             if next_step >= due_step or (is_time and (is_early or not works)):
                 works.append(_work(news, number, RoundWorkKind.SEND, b""))
                 next_step = max(next_step, due_step)

@@ -116,6 +116,11 @@ def test_an_island_sends_early_only_if_it_would_be_too_late_otherwise() -> None:
     assert kinds(told(4).closing(4, [A], 0.0, 1.0)) == []
 
 
+def test_steps_that_take_no_time_are_made_all_the_same() -> None:
+    assert kinds(told(4).closing(4, [A], 0.0, 0.0)) == []
+    assert kinds(told(4, offered=1).closing(4, [A], 0.0, 0.0)) == []
+
+
 def test_without_a_grace_it_goes_by_what_those_who_are_ready_can_spare() -> None:
     """Five steps of a second are left."""
     for window_seconds, expected in ((4.9, [SEND]), (5.0, []), (60.0, [])):
