@@ -58,7 +58,8 @@ class PlaceNews:
     ready, once it is decided for the round after it. A group that is ahead of this island is at `ahead_round`, with an
     outer state of digest `ahead_state`. The island's last contribution was made `begun_seconds` ago, or else the stage
     has been here for so long. Those that are ready wait for `window_seconds` more, as far as they say. `is_coming`:
-    what the round comes to can be had without anybody who is lost by now.
+    what the round comes to can be had without anybody who is lost by now. Rounds before `follows_to` are over, and the
+    island is on its way there, result by result.
     """
 
     stage: int
@@ -72,3 +73,4 @@ class PlaceNews:
     begun_seconds: float = 0.0
     window_seconds: float = 0.0
     is_coming: bool = False
+    follows_to: int = 0

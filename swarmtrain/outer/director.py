@@ -93,7 +93,12 @@ class Director:
             (work for s in standing for work in s.works),
             key=lambda work: (work.stage, work.fragment, work.round),
         )
-        missed = tuple(lacking) if next_step == self.rhythm.steps else ()
+        is_over = next_step == self.rhythm.steps
+        missed = tuple(
+            place
+            for place, news in known.items()
+            if is_over and (place in lacking or news.follows_to > news.round + 1)
+        )
         return Rounds(next_step, tuple(works), missed)
 
     def _reached(
@@ -217,7 +222,7 @@ class Director:
         elif is_sent:
             waits = next_step >= rhythm.merge_step(stage, fragment, number)
             return _Standing(next_step, waits, ())
-        if 0 <= number < rhythm.rounds(stage, fragment):
+        if max(0, news.follows_to) <= number < rhythm.rounds(stage, fragment):
             due_step = rhythm.send_step(stage, fragment, number)
             left_seconds = min(
                 (due_step - next_step) * step_seconds, self.every_seconds - begun_seconds

@@ -90,6 +90,9 @@ class RoundGroup:
         """When it offered; and the newest time there was, for what is said at another's bidding."""
         self._holding: tuple[Ballot, Choice, Digest] | None = None
         self._decided: RoundDecided | None = None
+        self._earlier: dict[int, RoundDecided] = {}
+        self.kept_from: int | None = None
+        """The round from which on decisions are still told, where somebody catches up from here."""
         self._behind_at, self._quiet_seconds = 0.0, waits.gather
         self._early: dict[int, tuple[PeerId, RoundOffer, float]] = {}
         self._strange: set[PeerId] = set()
@@ -347,11 +350,15 @@ class RoundGroup:
         """What was decided in the message's round, or else where the group is by now."""
         if not isinstance(message, RoundQuestion):
             return []
-        decided = self._decided
-        is_known = decided is not None and decided.round == message.round
-        if decided is None or not is_known:
-            return [SendRound(sender, self._offer())]
-        island, version, peers = self._speaker
+        last, island, version, peers = self._decided, *self._speaker
+        decided = last if last is not None and last.round == message.round else None
+        if decided is None:
+            decided = self._earlier.get(message.round)
+            if decided is None:
+                return [SendRound(sender, self._offer())]
+            # What it was made of may be kept here alone by now.
+            holders = tuple(dict.fromkeys((self.peer, *decided.holders)))
+            decided = replace(decided, holders=holders)
         return [SendRound(sender, replace(decided, island=island, version=version, peers=peers))]
 
     def _is_to_be_proven(self, message: RoundSpeech) -> bool:
@@ -368,6 +375,10 @@ class RoundGroup:
         if why := flaw(self._signing, message, self.members, self._roll.lists):
             return self._doubt(sender, why)
         self._roll.hear(message.island, message.version, message.peers)
+        if self._decided is not None:
+            self._earlier[self._decided.round] = self._decided
+        first = self.round if self.kept_from is None else self.kept_from
+        self._earlier = {number: told for number, told in self._earlier.items() if number >= first}
         self.choice, self._decided = message.choice, message
         return [Chosen(message.choice, message.holders)]
 

@@ -59,9 +59,9 @@ def _of_rounds(rounds: OuterRounds, stages: Iterable[int]) -> Values:
     """Bytes by stage: of those hosted now, and of those that were since this peer's rounds began."""
     for way, of, counted in (
         ("received", "payloads", rounds.payloads.received_bytes),
-        ("received", "states", rounds.state_received_bytes),
+        ("received", "states", rounds.group_states.received_bytes),
         ("served", "payloads", rounds.payloads.served_bytes),
-        ("served", "states", rounds.state_served_bytes),
+        ("served", "states", rounds.group_states.served_bytes),
     ):
         by_stage = Counter(dict.fromkeys(stages, 0))
         for (stage, _), some_bytes in counted.items():

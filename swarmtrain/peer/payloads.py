@@ -100,6 +100,8 @@ class Payloads:
         self._me, self._link_to = me, link_to
         self._silence_seconds, self._patience_seconds = silence_seconds, patience_seconds
         self._parcels: dict[tuple[RoundKey, Digest], _Parcel] = {}
+        self._newest: dict[tuple[int, int], int] = {}
+        self._kept_from: dict[tuple[int, int], int] = {}
         self._changed = asyncio.Event()
         self._tasks = Tasks(failed)
         self.received_bytes: Counter[tuple[int, int]] = Counter()
@@ -120,6 +122,18 @@ class Payloads:
         parcel = self._parcel(key, name)
         parcel.table, parcel.sections = Table.of(sections), dict(enumerate(sections))
         self._notify()
+
+    def keep_from(self, place: tuple[int, int], first: int) -> None:
+        """Somebody still needs what rounds from `first` on were made of, however old that is."""
+        self._kept_from[place] = first
+
+    def bytes_between(self, place: tuple[int, int], first: int, stop: int) -> int:
+        """What is kept of rounds from `first` up to `stop`."""
+        return sum(
+            sum(map(len, parcel.sections.values()))
+            for (key, _), parcel in self._parcels.items()
+            if (key.stage, key.fragment) == place and first <= key.round < stop
+        )
 
     def held(self, key: RoundKey, name: Digest) -> tuple[Buffer, ...] | None:
         """All sections of a parcel, when all are here."""
@@ -280,6 +294,8 @@ class Payloads:
             if found is not None:
                 return found
             parcel = self._parcels.get((key, request.name))
+            if parcel is None and self._is_over(key):
+                return None
             is_at_work = parcel is not None and parcel.at_work > 0
             wait_seconds = self._patience_seconds if is_at_work else self._silence_seconds
             try:
@@ -306,10 +322,24 @@ class Payloads:
 
     def _parcel(self, key: RoundKey, name: Digest) -> _Parcel:
         """A new one takes the place of what is too old for anybody."""
+        place = (key.stage, key.fragment)
+        self._newest[place] = max(self._newest.get(place, 0), key.round)
         if (key, name) not in self._parcels:
-            for known in [k for k in self._parcels if _is_stale(k[0], key)]:
+            for known in [k for k in self._parcels if self._is_stale(k[0], place)]:
                 del self._parcels[known]
         return self._parcels.setdefault((key, name), _Parcel())
+
+    def _is_stale(self, known: RoundKey, place: tuple[int, int]) -> bool:
+        is_here = (known.stage, known.fragment) == place
+        return (
+            is_here
+            and self._is_over(known)
+            and known.round < self._kept_from.get(place, known.round + 1)
+        )
+
+    def _is_over(self, key: RoundKey) -> bool:
+        """Whether it is too old a round for anything new to come of it."""
+        return key.round <= self._newest.get((key.stage, key.fragment), 0) - KEPT_ROUNDS
 
     def _notify(self) -> None:
         self._changed.set()
@@ -320,8 +350,3 @@ def ordered(peers: Sequence[PeerId], me: PeerId) -> tuple[PeerId, ...]:
     """The same peers, beginning behind `me`, so that replicas do not all ask the same one first."""
     after = [peer for peer in peers if peer > me]
     return (*after, *(peer for peer in peers if peer < me))
-
-
-def _is_stale(known: RoundKey, newest: RoundKey) -> bool:
-    is_same_place = (known.stage, known.fragment) == (newest.stage, newest.fragment)
-    return is_same_place and known.round <= newest.round - KEPT_ROUNDS

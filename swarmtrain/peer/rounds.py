@@ -7,10 +7,8 @@ a decision names is brought to this peer before it is applied.
 
 import asyncio
 import functools
-from collections import Counter
 from collections.abc import Callable, Sequence
 
-from swarmtrain.compute.lane import Kind, Task
 from swarmtrain.core.closing import PlaceNews, RoundWork, RoundWorkKind
 from swarmtrain.core.errors import StateError
 from swarmtrain.core.events import Noted, RoundChosen, RoundMerged, RoundSent
@@ -25,11 +23,11 @@ from swarmtrain.outer.group import RoundGroup
 from swarmtrain.outer.parcel import Table
 from swarmtrain.outer.signed import Signing
 from swarmtrain.outer.slack import RESULT_SECONDS, Slack
+from swarmtrain.peer.group_states import GroupStates
 from swarmtrain.peer.merging import Job, Merging, Unreachable
 from swarmtrain.peer.parts import Parts
 from swarmtrain.peer.payloads import Payloads
 from swarmtrain.peer.restore import now_seconds
-from swarmtrain.peer.stage_rounds import GroupState, fetch_state, state_answer
 from swarmtrain.steps.ballot import list_version
 from swarmtrain.steps.keys import unpack_keys
 from swarmtrain.swarm.identity import peer_id_of, verify
@@ -67,28 +65,26 @@ class OuterRounds:
         self.payloads = Payloads(
             parts.me, parts.links.to, silence_seconds, self._waits.gather, failed
         )
-        # Of outer states, counted as those of `payloads` are.
-        self.state_received_bytes, self.state_served_bytes = Counter[Place](), Counter[Place]()
+        self.group_states = GroupStates(
+            parts, parts.outer, self.payloads, self._waits, self._notify, failed
+        )
         self.merging = Merging(parts.me, parts.outer, self.payloads, parts.lane, parts.record)
         self._groups: dict[Place, RoundGroup] = {}
         self._others: dict[PeerId, tuple[int, ...]] = {}
         self._version, self._roster = 0, Roster.of(0, ())
         self._gathering: dict[Place, asyncio.Task[None]] = {}
-        self._fetching: dict[Place, asyncio.Task[None]] = {}
-        self._behind_since: dict[Place, float] = {}
         self._unoffered_since: dict[Place, float] = {}
         self._begun_at: dict[Place, float] = {}
         self._absent_since: dict[tuple[int, ...], float] = {}
         self._said_absent: set[tuple[int, ...]] = set()
         self._came_at = now_seconds()
-        self._ahead: dict[Place, GroupState] = {}
-        self._served: dict[Place, GroupState] = {}
         self._arrived = asyncio.Condition()
         self._tasks = Tasks(failed)
         self._tasks.spawn(self._tick(), "rounds")
 
     async def close(self) -> None:
         await self._tasks.cancel_all()
+        await self.group_states.close()
         await self.payloads.close()
 
     # ---- who is there -------------------------------------------------------------------------------------------
@@ -144,11 +140,10 @@ class OuterRounds:
 
     def _drop(self, place: Place) -> None:
         del self._groups[place]
-        for kept in (self._gathering, self._fetching):
-            task = kept.pop(place, None)
-            if task is not None:
-                task.cancel()
-        self._ahead.pop(place, None)
+        gathering = self._gathering.pop(place, None)
+        if gathering is not None:
+            gathering.cancel()
+        self.group_states.dropped(place)
 
     def follow(self) -> None:
         """What the stages here hold has moved, or was replaced by siblings' state, a snapshot or a checkpoint.
@@ -171,9 +166,7 @@ class OuterRounds:
         members = self.states.members[place]
         sizes = self.states.sizes(place)
         self._act(place, group.advance(key.round, key.base, members, now_seconds(), sizes))
-        self._ahead.pop(place, None)
-        self._behind_since.pop(place, None)
-        self._served.pop(place, None)
+        self.group_states.advanced(place)
 
     # ---- messages -----------------------------------------------------------------------------------------------
 
@@ -182,12 +175,13 @@ class OuterRounds:
         group = self._groups.get(place)
         if group is not None:
             # Whoever is heard of for the first time knows as little of this peer: the next tick may be far off.
+            self.group_states.heard(place, sender, message.round)
             self._act(place, group.seen(sender))
             self._act(place, group.handle(sender, message, now_seconds()))
 
     @property
     def served_bytes(self) -> int:
-        return self.payloads.served_bytes.total() + self.state_served_bytes.total()
+        return self.payloads.served_bytes.total() + self.group_states.served_bytes.total()
 
     @property
     def is_seeking(self) -> bool:
@@ -195,29 +189,11 @@ class OuterRounds:
         life_seconds = self._parts.config.swarm.announce_seconds
         return not self._others and now_seconds() < self._came_at + life_seconds
 
-    async def answer_state(self, request: OuterStateRequest) -> Message:
+    async def answer_state(self, asker: PeerId, request: OuterStateRequest) -> Message:
         """A piece of the outer state here; all pieces of one answer are of one round."""
         place = (request.stage, request.fragment)
-        if place not in self._groups or place[0] in self.states.stranded:
-            return state_answer(None, request)
-        held, ahead = self._served.get(place), self._ahead.get(place)
-        if request.length_bytes == 0 or held is None:
-            is_ahead = ahead is not None and self.states.key(place).round < request.round
-            held = ahead if is_ahead and ahead is not None else await self._held(place)
-            self._served[place] = held
-        answer = state_answer(held, request)
-        self.state_served_bytes[place] += len(answer.body)
-        return answer
-
-    async def _held(self, place: Place) -> GroupState:
-        """A copy of the outer state here, for good."""
-
-        def copy() -> GroupState:
-            member = self.states.member(place)
-            state, counted = member.state.copy(), dict(member.counted)
-            return GroupState(state, self.states.members[place], state.digest(), counted)
-
-        return await self._parts.lane.submit(Task(Kind.STATE, place[0], name="outer state"), copy)
+        is_here = place in self._groups and place[0] not in self.states.stranded
+        return await self.group_states.answer(asker, request, is_here)
 
     def _act(self, place: Place, effects: list[Effect]) -> None:
         for effect in effects:
@@ -236,10 +212,19 @@ class OuterRounds:
             await asyncio.sleep(self._parts.config.links.heartbeat_seconds)
             for place, group in list(self._groups.items()):
                 self._act(place, group.tick(now_seconds()))
-                self._look_ahead(place, group)
+                self._catch_up(place, group)
                 self._own_up(place, group)
             self._miss()
             self.tell()
+
+    def _catch_up(self, place: Place, group: RoundGroup) -> None:
+        """Of this island, where it is behind, and of others that have asked for what is here."""
+        choice, gathering = group.choice, self._gathering.get(place)
+        is_at_work = gathering is not None and not gathering.done()
+        is_coming = choice is not None and (is_at_work or self._has(place, choice))
+        self.group_states.look(place, group, is_coming)
+        group.kept_from = self.group_states.kept_from(place, group.round)
+        self.payloads.keep_from(place, group.kept_from)
 
     # ---- payloads and results -----------------------------------------------------------------------------------
 
@@ -334,49 +319,6 @@ class OuterRounds:
             rounds = [group.round for group in self._groups.values() if group.absent == islands]
             self._parts.record(Noted("rounds wait for islands", _absent_why(islands, min(rounds))))
 
-    # ---- missed rounds ------------------------------------------------------------------------------------------
-
-    def _look_ahead(self, place: Place, group: RoundGroup) -> None:
-        """A group that is further on for longer than its messages take was missed: fetch what it has in common."""
-        if group.behind is None:
-            self._behind_since.pop(place, None)
-            return
-        since = self._behind_since.setdefault(place, now_seconds())
-        fetching = self._fetching.get(place)
-        is_idle = fetching is None or fetching.done()
-        ahead = self._ahead.get(place)
-        is_known = ahead is not None and ahead.state.round >= group.behind.round
-        # What was decided just now the group still tells; of earlier rounds only the outcome is left.
-        may_hear = group.behind.round == group.round + 1
-        is_due = not may_hear or now_seconds() > since + self._waits.patience
-        if is_idle and not is_known and is_due:
-            work = self._fetch_ahead(place, group.behind.peer, group.behind.round)
-            self._fetching[place] = self._tasks.spawn(work, f"catch up {place}")
-
-    async def _fetch_ahead(self, place: Place, peer: PeerId, number: int) -> None:
-        try:
-            found = await self._fetch_state(place, peer, number)
-        except Unreachable as error:
-            self._parts.record(Noted("the group's outer state cannot be had", str(error)))
-            return
-        self._ahead[place] = found
-        self.states.arrived[place, found.digest] = found
-        await self._notify()
-
-    async def _fetch_state(self, place: Place, peer: PeerId, number: int) -> GroupState:
-        link = await self._parts.links.to(peer)
-        member = self.states.member(place)
-        elements, optimizer = member.fragment.elements, self.states.settings.optimizer
-        silence_seconds = self._parts.config.links.silence_seconds
-
-        async def ask(request: OuterStateRequest) -> Message:
-            asked = Message(request.encode())
-            answer = await link.call("outer_state", asked, silence_seconds=silence_seconds)
-            self.state_received_bytes[place] += len(answer.body)
-            return answer
-
-        return await fetch_state(ask, place, number, elements, optimizer)
-
     # ---- decisions ------------------------------------------------------------------------------------------------
 
     async def prepare(self, commit: Commit) -> None:
@@ -417,7 +359,7 @@ class OuterRounds:
             if peer == self._parts.me:
                 continue
             try:
-                found = await self._fetch_state(place, peer, work.round)
+                found = await self.group_states.fetch(place, peer, work.round)
             except Unreachable:
                 continue
             if found.digest == work.digest:
@@ -471,8 +413,8 @@ class OuterRounds:
             received_bytes=payloads.received_bytes[place],
             served_bytes=payloads.served_bytes[place],
             tokens=result.merged.tokens if result is not None else 0,
-            state_received_bytes=self.state_received_bytes[place],
-            state_served_bytes=self.state_served_bytes[place],
+            state_received_bytes=self.group_states.received_bytes[place],
+            state_served_bytes=self.group_states.served_bytes[place],
         )
 
     def _sent(self, place: Place) -> None:
@@ -506,7 +448,7 @@ class OuterRounds:
     def _news(self, place: Place, group: RoundGroup) -> PlaceNews:
         own = self.states.member(place)
         is_current = group.round == own.state.round and place[0] not in self.states.stranded
-        choice, ahead = group.choice if is_current else None, self._ahead.get(place)
+        choice, ahead = group.choice if is_current else None, self.group_states.ahead.get(place)
         ready = group.early if choice is not None else group.offered
         others = [island for island in ready if island != self.island]
         return PlaceNews(
@@ -521,6 +463,7 @@ class OuterRounds:
             begun_seconds=now_seconds() - self._begun_at.get(place, now_seconds()),
             window_seconds=group.window_seconds(now_seconds()),
             is_coming=group.is_coming,
+            follows_to=self.group_states.follows_to(place),
         )
 
     def _has(self, place: Place, choice: Choice) -> bool:

@@ -198,7 +198,7 @@ class Service:
                 return await runtime.island.rounds.payloads.answer(piece_request)
             case "outer_state" if runtime.island.rounds is not None:
                 state_request = OuterStateRequest.decode(request.meta)
-                return await runtime.island.rounds.answer_state(state_request)
+                return await runtime.island.rounds.answer_state(link.remote.peer, state_request)
             case "learn":
                 asked = LearnRequest.decode(request.meta)
                 return Message((await runtime.teaching.answer(link.remote.peer, asked)).encode())

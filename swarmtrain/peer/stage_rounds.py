@@ -331,8 +331,8 @@ async def fetch_state(
 ) -> GroupState:
     """The outer state of a fragment at round `number` or later. Raises LinkError, WireError or StateError."""
 
-    async def ask(offset: int, length: int) -> tuple[OuterStateReply, memoryview]:
-        answer = await call(OuterStateRequest(*place, number, offset, length))
+    async def ask(at: int, offset: int, length: int) -> tuple[OuterStateReply, memoryview]:
+        answer = await call(OuterStateRequest(*place, at, offset, length))
         reply, body = OuterStateReply.decode(answer.meta), memoryview(answer.body)
         if reply.status is not Status.OK:
             raise WireError("a peer does not have that outer state", reply.status.name)
@@ -340,7 +340,7 @@ async def fetch_state(
             raise WireError("a piece of outer state was damaged on its way", "")
         return reply, body
 
-    claim, _ = await ask(0, 0)
+    claim, _ = await ask(number, 0, 0)
     momentum = elements if optimizer.keeps_momentum else 0
     if claim.total_bytes != 4 * (elements + momentum):
         raise WireError(
@@ -350,7 +350,7 @@ async def fetch_state(
         raise WireError("an outer state was counted in rounds to come", f"round {claim.round}")
     pieces: list[memoryview] = []
     while (offset := sum(map(len, pieces))) < claim.total_bytes:
-        reply, body = await ask(offset, PIECE_BYTES)
+        reply, body = await ask(claim.round, offset, PIECE_BYTES)
         if reply.base != claim.base or not body:
             raise WireError("an outer state moved on while it was fetched", f"round {reply.round}")
         pieces.append(body)

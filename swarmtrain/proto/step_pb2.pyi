@@ -511,7 +511,7 @@ class Stop(_message.Message):
     def __init__(self, term: _Optional[int] = ..., step: _Optional[int] = ..., finished: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class PlaceNews(_message.Message):
-    __slots__ = ("stage", "fragment", "round", "is_sent", "choice", "offered", "ahead_round", "ahead_state", "begun_seconds", "window_seconds", "is_coming")
+    __slots__ = ("stage", "fragment", "round", "is_sent", "choice", "offered", "ahead_round", "ahead_state", "begun_seconds", "window_seconds", "is_coming", "follows_to")
     STAGE_FIELD_NUMBER: _ClassVar[int]
     FRAGMENT_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -523,6 +523,7 @@ class PlaceNews(_message.Message):
     BEGUN_SECONDS_FIELD_NUMBER: _ClassVar[int]
     WINDOW_SECONDS_FIELD_NUMBER: _ClassVar[int]
     IS_COMING_FIELD_NUMBER: _ClassVar[int]
+    FOLLOWS_TO_FIELD_NUMBER: _ClassVar[int]
     stage: int
     fragment: int
     round: int
@@ -534,7 +535,8 @@ class PlaceNews(_message.Message):
     begun_seconds: float
     window_seconds: float
     is_coming: bool
-    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., is_sent: _Optional[bool] = ..., choice: _Optional[bytes] = ..., offered: _Optional[int] = ..., ahead_round: _Optional[int] = ..., ahead_state: _Optional[bytes] = ..., begun_seconds: _Optional[float] = ..., window_seconds: _Optional[float] = ..., is_coming: _Optional[bool] = ...) -> None: ...
+    follows_to: int
+    def __init__(self, stage: _Optional[int] = ..., fragment: _Optional[int] = ..., round: _Optional[int] = ..., is_sent: _Optional[bool] = ..., choice: _Optional[bytes] = ..., offered: _Optional[int] = ..., ahead_round: _Optional[int] = ..., ahead_state: _Optional[bytes] = ..., begun_seconds: _Optional[float] = ..., window_seconds: _Optional[float] = ..., is_coming: _Optional[bool] = ..., follows_to: _Optional[int] = ...) -> None: ...
 
 class RoundNews(_message.Message):
     __slots__ = ("step", "base", "places")

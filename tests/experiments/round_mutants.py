@@ -175,7 +175,9 @@ def one_wrong_result(patch: Patch, island: int, number: int) -> None:
     def reduction(self: OuterStates, place: Place) -> Any:
         found = real(self, place)
         is_here = self._island == island and found.tag.round == number
-        return SimpleNamespace(whole=partial(whole, found, place)) if is_here else found
+        if not is_here:
+            return found
+        return SimpleNamespace(whole=partial(whole, found, place), elements=found.elements)
 
     def whole(found: Reduction, place: Place, choice: Choice, given: Any) -> Result:
         result = found.whole(choice, given)

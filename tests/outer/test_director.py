@@ -103,6 +103,19 @@ def test_what_was_given_up_is_waited_for_at_the_end_if_it_is_coming_by_then() ->
         assert (director.closing(LAST, [A], 9.0, 0.0) is None) is is_coming
 
 
+def test_nothing_is_contributed_to_rounds_that_are_over() -> None:
+    """The island is on its way to round 3, result by result; all steps of the first four rounds are made."""
+    for number, choice, expected in ((1, b"", []), (1, b"x", [MERGE]), (2, b"x", [MERGE, SEND])):
+        closed = told(45, number, choice=choice, follows_to=3).closing(45, [A], 0.0, 1.0)
+        assert kinds(closed) == expected
+    assert kinds(told(45, 1).closing(45, [A], 0.0, 1.0)) == [SEND]
+
+
+def test_who_is_on_its_way_at_the_end_of_the_run_misses_what_is_left() -> None:
+    closed = told(END, 7, choice=b"x", follows_to=9).closing(END, [A], 0.0, 1.0)
+    assert kinds(closed) == [MERGE] and closed is not None and closed.missed == ((0, 0),)
+
+
 def test_news_of_another_step_or_of_strangers_do_not_count() -> None:
     assert told(8).closing(9, [A], 0.0, 1.0) is None
     assert told(9).closing(9, [PeerId("b")], 0.0, 1.0) is None

@@ -454,6 +454,30 @@ def test_a_result_is_coming_where_a_quorum_that_is_there_has_offered_or_somebody
     assert a.is_coming
 
 
+def test_earlier_decisions_are_told_where_somebody_catches_up() -> None:
+    """By whom it names first: what the round was made of may be kept there alone."""
+    room = Room((A,), (B,), (C,))
+    for number in range(3):
+        room.groups[B].kept_from = 1
+        for peer in (A, B, C):
+            room.offer(peer)
+        choice = room.chosen[A]
+        for peer, group in room.groups.items():
+            room.carry(peer, group.advance(number + 1, b"%d" % number, choice.members, room.now))
+    for number, tells in ((0, set()), (1, {B}), (2, {A, B, C})):
+        base = b"%d" % (number - 1) if number else BASE
+        question = RoundOffer(1, 0, number, base, 3, 1, (D,), 10, b"of 3")
+        told = {
+            peer: [
+                m for m in to(D, group.handle(D, question, room.now)) if isinstance(m, RoundDecided)
+            ]
+            for peer, group in room.groups.items()
+        }
+        assert {peer for peer, messages in told.items() if messages} == tells
+        if number == 1:
+            assert told[B][0].round == 1 and told[B][0].holders[0] == B
+
+
 def test_a_decided_result_is_coming_while_anybody_who_has_it_is_there() -> None:
     room = Room((A,), (B,), (C,))
     for peer in (A, B, C):

@@ -288,6 +288,29 @@ def test_more_than_a_piece_at_once_is_refused() -> None:
     asyncio.run(main())
 
 
+def test_but_not_where_somebody_catches_up_and_who_lacks_it_says_so_at_once() -> None:
+    world = World()
+
+    async def main() -> None:
+        old, newest = RoundKey(1, 0, 3, b"base"), RoundKey(1, 0, 9, b"later")
+        maker, other = world.at[MAKER], world.at[OTHER]
+        maker.keep_from((1, 0), 3)
+        for peer in (maker, other):
+            name = peer.put(old, SECTIONS)
+            peer.put(newest, SECTIONS)
+        assert maker.bytes_between((1, 0), 3, 9) == PAYLOAD_BYTES
+        assert (maker.held(old, name), other.held(old, name)) == (SECTIONS, None)
+        begin = asyncio.get_running_loop().time()
+        sources = Sources((OTHER, MAKER))
+        assert await world.at[ME].fetch(old, Wanted(name, BOUNDS), sources) == SECTIONS
+        assert asyncio.get_running_loop().time() - begin < 0.2, "of silence"
+        maker.keep_from((1, 0), 9)
+        maker.put(RoundKey(1, 0, 9, b"another"), SECTIONS)
+        assert maker.held(old, name) is None
+
+    asyncio.run(main())
+
+
 def test_what_is_two_rounds_old_goes() -> None:
     world = World()
 
