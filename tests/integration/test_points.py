@@ -154,6 +154,8 @@ def test_frozen_peers_repeated_calls_and_lost_answers_count_once(loopback: Workp
 # ---- F28: rolling restart -----------------------------------------------------------------------------------------
 
 
+# In virtual time: tests/peer/test_membership.py.
+@pytest.mark.slow
 def test_a_rolling_restart_replays_nothing(loopback: Workplace) -> None:
     """Every peer in turn gets SIGTERM, ends between two steps, and comes back under its identity."""
     stages = (WHOLE, WHOLE, WHOLE)

@@ -28,7 +28,14 @@ def test_reference_writes_its_run_folder(yardstick: ReferenceRun):
     ]
 
 
-@pytest.mark.parametrize("peers", [1, 4, pytest.param(7, marks=pytest.mark.timeout(400))])
+@pytest.mark.parametrize(
+    "peers",
+    [
+        1,
+        pytest.param(4, marks=pytest.mark.slow),
+        pytest.param(7, marks=pytest.mark.timeout(400)),
+    ],
+)
 def test_up_equals_the_reference_and_leaves_nothing(
     workplace: Workplace, yardstick: ReferenceRun, peers: int
 ):
