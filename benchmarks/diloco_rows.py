@@ -119,8 +119,22 @@ class Grid:
     learning_rates: tuple[float, ...] = LEARNING_RATES
 
     def rows(self) -> list[Row]:
-        """All rows; of each group the first seed of all before the second."""
-        return [row for group in self._groups() for row in sorted(group, key=lambda r: r.seed)]
+        """All rows; of each group the first seed of all before the second, and a third of what goals are about."""
+        rows = [row for group in self._groups() for row in sorted(group, key=lambda r: r.seed)]
+        third = [replace(row, seed=max(self.seeds) + 1) for row in rows if self._is_goal(row)]
+        return [*rows, *dict.fromkeys(third)]
+
+    def _is_goal(self, row: Row) -> bool:
+        """The gap of four islands to synchronous training, at both learning rates, and those of int4 and ternary."""
+        short = self.inner_steps[0]
+        is_plain = row.group in ("synchronous", "islands", "codecs") and row.codec in (
+            "none",
+            "int4",
+            "ternary",
+        )
+        is_lower = row.group == "learning rates" and row.learning_rate == min(self.learning_rates)
+        is_four = row.is_synchronous or (row.islands, row.inner_steps) == (4, short)
+        return (is_plain or is_lower) and is_four
 
     def _groups(self) -> Iterator[list[Row]]:
         yield [Row("synchronous", seed, 0) for seed in self.seeds]
