@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.coding import pass_seconds_at_once
 from swarmtrain.core.config import RunConfig, load_config, to_toml
+from swarmtrain.core.sizes import stage_parameters, vocabulary
 from swarmtrain.data.stream import load_corpus
 from swarmtrain.experiments.emulated import Emulated
 from swarmtrain.experiments.local import LocalSwarm
@@ -214,7 +215,13 @@ def compare(case: Case, rounds: int, folder: Path) -> tuple[Figures, Figures]:
     """Real, then virtual."""
     config = config_of(case, rounds * case.inner_steps + 2)
     measured = figures(asyncio.run(real(config, case.islands, folder)))
-    pass_seconds = pass_seconds_at_once(case.codec, CODED_ELEMENTS, case.islands)
+    words = vocabulary(config.model, load_corpus(config.data, None).tokenizer.vocab_size)
+    elements = sum(stage_parameters(config.model, words, stage) for stage in range(STAGES + 1))
+    # A step's update is a pass over all, so none takes longer than a step.
+    pass_seconds = min(
+        pass_seconds_at_once(case.codec, CODED_ELEMENTS, case.islands),
+        measured.plain_step_seconds / elements,
+    )
     # Beside compute a step without a round takes its update, which does not grow with it.
     one, two = (
         plain_seconds(virtual(config_of(case, 9), 1, seconds, pass_seconds))
