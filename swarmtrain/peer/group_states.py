@@ -30,7 +30,6 @@ from swarmtrain.transport.requests import OuterStateRequest
 MOST_COPIES = 2
 """Of the outer state of one place, at different rounds, for guests that came at different times."""
 
-
 MOST_STATES = 2
 """Bytes that may be kept of one place for guests beside copies, in outer states: with u of a state made while one is
 fetched, catching up takes u / (1 - u) of it."""
@@ -127,11 +126,11 @@ class GroupStates:
         wanted, copies = {guest.round for guest in guests.values()}, self._copies.get(place, {})
         for number in copies.keys() - wanted:
             del copies[number]
-        member = self._states.member(place)
-        elements = member.state.parameters.numel() + member.state.momentum.numel()
+        state = self._states.member(place).state
+        most_bytes = MOST_STATES * (state.parameters.nbytes + state.momentum.nbytes)
         while guests:
             first = min(guest.round for guest in guests.values())
-            if self._payloads.bytes_between(place, first, current) <= MOST_STATES * 4 * elements:
+            if self._payloads.bytes_between(place, first, current) <= most_bytes:
                 return first
             for peer in [p for p, guest in guests.items() if guest.round == first]:
                 del guests[peer]
