@@ -10,6 +10,7 @@ from swarmtrain.core.events import Noted, PeerJoined, RoundMerged
 from swarmtrain.core.types import PeerId
 from swarmtrain.experiments.virtual import VirtualPeer, VirtualRun
 from swarmtrain.outer.director import Place
+from swarmtrain.outer.effects import Behind
 from swarmtrain.peer import group_states
 from swarmtrain.peer.group_states import MOST_STATES, GroupStates, _Guest
 from tests.experiments.island_worlds import choices, config_of, is_agreed, run_islands
@@ -67,6 +68,31 @@ def test_without_what_is_kept_for_it_it_would_never_come_in(
     assert any(isinstance(e, Noted) and "cannot be had" in e.what for _, _, e in run.events)
     counted = [found for key, found in choices(run).items() if key[0] in (1, 2)]
     assert not any(LATE in islands for found in counted for islands, _ in found)
+
+
+@pytest.mark.parametrize(("number", "may_hear"), [(4, True), (6, False)])
+def test_no_state_is_fetched_while_the_result_of_a_round_is_on_its_way(
+    number: int, may_hear: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes longer than the messages that tell of it. Of rounds further on, at once: nobody tells of them."""
+    fetched, now = [], [0.0]
+    waits: Any = Fake(patience=4.0)
+    kept = GroupStates(None, None, None, waits, None, lambda _: None)  # type: ignore[arg-type]
+    monkeypatch.setattr(group_states, "now_seconds", lambda: now[0])
+    monkeypatch.setattr(kept, "_fetch_ahead", lambda place, behind: (place, behind))
+    monkeypatch.setattr(
+        kept, "_tasks", Fake(spawn=lambda work, _: fetched.append(work) or Fake(done=lambda: False))
+    )
+    group: Any = Fake(round=3, behind=Behind(number, PeerId("a")))
+    for now[0] in (0.0, 100.0):
+        kept.look((1, 0), group, is_result_coming=True)
+    assert not fetched
+    kept.advanced((1, 0))
+    kept.look((1, 0), group, is_result_coming=False)
+    assert bool(fetched) is not may_hear
+    now[0] = 104.1
+    kept.look((1, 0), group, is_result_coming=False)
+    assert fetched == [((1, 0), group.behind)]
 
 
 def test_that_is_kept_for_who_asks_for_it_and_up_to_so_many_bytes(
