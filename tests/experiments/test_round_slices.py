@@ -108,7 +108,7 @@ def test_slices_give_the_plain_loops_bits(
 def test_no_island_ends_the_run_while_its_last_result_is_on_a_slow_line(
     is_known: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It takes some 25 seconds, and a result is waited for for six before the end. Nor if nobody knew it was coming."""
+    """It takes some 30 seconds, and a result is waited for for six before the end. Nor if nobody knew it was coming."""
     if not is_known:
         mutants.nothing_is_coming(monkeypatch)
     config = wide_config("outer.codec=int4", "outer.delay_steps=1", "outer.inner_steps=8")
