@@ -100,7 +100,7 @@ class Payloads:
         self._me, self._link_to = me, link_to
         self._silence_seconds, self._patience_seconds = silence_seconds, patience_seconds
         self._parcels: dict[tuple[RoundKey, Digest], _Parcel] = {}
-        self._newest: dict[tuple[int, int], int] = {}
+        self._at_round: dict[tuple[int, int], int] = {}
         self._kept_from: dict[tuple[int, int], int] = {}
         self._changed = asyncio.Event()
         self._tasks = Tasks(failed)
@@ -323,7 +323,7 @@ class Payloads:
     def _parcel(self, key: RoundKey, name: Digest) -> _Parcel:
         """A new one takes the place of what is too old for anybody."""
         place = (key.stage, key.fragment)
-        self._newest[place] = max(self._newest.get(place, 0), key.round)
+        self._at_round[place] = key.round
         if (key, name) not in self._parcels:
             for known in [k for k in self._parcels if self._is_stale(k[0], place)]:
                 del self._parcels[known]
@@ -339,7 +339,7 @@ class Payloads:
 
     def _is_over(self, key: RoundKey) -> bool:
         """Whether it is too old a round for anything new to come of it."""
-        return key.round <= self._newest.get((key.stage, key.fragment), 0) - KEPT_ROUNDS
+        return key.round <= self._at_round.get((key.stage, key.fragment), 0) - KEPT_ROUNDS
 
     def _notify(self) -> None:
         self._changed.set()

@@ -311,6 +311,14 @@ def test_but_not_where_somebody_catches_up_and_who_lacks_it_says_so_at_once() ->
     asyncio.run(main())
 
 
+def test_who_went_back_to_an_earlier_round_keeps_what_is_of_that() -> None:
+    at = World().at[MAKER]
+    at.put(RoundKey(1, 0, 9, b"base"), (b"later",))
+    keys = [RoundKey(1, 0, 3, b"base")] * 2
+    names = [at.put(key, (b"%d" % number,)) for number, key in enumerate(keys)]
+    assert None not in [at.held(key, name) for key, name in zip(keys, names, strict=True)]
+
+
 def test_what_is_two_rounds_old_goes() -> None:
     world = World()
 
