@@ -42,13 +42,15 @@ Route = tuple[Visit, ...]
 class Member:
     """A peer as a roster names it; `stages` ascend, `address` is what other peers dial.
 
-    `region` is empty where it is not known.
+    `region` is empty where it is not known. `since` is the list version (steps.ballot) from which on every roster that
+    anybody can have acted on had the peer, at these stages: 0 for who was there when the run began.
     """
 
     peer: PeerId
     stages: tuple[int, ...]
     address: str
     region: str = ""
+    since: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Roster:
     @cached_property
     def digest(self) -> Digest:
         """Names this roster, its version included, among all others."""
-        entries = [(m.peer, m.stages, m.address, m.region) for m in self.members]
+        entries = [(m.peer, m.stages, m.address, m.region, m.since) for m in self.members]
         return hashlib.sha256(repr((self.version, entries)).encode()).digest()
 
     @cached_property

@@ -12,8 +12,9 @@ Paxos per (place, round, base), with islands as acceptors, each made of all repl
 Who does not know its island's votes asks for them before it votes: siblings, or everybody (`outer.recovery`).
 
 Asked of the driver: a version of an island's list names one list; a process that starts, or a peer that returns to
-the list, does so in a version under which that peer never spoke before. All times are seconds of one clock, which comes
-in as `now_seconds`. Messages may be lost, late, repeated and reordered: `tick` repeats what has no answer yet.
+the list, does so in a version under which that peer never spoke before; and when a list is confirmed (`outer.votes`).
+All times are seconds of one clock, which comes in as `now_seconds`. Messages may be lost, late, repeated and reordered:
+`tick` repeats what has no answer yet.
 """
 
 from collections.abc import Sequence
@@ -241,10 +242,14 @@ class RoundGroup:
             answer = self._answer(ballot, b"", tuple(missing))
         return self._here([answer], now_seconds)
 
-    def set_peers(self, version: int, peers: Sequence[PeerId], returned: bool = False) -> None:
-        """The island's replica list; `returned`: this peer was out of it since it last heard."""
-        self.votes.set_peers(version, tuple(peers), returned)
+    def set_peers(self, version: int, peers: Sequence[PeerId], since: int = 0) -> None:
+        """The island's replica list, which this peer is on in all versions from `since` on."""
+        self.votes.set_peers(version, tuple(peers), since)
         self._roll.hear(self.island, version, tuple(peers))
+
+    def confirm(self, version: int) -> None:
+        """All in the island's roster have the list of that version."""
+        self.votes.confirm(version)
 
     def lost(self, peer: PeerId) -> None:
         """`peer` is silent: nobody waits for it from the next tick on."""
@@ -395,6 +400,8 @@ class RoundGroup:
     def _ask(self, message: RoundAsk, now_seconds: float) -> list[Effect]:
         ballot, votes = message.ballot, self.votes
         self._chair.hear(ballot, Phase.ASKING, now_seconds)
+        if not votes.is_settled:
+            return []  # the chair asks again
         if not votes.may_vote or not votes.promise(ballot):
             return [self._nack(ballot)] if votes.may_vote else []
         promise = RoundPromise(*self._head, ballot, *self._speaker, votes.accepted)
@@ -412,6 +419,8 @@ class RoundGroup:
             return []
         if not votes.is_member:
             return self._hold(message)
+        if not (votes.is_settled or message.only_hold):
+            return []
         if not votes.may_vote or not votes.promise(ballot):
             return [self._nack(ballot)] if votes.may_vote else []
         if message.only_hold:
@@ -447,9 +456,10 @@ class RoundGroup:
         if message.island == self.island:
             may_tell = not votes.may_vote or votes.may_tell(sender, message.version)
         else:
-            may_tell = True
+            may_tell = votes.is_settled
             self._chair.hear(message.ballot, Phase.ASKING, now_seconds)
-            votes.promise(message.ballot)  # where that is refused, the answer says why
+            if may_tell:
+                votes.promise(message.ballot)  # where that is refused, the answer says why
         knows, fence, promised, accepted = (
             votes.may_vote, votes.fence, votes.promised, votes.accepted,
         )  # fmt: skip

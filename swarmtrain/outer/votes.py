@@ -5,6 +5,10 @@ the fence of the sibling who told it all votes before. Who was there when the ru
 A round counts votes under lists no older than its member entry (`GroupMember.version`). So a peer votes in rounds whose
 entry is at its fence or above, and else only in a round whose votes it was told: by a sibling, or, where none is left
 that knows them, by all other islands (`outer.recovery`).
+
+Under a list that lacks somebody who could vote before, votes are given only once it is confirmed: every peer of the
+island's roster has it. Else who was left out could be back, under a conductor that never heard of that list, and think
+that it missed nothing. A list that still has everybody needs no such proof: nothing can be voted without them.
 """
 
 from collections.abc import Sequence
@@ -32,6 +36,7 @@ class Votes:
         number may have, whose peers all died before this one began."""
         self.peer, self.island = seat.peer, seat.island
         self.version, self.peers, self.fence = seat.version, tuple(sorted(seat.peers)), seat.version
+        self._needed = frozenset(self.peers) if is_first else None
         self._is_first = False
         self.enter(())
         self._is_first = is_first
@@ -46,14 +51,29 @@ class Votes:
         self._learning: Known | None = None
         self._was_told, self._is_first = self._is_first, False
 
-    def set_peers(self, version: int, peers: tuple[PeerId, ...], returned: bool) -> None:
-        """The island's list; older versions change nothing. Whoever was out of it missed what was voted meanwhile."""
+    def set_peers(self, version: int, peers: tuple[PeerId, ...], since: int) -> None:
+        """The island's list, which this peer is on in all versions from `since` on; older versions change nothing.
+
+        Whoever was out of it meanwhile missed what was voted then.
+        """
         if version <= self.version:
             return
-        if returned or (self.peer in peers and self.peer not in self.peers):
+        if since > self.version or (self.peer in peers and self.peer not in self.peers):
             self.fence, self._gathering, self._learning = version, None, None
-            self._was_told = False
+            self._was_told, self._needed = False, None
+        if self._needed is not None:
+            self._needed |= frozenset(peers)
         self.version, self.peers = version, tuple(sorted(peers))
+
+    def confirm(self, version: int) -> None:
+        """All in the island's roster have the list `version`. A newer one may be of a conductor that knows no other."""
+        if version == self.version:
+            self._needed = frozenset(self.peers)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether votes may be given under this list: it is confirmed, or has all who may have voted since one was."""
+        return self._needed is not None and self._needed <= frozenset(self.peers)
 
     @property
     def is_member(self) -> bool:
@@ -95,7 +115,7 @@ class Votes:
         if self._gathering is None or self._gathering[0] != ballot:
             return None
         choice, self._gathering = self._gathering[1], None
-        return choice if self.may_vote else None
+        return choice if self.may_vote and self.is_settled else None
 
     def accept(self, ballot: Ballot, choice: Choice, result: Digest) -> bool:
         """The vote; False when it would break a promise, or is for another result than `choice` names."""

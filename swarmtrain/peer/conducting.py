@@ -39,7 +39,9 @@ from swarmtrain.steps.ballot import (
     Fresh,
     Reseal,
     Scattered,
+    dated,
     epoch_of,
+    list_version,
     next_term,
 )
 from swarmtrain.steps.conductor import StepConductor
@@ -100,7 +102,10 @@ class Conducting:
 
     def _revive(self, term: int, roster: Roster) -> list[Effect]:
         """The island is in an epoch that this peer's state is not of: it takes a whole state to go on."""
-        member = self._member
+        member, version = self._member, list_version(term, roster.version)
+        # Nobody promised anything, so nobody here knows who was out of the newest list.
+        newcomers = [dated(entry, Roster.of(0, ()), version) for entry in roster.members]
+        roster = Roster(roster.version, tuple(newcomers))
         self.conductor = StepConductor(self._me, self._plan, term, member.step, member.base, roster)
         self.conductor.is_elected = False
         effects = self.conductor.revive("a restore was left half done, and nobody conducts")
@@ -268,6 +273,7 @@ class Conducting:
             candidate.roster,
         )
         self.conductor = conductor
+        conductor.roster = candidate.following(candidate.roster)
         self._leave_out_resigned(conductor)
         effects = self._take_up(candidate, conductor)
         for peer in silent if self.conductor is not None else ():

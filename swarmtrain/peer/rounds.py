@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from swarmtrain.core.closing import PlaceNews, RoundWork, RoundWorkKind
 from swarmtrain.core.errors import StateError
 from swarmtrain.core.events import Noted, RoundChosen, RoundMerged, RoundSent
-from swarmtrain.core.messages import Commit, RoundNews
+from swarmtrain.core.messages import Commit, Open, RoundNews
 from swarmtrain.core.rounds import Choice, Measured, RoundMessage
 from swarmtrain.core.sequences import sequence_of, stage_sequences
 from swarmtrain.core.tasks import Tasks
@@ -71,7 +71,7 @@ class OuterRounds:
         self.merging = Merging(parts.me, parts.outer, self.payloads, parts.lane, parts.record)
         self._groups: dict[Place, RoundGroup] = {}
         self._others: dict[PeerId, tuple[int, ...]] = {}
-        self._version, self._roster = 0, Roster.of(0, ())
+        self._version, self._roster, self._confirmed = 0, Roster.of(0, ()), 0
         self._gathering: dict[Place, asyncio.Task[None]] = {}
         self._unoffered_since: dict[Place, float] = {}
         self._begun_at: dict[Place, float] = {}
@@ -91,15 +91,22 @@ class OuterRounds:
 
     def look(self) -> None:
         """The open step's roster says which siblings answer for the island with this peer."""
-        opening = self._parts.member.ledger.open
-        if opening is None:
-            return
+        member = self._parts.member
+        if member.ledger.open is not None:
+            self._take_list(member.ledger.open)
+        if (confirmed := member.confirmed) != self._confirmed:
+            self._confirmed = confirmed
+            for group in self._groups.values():
+                group.confirm(confirmed)
+
+    def _take_list(self, opening: Open) -> None:
         version = list_version(opening.term, opening.roster.version)
-        if version <= self._version or self._parts.me not in opening.roster:
+        mine = opening.roster.member(self._parts.me)
+        if version <= self._version or mine is None:
             return
         self._version, self._roster = version, opening.roster
         begins = opening.step == self.states.first_step
-        is_first = begins and opening.roster.version == FIRST_ROSTER_VERSION
+        is_first = begins and opening.roster.version == FIRST_ROSTER_VERSION and not mine.since
         for place in [known for known in self._groups if known[0] not in self.states.stages]:
             self._drop(place)
         for place in self.states.places:
@@ -107,13 +114,14 @@ class OuterRounds:
             siblings = opening.roster.replicas(place[0])
             group = self._groups.get(place)
             if group is not None:
-                group.set_peers(version, siblings)
+                group.set_peers(version, siblings, mine.since)
             elif self._parts.me in siblings:
                 seat = Seat(self._parts.me, self.island, version, siblings, self._signing)
                 settings, sizes = self.states.settings, self.states.sizes(place)
                 self._groups[place] = RoundGroup(
                     place, seat, self._waits, is_first, sizes, settings.distortion
                 )
+                self._groups[place].confirm(self._confirmed)
                 self._meet(place, self._others)
                 self._advance(place)
                 if place in self.states.under_way:

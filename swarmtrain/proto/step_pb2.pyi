@@ -15,16 +15,18 @@ class Visit(_message.Message):
     def __init__(self, stage: _Optional[int] = ..., peer: _Optional[str] = ...) -> None: ...
 
 class Member(_message.Message):
-    __slots__ = ("peer", "stages", "address", "region")
+    __slots__ = ("peer", "stages", "address", "region", "since")
     PEER_FIELD_NUMBER: _ClassVar[int]
     STAGES_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     REGION_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
     peer: str
     stages: _containers.RepeatedScalarFieldContainer[int]
     address: str
     region: str
-    def __init__(self, peer: _Optional[str] = ..., stages: _Optional[_Iterable[int]] = ..., address: _Optional[str] = ..., region: _Optional[str] = ...) -> None: ...
+    since: int
+    def __init__(self, peer: _Optional[str] = ..., stages: _Optional[_Iterable[int]] = ..., address: _Optional[str] = ..., region: _Optional[str] = ..., since: _Optional[int] = ...) -> None: ...
 
 class Roster(_message.Message):
     __slots__ = ("version", "members")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from swarmtrain.core.messages import Commit, NewTerm, Open, Prepared, Promise, StageSum
 from swarmtrain.core.remembered import remembered
-from swarmtrain.core.types import Digest, PeerId, Roster, is_majority
+from swarmtrain.core.types import Digest, Member, PeerId, Roster, is_majority
 from swarmtrain.steps.effects import Effect, Send
 
 _RANK_BITS = 16
@@ -37,6 +37,14 @@ def list_version(term: int, roster_version: int) -> int:
     count = (term >> _RANK_BITS) & ((1 << (_EPOCH_BITS - _RANK_BITS)) - 1)
     rank = term & ((1 << _RANK_BITS) - 1)
     return ((epoch_of(term) << 16 | count) << _RANK_BITS | rank) << 20 | roster_version
+
+
+def dated(member: Member, before: Roster, version: int) -> Member:
+    """`member` as the list `version`, which follows `before`, has it: in since then, unless it is in that one with all
+    the stages that it had."""
+    known = before.member(member.peer)
+    stays = known is not None and set(known.stages) <= set(member.stages)
+    return replace(member, since=known.since if known is not None and stays else version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +129,8 @@ class Candidate:
         if decisions:
             return Decided(max(decisions, key=lambda commit: commit.step))
         here = [promise for promise in self.promises.values() if self._is_here(promise)]
-        opens = [promise.open for promise in here if promise.open is not None]
+        heads = [(p.open.step, p.open.base, p.open) for p in here if p.open is not None]
+        opens = [entry for *head, entry in heads if head == [self.step, self.base]]
         if not opens:
             return Fresh()
         opening = max(opens, key=lambda entry: (entry.term, entry.roster.version))
@@ -131,6 +140,26 @@ class Candidate:
             if self._all_prepared(highest):
                 return Complete(highest, opening)
         return Reseal(opening, max(promise.seal for promise in here))
+
+    def following(self, roster: Roster) -> Roster:
+        """`roster` as this candidate opens it, its newest list: it says who was out of the newest one before.
+
+        That is in the promises: a majority of the last decision's roster closes a step before anybody acts on a list
+        that somebody is missing from (`outer.votes`), and one of these promised. What others were opened that nobody
+        here heard of, nobody acted on, but those in all of them.
+        """
+        mine = epoch_of(self.term)
+        entries = [e for p in self.promises.values() for e in (p.open, p.last, p.prepared) if e]
+        heard = [entry for entry in entries if epoch_of(entry.term) == mine]
+        if not heard:
+            return roster
+        before = max(heard, key=lambda entry: (entry.term, entry.roster.version)).roster
+        version = list_version(self.term, roster.version)
+        since = {m.peer: max(m.since, dated(m, before, version).since) for m in roster.members}
+        if all(since[member.peer] == member.since for member in roster.members):
+            return roster
+        members = tuple(replace(member, since=since[member.peer]) for member in roster.members)
+        return Roster(roster.version, members)
 
     def merged(self, wanted: Prepared) -> Prepared:
         """`wanted` with the sums of all its stages, gathered from the promises."""

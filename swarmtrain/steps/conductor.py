@@ -4,6 +4,7 @@ One edge peer runs it after winning a ballot. Inputs are messages, `lost(peer)` 
 effects. Messages may be lost or repeated: `tick` sends the current phase's question again.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Literal
 
@@ -35,7 +36,7 @@ from swarmtrain.core.messages import (
     Tell,
     pack_items,
 )
-from swarmtrain.core.types import Digest, PeerId, Roster, is_majority
+from swarmtrain.core.types import Digest, Item, PeerId, Roster, is_majority
 from swarmtrain.steps.ballot import Candidate, Complete, Decided, Fresh, Reseal, Scattered, epoch_of
 from swarmtrain.steps.effects import (
     LEFT,
@@ -189,7 +190,7 @@ class StepConductor:
             case "freeze" if self.open is not None:
                 for peer in self.roster.peers:
                     effects += self._ask_again(peer)
-                effects += self.close()
+                effects += self.close() + self._seat()
             case "replay":
                 effects += self._freeze()
             case "assign" if self._got.assign is not None:
@@ -277,7 +278,7 @@ class StepConductor:
         if found.missing:
             return self._replay(found)
         self._got.found = found
-        return self.close()
+        return self.close() + self._seat()
 
     def close(self) -> list[Effect]:
         """Assign what is held, unless the outer round that this step closes with is still waited for."""
@@ -292,22 +293,21 @@ class StepConductor:
         self.phase = "replay"
         runs = missing_runs(found.missing)
         self._got.runs = set(runs)
-        items = pack_items(found.missing)
-        effects = self._broadcast(Reopen(self.term, self.step, self.seal, self.roster, items))
-        return effects + [
-            Send(
-                driver_of(run, found.owners, self.roster),
-                Redrive(
-                    self.term,
-                    self.step,
-                    self.seal,
-                    run.key,
-                    run.first,
-                    hints_for(run.key, found.owners),
-                ),
-            )
-            for run in runs
-        ]
+        effects = self._reopen(found.missing)
+        for run in runs:
+            what = (run.key, run.first, hints_for(run.key, found.owners))
+            redrive = Redrive(self.term, self.step, self.seal, *what)
+            effects.append(Send(driver_of(run, found.owners, self.roster), redrive))
+        return effects
+
+    def _reopen(self, items: Iterable[Item]) -> list[Effect]:
+        packed = pack_items(items)
+        return self._broadcast(Reopen(self.term, self.step, self.seal, self.roster, packed))
+
+    def _seat(self) -> list[Effect]:
+        """While an outer round is waited for: all have closed the step with this roster, which votes may depend on."""
+        is_closed = self.phase == "freeze" and self._got.found is not None
+        return self._reopen(()) if is_closed else []
 
     def _redriven(self, message: Redriven) -> list[Effect]:
         if self.phase != "replay" or (message.step, message.seal) != (self.step, self.seal):
@@ -319,17 +319,10 @@ class StepConductor:
     def _assign(self, found: Audit, closing: Closing) -> list[Effect]:
         assert self.open is not None
         self.phase = "assign"
-        assign = Assign(
-            term=self.term,
-            step=self.step,
-            seal=self.seal,
-            roster=self.roster,
-            owners=ownerships(found.owners),
-            void=pack_keys(found.void),
-            loss=mean_loss(self.open, found, self._got.held),
-            closing=closing,
-        )
-        self._got.assign = assign
+        head = (self.term, self.step, self.seal, self.roster)
+        owners, void = ownerships(found.owners), pack_keys(found.void)
+        loss = mean_loss(self.open, found, self._got.held)
+        self._got.assign = assign = Assign(*head, owners, void, loss, closing)
         shares = {peer: 0 for peer in self.roster.peers}
         for peer in found.owners.values():
             shares[peer] += 1
@@ -376,7 +369,9 @@ class StepConductor:
         if self.step >= self.plan.steps:
             self.phase = "finished"
             return [Send(peer, Decision(self.term, commit, None)) for peer in deciders]
-        self.roster, events = self._membership.next_roster(self.roster, self.plan.stages, self.step)
+        self.roster, events = self._membership.next_roster(
+            self.roster, self.plan.stages, self.step, self.term
+        )
         effects: list[Effect] = [Note(event) for event in events]
         if self.peer not in self.roster:
             # The next conductor opens the step; a ballot among those who stay finds it unopened.
@@ -408,8 +403,7 @@ class StepConductor:
             return []
         if not is_here or (message.learns and self.phase != "run"):
             return self._enlist(message)
-        self._membership.let_in(peer)
-        self.roster = self.roster.with_member(message.member)
+        self.roster = self._membership.admit(self.roster, message.member, self.term)
         self.open = self._opening() if self.phase == "run" else self._opening_now()
         reason = "is back with the parameters of this step and what it holds"
         if message.learns:
@@ -499,6 +493,7 @@ class StepConductor:
         if any(peer not in ballot.promises for peer in self.roster.peers):
             return []
         self._ballot, self.is_elected = None, True
+        self.roster = ballot.following(self.roster)
         match ballot.outcome():
             case Fresh():
                 return self.start()

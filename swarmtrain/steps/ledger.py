@@ -22,6 +22,8 @@ class Ledger:
     seal: int = 0
     closed: bool = False
     reopened: set[Item] = field(default_factory=set)
+    confirmed: int = 0
+    """The list version of the newest roster with which all in it are known to have closed the step."""
     held: set[Item] = field(default_factory=set)
     void: set[Item] = field(default_factory=set)
     losses: dict[int, float] = field(default_factory=dict)

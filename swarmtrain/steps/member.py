@@ -39,7 +39,7 @@ from swarmtrain.core.messages import (
     unpack_items,
 )
 from swarmtrain.core.types import Digest, Item, PeerId, Roster
-from swarmtrain.steps.ballot import epoch_of
+from swarmtrain.steps.ballot import epoch_of, list_version
 from swarmtrain.steps.effects import (
     LEFT,
     Advance,
@@ -83,6 +83,7 @@ class StepMember:
         self._ending: Stop | None = None
         self._is_dismissed = False
         self.ledger = Ledger()
+        self._opened: Open | None = None
         self._early: list[tuple[PeerId, Open]] = []
         self._restoring: Restore | None = None
 
@@ -92,6 +93,13 @@ class StepMember:
         if self.ledger.open is not None:
             return self.ledger.open.roster
         return self.last.roster if self.last is not None else None
+
+    @property
+    def confirmed(self) -> int:
+        """The version of the newest list of which this peer knows that everybody on it has it."""
+        last = self.last
+        decided = list_version(last.term, last.roster.version) if last is not None else 0
+        return max(self.ledger.confirmed, decided)
 
     @property
     def is_busy(self) -> bool:
@@ -173,6 +181,7 @@ class StepMember:
     def _enter_step(
         self, digests: tuple[StageDigest, ...], decision: Decision | None
     ) -> list[Effect]:
+        self._opened = self.ledger.open or self._opened
         self.ledger = Ledger()
         effects: list[Effect] = [Advance(self.step, self.base)]
         self.ready = Ready(self.step, self.base, digests)
@@ -205,15 +214,8 @@ class StepMember:
         here = (commit.step, commit.base) == (self.step, self.base)
         if not here or self.is_busy or self.ledger.open is not None:
             return []
-        self.ledger.prepared = Prepared(
-            commit.term,
-            commit.seal,
-            commit.roster,
-            sums,
-            commit.void,
-            commit.loss,
-            commit.closing,
-        )
+        rest = (commit.void, commit.loss, commit.closing)
+        self.ledger.prepared = Prepared(commit.term, commit.seal, commit.roster, sums, *rest)
         return self._decided(commit, None)
 
     def restored(self, restore: Restore, digests: tuple[StageDigest, ...]) -> list[Effect]:
@@ -386,7 +388,8 @@ class StepMember:
         """
         ledger = self.ledger
         this, known = (message.term, message.seal), (ledger.seal_term, ledger.seal)
-        if this < known or not ledger.open or moves(self.peer, self.stages, message.roster):
+        is_open = ledger.open is not None and ledger.open.term == message.term
+        if this < known or not is_open or moves(self.peer, self.stages, message.roster):
             return []
         effects: list[Effect] = []
         if this > known:
@@ -411,6 +414,7 @@ class StepMember:
     def _reopen(self, message: Reopen) -> list[Effect]:
         if self._is_sealed(message) and self.ledger.assign is None:
             self.ledger.reopened |= set(unpack_items(message.items))
+            self.ledger.confirmed = list_version(message.term, message.roster.version)
         return []
 
     def _redrive(self, message: Redrive) -> list[Effect]:
@@ -441,6 +445,7 @@ class StepMember:
         if not owned <= ledger.held or ledger.open is None:
             return self._to_conductor(Reduced(message.term, self.step, message.seal, ()))
         ledger.assign, ledger.reopened = message, set()
+        ledger.confirmed = list_version(message.term, message.roster.version)
         surplus = tuple(sorted(ledger.held - owned))
         ledger.held = owned
         effects: list[Effect] = [Note(seal_assigned(message, ledger.open))]
@@ -492,17 +497,9 @@ class StepMember:
         return [Apply(commit)]
 
     def _promise(self, sender: PeerId, message: NewTerm) -> list[Effect]:
-        ledger = self.ledger
-        promise = Promise(
-            message.term,
-            self.epoch,
-            self.step,
-            self.base,
-            ledger.seal,
-            self.last,
-            ledger.prepared,
-            ledger.open,
-        )
+        ledger, here = self.ledger, (self.epoch, self.step, self.base)
+        known = (self.last, ledger.prepared, ledger.open or self._opened)
+        promise = Promise(message.term, *here, ledger.seal, *known)
         note = Noted("promise", f"term {message.term} to {sender} at step {self.step}")
         effects: list[Effect] = [Send(sender, promise), Note(note)]
         is_behind = message.step > self.step and ledger.applying is None

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 
 from swarmtrain.core.events import Event, MembershipChanged, Noted
 from swarmtrain.core.types import MOST_MEMBERS, Member, PeerId, Roster, is_majority
+from swarmtrain.steps.ballot import dated, list_version
 
 FULL = f"this island has {MOST_MEMBERS} peers, the most there can be"
 """Why a newcomer is not let in."""
@@ -33,8 +34,15 @@ class Membership:
         self.joining.pop(peer, None)
         self.movers.discard(peer)
 
-    def next_roster(self, roster: Roster, stages: int, step: int) -> tuple[Roster, list[Event]]:
-        """The roster of the next step, and what changed and why.
+    def admit(self, roster: Roster, member: Member, term: int) -> Roster:
+        """The next roster, with `member` in it from now on."""
+        self.let_in(member.peer)
+        return with_newcomer(roster, member, term)
+
+    def next_roster(
+        self, roster: Roster, stages: int, step: int, term: int
+    ) -> tuple[Roster, list[Event]]:
+        """The roster of the next step, which a conductor of `term` opens, and what changed and why.
 
         A peer may leave or move when every stage keeps a replica and the rest is a majority; otherwise it stays and
         the wish stays with it. Who joins or moves has no state yet, and would fetch it from whom it relieves: only
@@ -46,7 +54,7 @@ class Membership:
             settled = settled.without(peer)
         for peer in sorted(self.joining):
             member = self.joining[peer]
-            roster = roster.with_member(member)
+            roster = with_newcomer(roster, member, term)
             reason = f"joins from step {step} on with stages {listed(member.stages)}"
             events.append(MembershipChanged(peer, step, roster.version, reason))
             self.movers.discard(peer)
@@ -65,7 +73,7 @@ class Membership:
                 why = f"{peer}: nobody else hosts stage {missing[0]}"
                 events.append(Noted("a peer cannot move", why))
                 continue
-            roster, settled = roster.with_member(member), staying
+            roster, settled = with_newcomer(roster, member, term), staying
             self.movers.discard(peer)
             events.append(
                 MembershipChanged(
@@ -90,6 +98,11 @@ class Membership:
             reason = f"leaves before step {step}: {self.leaving.pop(peer)}"
             events.append(MembershipChanged(peer, step, roster.version, reason))
         return roster, events
+
+
+def with_newcomer(roster: Roster, member: Member, term: int) -> Roster:
+    """The next roster in `term`, with `member` in it."""
+    return roster.with_member(dated(member, roster, list_version(term, roster.version + 1)))
 
 
 def listed(stages: tuple[int, ...]) -> str:

@@ -6,12 +6,11 @@ all that can be reached, at a term above any they promised (R8).
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from swarmtrain.core.events import StageLost
 from swarmtrain.core.messages import Kept, Ready, Recall, Restore, StepMessage
 from swarmtrain.core.types import Member, PeerId, Roster, is_majority
-from swarmtrain.steps.ballot import next_epoch
+from swarmtrain.steps.ballot import dated, list_version, next_epoch
 from swarmtrain.steps.effects import AwaitHost, Effect, Note, Revived, Send, Unsurvivable
 from swarmtrain.steps.gathering import agree
 from swarmtrain.steps.plan import Plan
@@ -118,7 +117,9 @@ class Reviving:
             return [AwaitHost(roster)]
         self.term = next_epoch(self.term)
         self.step, self.base = choice.step, restored_base(choice.base, choice.sources, self.term)
-        self.roster = replace(roster, version=roster.version + 1)
+        version = list_version(self.term, roster.version + 1)
+        members = tuple(dated(member, self._living, version) for member in roster.members)
+        self.roster = Roster(roster.version + 1, members)
         self._choice = choice
         self._restore = Restore(
             self.term, self._tries, self.step, self.base, self.roster, choice.sources

@@ -77,7 +77,7 @@ def test_another_difference_is_an_error(
 @pytest.mark.parametrize("field", [field.name for field in fields(Member)])
 def test_the_digest_covers_every_field_of_a_member(field: str) -> None:
     member = Member(PeerId("a"), (1,), "a:1", "north")
-    other = {"peer": PeerId("b"), "stages": (1, 2), "address": "a:2", "region": "south"}
+    other = {"peer": PeerId("b"), "stages": (1, 2), "address": "a:2", "region": "south", "since": 7}
     changed = replace(member, **{field: other[field]})
     assert Roster.of(1, [member]).digest != Roster.of(1, [changed]).digest
 

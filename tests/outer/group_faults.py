@@ -159,8 +159,10 @@ class FaultyWorld(World):
     def hear_roster(self, actor: Actor) -> None:
         roster = self.rosters[actor.machine.island]
         is_listed = actor.peer in roster.peers
-        actor.machine.set_peers(roster.version, roster.peers, actor.was_out and is_listed)
+        since = roster.version if actor.was_out and is_listed else 0
+        actor.machine.set_peers(roster.version, roster.peers, since)
         actor.was_out = actor.was_out and not is_listed
+        self.confirm(actor, roster.version)
 
     def unlist(self, island: int, peer: PeerId) -> None:
         if peer in self.rosters[island].peers:

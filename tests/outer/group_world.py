@@ -217,9 +217,15 @@ class World:
             self.be_whimsical(actor.machine)
         for other in sorted(self.actors):
             actor.machine.seen(other)
+        if not is_first:
+            self.confirm(actor, roster.version)
         self.enter(actor, state)
         self.later(0.0, self.tick_seconds, actor, lambda: self.tick(actor))
         return actor
+
+    def confirm(self, actor: Actor, version: int) -> None:
+        """The list reaches everybody, which `actor` hears some time later."""
+        self.later(0.0, 2.0, actor, lambda: actor.machine.confirm(version))
 
     def be_whimsical(self, machine: RoundGroup) -> None:
         """Its chair leaves out offers as it likes, or chairs in each other's way would all propose the same."""

@@ -109,6 +109,12 @@ class Room:
             group.lost(peer)
 
 
+def relist(group: RoundGroup, version: int, peers: tuple[PeerId, ...], since: int = 0) -> None:
+    """The island has another list, and all of its roster have it."""
+    group.set_peers(version, peers, since)
+    group.confirm(version)
+
+
 def alone(
     peers: tuple[PeerId, ...] = (A,), version: int = 1, is_first: bool = True, islands: int = 3
 ) -> RoundGroup:
@@ -291,7 +297,7 @@ def test_an_island_votes_with_all_its_replicas() -> None:
     room.offer(B)
     room.tick(5.0)
     assert not room.chosen
-    room.groups[A].set_peers(2, (A,))
+    relist(room.groups[A], 2, (A,))
     room.tick(2.0)
     assert set(room.chosen) == {A, B}
 
@@ -375,7 +381,7 @@ def test_a_chair_that_dies_while_newcomers_are_gone_for_good_binds_nobody(is_kno
     room.offer(D)
     assert room.gathered == {A, D} and not room.chosen
     room.die(A)
-    room.groups[D].set_peers(2, (D,))
+    relist(room.groups[D], 2, (D,))
     if is_known:
         room.die(B)
         room.die(C)
@@ -397,7 +403,7 @@ def test_what_was_put_to_the_vote_needs_no_newcomer_any_more() -> None:
     assert group.votes.accepted is not None and not room.chosen
     for peer in (A, B, C):
         room.die(peer)
-    group.set_peers(2, (D,))
+    relist(group, 2, (D,))
     for _ in range(20):
         room.tick(2.0)
     assert room.chosen == {D: whole}
@@ -450,7 +456,7 @@ def test_a_result_is_coming_where_a_quorum_that_is_there_has_offered_or_somebody
     assert a.is_coming, "the others can vote on it"
     room.die(C)
     assert not a.is_coming, "of the first island D would have to vote as well"
-    a.set_peers(2, (A,))
+    relist(a, 2, (A,))
     assert a.is_coming
 
 
@@ -619,7 +625,7 @@ def test_who_came_in_votes_when_a_sibling_has_told_and_the_result_is_here() -> N
     assert fresh.handle(C, RoundAsk(*HEAD, ballot), 0.0) == []
     ask = next(m for m in to(B, fresh.tick(1.0)) if isinstance(m, VotesAsk))
     assert to(A, knowing.handle(A, ask, 1.0)) == []  # it could still vote without the asker
-    knowing.set_peers(2, peers)
+    relist(knowing, 2, peers)
     (tell,) = to(A, knowing.handle(A, ask, 1.0))
     (fetch,) = fresh.handle(B, tell, 1.0)
     assert isinstance(fetch, Gather) and fetch.holders == (B,)
@@ -639,13 +645,16 @@ def test_who_came_in_without_siblings_votes_once_a_choice_knows_of_it() -> None:
 
 def test_who_was_out_of_the_list_does_not_know_its_votes() -> None:
     group = alone((A, B))
-    group.set_peers(2, (B,))
+    relist(group, 2, (B,))
     assert not group.votes.may_vote
-    group.set_peers(3, (A, B))
+    relist(group, 3, (A, B))
     assert not group.votes.may_vote
     away = alone((A, B))
-    away.set_peers(3, (A, B), returned=True)
+    relist(away, 3, (A, B), since=3)
     assert not away.votes.may_vote
+    there = alone((A, B))
+    relist(there, 3, (A, B), since=1)
+    assert there.votes.may_vote
 
 
 @pytest.mark.parametrize("has_sibling_voted", [True, False])
@@ -659,7 +668,7 @@ def test_what_was_held_outside_the_list_is_still_fetched_for_the_vote(
     sibling = RoundGroup((1, 0), Seat(B, 0, 1, peers, signing_of(B)), WAITS, True)
     sibling.advance(0, BASE, group.members, 0.0)
     for either in (group, sibling):
-        either.set_peers(2, (B,))
+        relist(either, 2, (B,))
     (hold,) = group.handle(C, question, 0.0)
     assert isinstance(hold, Gather)
     (held,) = to(C, group.collected(hold, RESULT, (), 0.0))
@@ -669,7 +678,7 @@ def test_what_was_held_outside_the_list_is_still_fetched_for_the_vote(
     if has_sibling_voted:
         sibling.collected(gather, RESULT, (), 0.0)
     for either in (group, sibling):
-        either.set_peers(3, peers)
+        relist(either, 3, peers)
     ask = next(m for m in to(B, group.tick(1.0)) if isinstance(m, VotesAsk))
     (tell,) = to(A, sibling.handle(A, ask, 1.0))
     learned = group.handle(B, tell, 1.0)
@@ -689,6 +698,7 @@ def restarted(room: Room, island: int, peers: tuple[PeerId, ...], version: int =
     """All replicas of an island start again with nothing of what they knew."""
     for peer in peers:
         group = RoundGroup((1, 0), Seat(peer, island, version, peers, signing_of(peer)), WAITS)
+        group.confirm(version)
         room.groups[peer] = group
         room.silent.discard(peer)
         for other in room.groups:
@@ -776,6 +786,7 @@ def test_what_the_lost_votes_took_part_in_is_refused_from_then_on() -> None:
 
 def test_a_promise_to_another_that_lost_its_votes_is_kept_when_voting_again() -> None:
     group, asked = alone(version=2, is_first=False, islands=2), Ballot(5000, B, 3)
+    group.confirm(2)
     group.tick(1.0)
     ask = VotesAsk(*HEAD, 1, 3, (B,), asked)
     (tell,) = to(B, group.handle(B, ask, 1.0))

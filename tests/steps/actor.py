@@ -84,6 +84,7 @@ class Actor:
             effects += self.conductor.handle(sender, message)
         self.perform(effects)
         self.worker.moved()
+        self.world.looked(self)
 
     def stand(self, rank: int) -> None:
         member = self.member
@@ -105,6 +106,7 @@ class Actor:
             candidate.roster,
         )
         self.conductor = conductor
+        conductor.roster = candidate.following(candidate.roster)
         match candidate.outcome():
             case Fresh():
                 effects = conductor.start()
@@ -200,7 +202,7 @@ class Actor:
         source, old = siblings[0], self.member
         fresh = StepMember(self.peer, old.stages, source.member.step, source.member.base)
         fresh.term, fresh.conductor, fresh.last = old.term, old.conductor, source.member.last
-        fresh.ready = source.member.ready
+        fresh.ready, fresh._opened = source.member.ready, old.ledger.open or old._opened
         self.parameters, self.wants_state = source.parameters, False
         self.world.forget_local(self.peer)
         parked = self.worker.parked

@@ -13,8 +13,8 @@ IDLE_LIMIT = 8
 class Explorer:
     """One seeded run of a world."""
 
-    def __init__(self, seed: int, setting: Setting) -> None:
-        self.world = World(seed, setting)
+    def __init__(self, seed: int, setting: Setting, world: type[World] = World) -> None:
+        self.world = world(seed, setting)
         self.random, self.setting = self.world.random, setting
 
     def run(self) -> Verdict:

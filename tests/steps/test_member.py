@@ -237,6 +237,7 @@ def test_a_redrive_is_reported_for_its_own_seal() -> None:
 def test_a_newer_freeze_supersedes_the_reduce_but_keeps_what_is_prepared() -> None:
     """R11: the one who freezes may not know of a decision, and nobody else has this peer's sum."""
     member = prepared_member()
+    member.handle(B, replace(OPEN, term=TERM << 1))
     assert CancelReduce() in member.handle(B, freeze(2, term=TERM << 1))
     assert member.handle(A, Tell(commit_of())) == [Apply(commit_of())]
 
@@ -260,6 +261,8 @@ def test_any_seal_of_a_new_conductor_supersedes_those_before(seal: int) -> None:
     member = prepared_member()
     member.handle(A, freeze(5))
     later = TERM << 1
+    assert member.handle(B, freeze(seal, term=later)) == []  # not without its opening
+    member.handle(B, replace(OPEN, term=later))
     effects = member.handle(B, freeze(seal, term=later))
     assert sent(effects, B) == [held(seal, [(1, 0)])]
     assert CancelReduce() in effects

@@ -212,7 +212,7 @@ def test_a_conductor_that_leaves_opens_no_step_and_says_so() -> None:
 def test_a_stage_never_loses_its_last_replica_by_leaving() -> None:
     roster = Roster.of(1, [Member(PeerId(n), (s,), "") for n, s in (("a", 0), ("b", 1), ("c", 1))])
     wishes = Membership(leaving={PeerId("a"): "tired", PeerId("b"): "tired", PeerId("c"): "tired"})
-    after, _ = wishes.next_roster(roster, 1, 5)
+    after, _ = wishes.next_roster(roster, 1, 5, 0)
     assert not after.missing_stages(1)
     assert set(wishes.leaving) == set(after.peers)
 
@@ -228,12 +228,12 @@ def test_who_joins_or_comes_back_relieves_nobody_yet(wish: str) -> None:
             wishes.leaving = {PeerId("b"): "tired"}
         else:
             wishes.moving = {PeerId("b"): Member(PeerId("b"), (2,), "")}
-        after, events = wishes.next_roster(roster, 2, 5)
+        after, events = wishes.next_roster(roster, 2, 5, 0)
         assert set(after.replicas(1)) == {PeerId("b"), PeerId(newcomer)}
         assert any(isinstance(event, Noted) for event in events)
     # A step later it has its state, and may.
     wishes.leaving = {PeerId("b"): "tired"}
-    later, _ = wishes.next_roster(after, 2, 6)
+    later, _ = wishes.next_roster(after, 2, 6, 0)
     assert PeerId("b") not in later
 
 
@@ -243,7 +243,7 @@ def test_a_replica_that_comes_back_relieves_nobody_yet() -> None:
     wishes = Membership(
         joining={PeerId("c"): Member(PeerId("c"), (1,), "")}, leaving={PeerId("b"): "tired"}
     )
-    after, _ = wishes.next_roster(roster, 1, 5)
+    after, _ = wishes.next_roster(roster, 1, 5, 0)
     assert PeerId("b") in after
 
 
@@ -253,7 +253,7 @@ def test_two_movers_do_not_relieve_each_other() -> None:
         PeerId("b"): Member(PeerId("b"), (2,), ""),
         PeerId("c"): Member(PeerId("c"), (1,), ""),
     }
-    after, _ = Membership(moving=moving).next_roster(roster, 2, 5)
+    after, _ = Membership(moving=moving).next_roster(roster, 2, 5, 0)
     assert after.replicas(1) == (PeerId("b"),) and after.replicas(2) == (PeerId("c"),)
 
 

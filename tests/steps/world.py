@@ -61,7 +61,7 @@ class Parcel:
     not_before: int = 0
 
 
-Result = Literal["ok", "I1", "I3", "I4", "stalled", "lost", "stopped", "broke"]
+Result = Literal["ok", "I1", "I3", "I4", "I5", "stalled", "lost", "stopped", "broke"]
 
 
 @dataclass(frozen=True)
@@ -244,6 +244,9 @@ class World:
                 raise Violation(
                     "I3", f"step {commit.step} is decided, but {peer} has not prepared it"
                 )
+
+    def looked(self, actor: Actor) -> None:
+        """`actor` has taken a message."""
 
     def same(self, step: int, stage: int, parameters: Digest) -> None:
         if self.applied.setdefault((step, stage), parameters) != parameters:
