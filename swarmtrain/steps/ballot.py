@@ -144,13 +144,11 @@ class Candidate:
     def following(self, roster: Roster) -> Roster:
         """`roster` as this candidate opens it, its newest list: it says who was out of the newest one before.
 
-        That is in the promises: a majority of the last decision's roster closes a step before anybody acts on a list
-        that somebody is missing from (`outer.votes`), and one of these promised. What others were opened that nobody
-        here heard of, nobody acted on, but those in all of them.
+        That is in the promises: a majority of the last decision's roster closes a step with a list before anybody acts
+        on it that is not on all lists before (`outer.votes`), and one of that majority promised. On lists that nobody
+        here heard of nobody acted, then, but together with all who were on those before.
         """
-        mine = epoch_of(self.term)
-        entries = [e for p in self.promises.values() for e in (p.open, p.last, p.prepared) if e]
-        heard = [entry for entry in entries if epoch_of(entry.term) == mine]
+        heard = [e for p in self.promises.values() for e in (p.open, p.last, p.prepared) if e]
         if not heard:
             return roster
         before = max(heard, key=lambda entry: (entry.term, entry.roster.version)).roster

@@ -318,6 +318,7 @@ class StepMember:
         if self.peer not in message.roster:
             return []
         self._restoring, self._early = message, []
+        self._opened = self.ledger.open or self._opened
         self.ledger = Ledger(closed=True)
         return [CancelReduce(), Load(message)]
 

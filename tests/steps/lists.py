@@ -74,7 +74,7 @@ class ListWorld(World):
         if votes is None or actor.stage != stage or actor.peer in peers:
             return
         if votes.fence <= version <= votes.version:
-            raise Violation("I5", f"{actor.peer} missed what {peers} voted under {version:x}")
+            raise Violation("missed", f"{actor.peer} missed what {peers} voted under {version:x}")
 
 
 class ListExplorer(Explorer):

@@ -135,4 +135,4 @@ def test_a_missing_safeguard_is_noticed(
     check(run(first, first + 25)[0])
     mutant(monkeypatch)
     verdicts, _ = run(first, first + 25)
-    assert "I5" in {verdict.result for verdict in verdicts.values()}
+    assert "missed" in {verdict.result for verdict in verdicts.values()}

@@ -61,7 +61,7 @@ class Parcel:
     not_before: int = 0
 
 
-Result = Literal["ok", "I1", "I3", "I4", "I5", "stalled", "lost", "stopped", "broke"]
+Result = Literal["ok", "I1", "I3", "I4", "missed", "stalled", "lost", "stopped", "broke"]
 
 
 @dataclass(frozen=True)
