@@ -57,8 +57,8 @@ def _setting_line(found: Sequence[Found]) -> str:
     return (
         f"{found[0]['parameters']:,} parameters, {setting['warm_steps']} synchronous steps and then "
         f"{setting['steps']} of {setting['step_tokens']:,} tokens over all islands together; loss in nats a byte, mean "
-        "over the seeds, spread = half the range. Plain DiLoCo: same islands, H and seed, uncompressed, on time, the "
-        "suggested outer optimizer. Synchronous: same seed and learning rate, which is "
+        "over the seeds, spread = half the range. Plain DiLoCo: same islands, H, seed and learning rate, uncompressed, "
+        "on time, the suggested outer optimizer. Synchronous: same seed and learning rate, which is "
         f"{setting['learning_rate']:g} where none is said. Bytes: payloads of one member, after zstd; the mean back "
         "where it is encoded again."
     )
@@ -95,7 +95,8 @@ def _synchronous(entry: Found, found: Sequence[Found]) -> float:
 def _plain(entry: Found, found: Sequence[Found]) -> float:
     row = entry["row"]
     same = {name: row[name] for name in ("seed", "islands", "inner_steps", "learning_rate")}
-    return _base(found, group="islands", **same)
+    group = "islands" if row["learning_rate"] is None else "learning rates"
+    return _base(found, group=group, codec="none", **same)
 
 
 def _base(found: Sequence[Found], **wanted: Any) -> float:

@@ -158,14 +158,18 @@ class Grid:
             optimizers.append(replace(four, islands=2, optimizer="average"))
         yield self._seeded(optimizers, "optimizers")
         synchronous = Row("", 0, 0)
-        yield self._seeded(
-            [
-                replace(row, learning_rate=rate)
-                for rate in self.learning_rates
-                for row in (synchronous, four)
-            ],
-            "learning rates",
-        )
+        plain = [
+            replace(row, learning_rate=rate)
+            for rate in self.learning_rates
+            for row in (synchronous, four)
+        ]
+        # What codecs cost is more than chance only if it is the same where training goes better.
+        lower = [
+            replace(four, codec=codec, learning_rate=min(self.learning_rates))
+            for codec in self.codecs
+            if codec in ("int4", "ternary")
+        ]
+        yield self._seeded(plain + lower, "learning rates")
         yield self._seeded(self._overlapped(four), "overlap")
         yield self._seeded(
             [

@@ -10,7 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from swarmtrain.core.config import RunConfig
-from swarmtrain.core.events import PeerJoined, RoundChosen, RoundMerged
+from swarmtrain.core.events import (
+    PeerJoined,
+    RoundChosen,
+    RoundMerged,
+    RunStopped,
+    StepCommitted,
+)
 from swarmtrain.core.rounds import is_quorum
 from swarmtrain.experiments.evidence import Evidence
 from swarmtrain.experiments.faults import Fault
@@ -28,7 +34,9 @@ class Progress:
     """How far the islands of a run came, and what stood in their way.
 
     `islands` says which machine is in which, `island_risks` why the plan may cost an island its machines (empty: it
-    may not). `reached` is the round that each place came to; `counted` are those that any round counted.
+    may not). `reached` is the round that each place came to; `counted` are those that any round counted. `late` began
+    when others had ended: who comes as late as that finds nobody to have all its rounds with. Clocks of real machines
+    differ too much to say so.
     """
 
     islands: Mapping[str, int]
@@ -36,6 +44,7 @@ class Progress:
     plan: Sequence[Fault]
     reached: Mapping[Place, int]
     counted: set[Place]
+    late: frozenset[int] = frozenset()
 
 
 def unfinished(run: VirtualRun) -> str:
@@ -63,7 +72,8 @@ def behind(config: RunConfig, evidence: Evidence, island_risks: Mapping[int, str
 
 
 def of_run(run: VirtualRun) -> Progress:
-    return Progress(run.islands, run.island_risks, run.plan, _reached(run), _counted(run))
+    reached, counted = _reached(run), _counted(run)
+    return Progress(run.islands, run.island_risks, run.plan, reached, counted, _late(run))
 
 
 def of_journals(
@@ -93,7 +103,8 @@ def missing_rounds(config: RunConfig, run: Progress) -> str:
 
     Empty when all did, or need not.
     """
-    safe = [island for island, risk in run.island_risks.items() if not risk]
+    risks = run.island_risks.items()
+    safe = [island for island, risk in risks if not risk and island not in run.late]
     founders = range(config.outer.founders)
     if not is_quorum(safe, founders) or not is_quorum(safe, run.island_risks):
         return ""
@@ -123,6 +134,15 @@ def _reached(run: VirtualRun) -> dict[Place, int]:
             place = (island_of[peer], event.stage, event.fragment)
             found[place] = max(found.get(place, 0), event.round)
     return found
+
+
+def _late(run: VirtualRun) -> frozenset[int]:
+    """The islands whose first step was decided after another one had ended the run."""
+    island_of = {peer: e.island for _, peer, e in run.events if isinstance(e, PeerJoined)}
+    steps = [(at, island_of[p]) for at, p, e in run.events if isinstance(e, StepCommitted)]
+    ends = [at for at, _, e in run.events if isinstance(e, RunStopped) and e.finished]
+    begun = {island: at for at, island in reversed(steps)}
+    return frozenset(island for island, at in begun.items() if at > min(ends, default=at))
 
 
 def _counted(run: VirtualRun) -> set[Place]:
