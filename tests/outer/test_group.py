@@ -1,144 +1,44 @@
-"""How a group agrees on outer rounds: the normal case, each rule by itself, and many seeded runs with faults."""
+"""How a group agrees on outer rounds: the normal case, and each rule by itself."""
 
-from collections import Counter, deque
 from dataclasses import replace
 
 import pytest
 
-from swarmtrain.core.events import Noted
 from swarmtrain.core.rounds import (
-    NO_BALLOT,
     Accepted,
     Ballot,
     Choice,
     Collect,
     Collected,
-    Counted,
     GroupMember,
     Measured,
     RoundAsk,
     RoundDecided,
-    RoundMessage,
-    RoundNack,
     RoundOffer,
     RoundPromise,
-    VotesAsk,
-    VotesTell,
     is_quorum,
 )
 from swarmtrain.core.types import PeerId
-from swarmtrain.outer.effects import Chosen, Effect, Gather, Note, Seat, SendRound, Waits
+from swarmtrain.outer.effects import Chosen, Effect, Gather, Note, Seat
 from swarmtrain.outer.group import RoundGroup
-from swarmtrain.outer.roll import ReplicaList, Roll, voted
-from tests.outer.group_world import signing_of, votes_of
-
-WAITS = Waits(patience=3.0, grace=4.0, gather=8.0)
-BASE, RESULT = b"base", b"result"
-HEAD = (1, 0, 0, BASE)
-A, B, C, D = PeerId("a"), PeerId("b"), PeerId("c"), PeerId("d")
-
-
-class Room:
-    """Machines in one room: every message arrives at once, in the order of sending; `silent` peers hear nothing.
-
-    Of `islands` the first `voters` vote, all unless told. Peers in `lacking` cannot have the payloads of those.
-    """
-
-    def __init__(
-        self,
-        *islands: tuple[PeerId, ...],
-        voters: int | None = None,
-        distortion: float | None = None,
-    ) -> None:
-        self.now, self.sent, self.silent = 0.0, Counter[str](), set[PeerId]()
-        self.queue: deque[tuple[PeerId, PeerId, RoundMessage]] = deque()
-        self.members = tuple(GroupMember(island, 1) for island in range(len(islands)))[:voters]
-        self.lacking: dict[PeerId, tuple[int, ...]] = {}
-        self.chosen: dict[PeerId, Choice] = {}
-        self.noted: list[str] = []
-        self.gathered: set[PeerId] = set()
-        self.groups: dict[PeerId, RoundGroup] = {}
-        for island, peers in enumerate(islands):
-            for peer in peers:
-                seat = Seat(peer, island, 1, peers, signing_of(peer))
-                self.groups[peer] = RoundGroup((1, 0), seat, WAITS, True, distortion=distortion)
-        for peer, group in self.groups.items():
-            for other in self.groups:
-                group.seen(other)
-            self.carry(peer, group.advance(0, BASE, self.members, 0.0))
-
-    def carry(self, peer: PeerId, effects: list[Effect]) -> None:
-        self.post(peer, effects)
-        while self.queue:
-            sender, to, message = self.queue.popleft()
-            if not {sender, to} & self.silent:
-                self.sent[type(message).__name__] += 1
-                self.post(to, self.groups[to].handle(sender, message, self.now))
-
-    def post(self, peer: PeerId, effects: list[Effect]) -> None:
-        for effect in effects:
-            match effect:
-                case SendRound(to, message):
-                    self.queue.append((peer, to, message))
-                case Gather():
-                    counted = {entry.island for entry in effect.choice.counted}
-                    missing = tuple(counted.intersection(self.lacking.get(peer, ())))
-                    result = b"" if missing else RESULT
-                    self.gathered |= set() if missing else {peer}
-                    self.post(peer, self.groups[peer].collected(effect, result, missing, self.now))
-                case Chosen(choice):
-                    self.chosen[peer] = choice
-                case Note(Noted(what=what)):
-                    self.noted.append(what)
-
-    def offer(
-        self, peer: PeerId, measured: tuple[Measured, ...] = (), slack_seconds: float = -1.0
-    ) -> None:
-        group, name = self.groups[peer], b"of %d" % self.groups[peer].island
-        self.carry(peer, group.offer(10, name, self.now, 0.0, measured, slack_seconds))
-
-    def tick(self, seconds: float) -> None:
-        self.now += seconds
-        for peer in self.groups:
-            if peer not in self.silent:
-                self.carry(peer, self.groups[peer].tick(self.now))
-
-    def die(self, peer: PeerId) -> None:
-        self.silent.add(peer)
-        for group in self.groups.values():
-            group.lost(peer)
-
-
-def relist(group: RoundGroup, version: int, peers: tuple[PeerId, ...], since: int = 0) -> None:
-    """The island has another list, and all of its roster have it."""
-    group.set_peers(version, peers, since)
-    group.confirm(version)
-
-
-def alone(
-    peers: tuple[PeerId, ...] = (A,), version: int = 1, is_first: bool = True, islands: int = 3
-) -> RoundGroup:
-    """Peer `a` of island 0, among islands 0, 1 and on."""
-    group = RoundGroup((1, 0), Seat(A, 0, version, peers, signing_of(A)), WAITS, is_first)
-    group.advance(0, BASE, [GroupMember(island, 1) for island in range(islands)], 0.0)
-    return group
-
-
-def to(peer: PeerId, effects: list[Effect]) -> list[RoundMessage]:
-    return [e.message for e in effects if isinstance(e, SendRound) and e.to == peer]
-
-
-def choice_of(*islands: int) -> Choice:
-    return Choice(tuple(Counted(i, 10, b"of %d" % i) for i in islands), (GroupMember(0, 1),), b"")
-
-
-def decision(voters: dict[int, tuple[PeerId, ...]], version: int = 1) -> RoundDecided:
-    """What island 0 tells of a choice that `voters` accepted, under that version of their lists."""
-    choice, ballot = replace(choice_of(0), result=RESULT), Ballot(1, A, 1)
-    lists = {island: ReplicaList(version, peers) for island, peers in voters.items()}
-    votes = votes_of(lists, HEAD, ballot, choice)
-    return RoundDecided(*HEAD, 0, 1, (A,), choice, (A,), ballot, votes)
-
+from swarmtrain.outer.roll import Roll, voted
+from tests.outer.group_room import (
+    BASE,
+    HEAD,
+    RESULT,
+    WAITS,
+    A,
+    B,
+    C,
+    D,
+    Room,
+    alone,
+    choice_of,
+    decision,
+    relist,
+    to,
+)
+from tests.outer.group_world import signing_of
 
 # ---- whole rounds -------------------------------------------------------------------------------------------------
 
@@ -560,256 +460,6 @@ def test_a_process_that_starts_again_makes_other_ballots() -> None:
             group.handle(peer, RoundOffer(*HEAD, island, 1, (peer,), 10, b"of it"), 0.0)
         ballots += [m.ballot for m in to(B, group.tick(20.0)) if isinstance(m, RoundAsk)]
     assert ballots == [Ballot(1, A, 1), Ballot(1, A, 2)]
-
-
-# ---- voting -------------------------------------------------------------------------------------------------------
-
-
-def test_a_promise_made_while_gathering_keeps_the_vote_back() -> None:
-    group, low, high = alone(), Ballot(1, B, 1), Ballot(2, C, 1)
-    (gather,) = group.handle(B, Collect(*HEAD, low, choice_of(0, 1), ()), 0.0)
-    assert isinstance(gather, Gather)
-    (promise,) = to(C, group.handle(C, RoundAsk(*HEAD, high), 0.0))
-    assert isinstance(promise, RoundPromise) and promise.accepted is None
-    assert to(B, group.collected(gather, RESULT, (), 0.0)) == [RoundNack(*HEAD, low, high)]
-    assert group.votes.accepted is None
-
-
-def test_lower_ballots_are_refused() -> None:
-    group, low, high = alone(), Ballot(1, B, 1), Ballot(1, C, 1)
-    group.handle(C, RoundAsk(*HEAD, high), 0.0)
-    for message in (RoundAsk(*HEAD, low), Collect(*HEAD, low, choice_of(0, 1), ())):
-        assert to(B, group.handle(B, message, 0.0)) == [RoundNack(*HEAD, low, high)]
-
-
-def test_a_vote_is_told_again_when_the_question_is_repeated() -> None:
-    group, ballot = alone(), Ballot(1, B, 1)
-    question = Collect(*HEAD, ballot, choice_of(0, 1), ())
-    (gather,) = group.handle(B, question, 0.0)
-    assert isinstance(gather, Gather) and group.handle(B, question, 0.0) == []
-    answer = to(B, group.collected(gather, RESULT, (), 0.0))
-    assert isinstance(answer[0], Collected) and answer[0].signature
-    unsigned = replace(answer[0], public_key=b"", signature=b"")
-    assert unsigned == Collected(*HEAD, ballot, 0, 1, (A,), RESULT, ())
-    assert to(B, group.handle(B, question, 0.0)) == answer
-
-
-def test_another_result_than_the_chosen_one_is_not_accepted() -> None:
-    group, ballot = alone(), Ballot(1, B, 1)
-    wanted = replace(choice_of(0, 1), result=b"theirs")
-    (gather,) = group.handle(B, Collect(*HEAD, ballot, wanted, (B,)), 0.0)
-    assert isinstance(gather, Gather)
-    assert to(B, group.collected(gather, RESULT, (), 0.0)) == [
-        Collected(*HEAD, ballot, 0, 1, (A,), b"", ())
-    ]
-    assert group.votes.accepted is None
-
-
-def test_a_gathering_of_the_last_round_is_not_taken_for_this_one() -> None:
-    group, ballot = alone(), Ballot(1, B, 1)
-    (gather,) = group.handle(B, Collect(*HEAD, ballot, choice_of(0, 1), ()), 0.0)
-    assert isinstance(gather, Gather)
-    group.advance(1, b"next", group.members, 1.0)
-    group.handle(B, Collect(1, 0, 1, b"next", ballot, choice_of(0, 1), ()), 1.0)
-    assert group.collected(gather, RESULT, (), 1.0) == [] and group.votes.accepted is None
-
-
-def test_who_came_in_votes_when_a_sibling_has_told_and_the_result_is_here() -> None:
-    peers, ballot = (A, B), Ballot(3, C, 1)
-    knowing = RoundGroup((1, 0), Seat(B, 0, 1, (B,), signing_of(B)), WAITS, True)
-    knowing.advance(0, BASE, [GroupMember(island, 1) for island in range(3)], 0.0)
-    (gather,) = knowing.handle(C, Collect(*HEAD, ballot, choice_of(1, 2), ()), 0.0)
-    assert isinstance(gather, Gather)
-    knowing.collected(gather, RESULT, (), 0.0)
-    fresh = alone(peers, version=2, is_first=False)
-    assert fresh.handle(C, RoundAsk(*HEAD, ballot), 0.0) == []
-    ask = next(m for m in to(B, fresh.tick(1.0)) if isinstance(m, VotesAsk))
-    assert to(A, knowing.handle(A, ask, 1.0)) == []  # it could still vote without the asker
-    relist(knowing, 2, peers)
-    (tell,) = to(A, knowing.handle(A, ask, 1.0))
-    (fetch,) = fresh.handle(B, tell, 1.0)
-    assert isinstance(fetch, Gather) and fetch.holders == (B,)
-    assert not fresh.votes.may_vote
-    fresh.collected(fetch, RESULT, (), 1.0)
-    assert fresh.votes.may_vote and fresh.votes.accepted == knowing.votes.accepted
-
-
-def test_who_came_in_without_siblings_votes_once_a_choice_knows_of_it() -> None:
-    group = alone(version=5, is_first=False)
-    assert not group.votes.may_vote
-    group.advance(1, b"next", [GroupMember(0, 4), GroupMember(1, 1)], 1.0)
-    assert not group.votes.may_vote
-    group.advance(2, b"after", [GroupMember(0, 5), GroupMember(1, 1)], 1.0)
-    assert group.votes.may_vote
-
-
-def test_who_was_out_of_the_list_does_not_know_its_votes() -> None:
-    group = alone((A, B))
-    relist(group, 2, (B,))
-    assert not group.votes.may_vote
-    relist(group, 3, (A, B))
-    assert not group.votes.may_vote
-    away = alone((A, B))
-    relist(away, 3, (A, B), since=3)
-    assert not away.votes.may_vote
-    there = alone((A, B))
-    relist(there, 3, (A, B), since=1)
-    assert there.votes.may_vote
-
-
-@pytest.mark.parametrize("has_sibling_voted", [True, False])
-def test_what_was_held_outside_the_list_is_still_fetched_for_the_vote(
-    has_sibling_voted: bool,
-) -> None:
-    """Who is out of the list may only hold a result; back in it, the same one is its vote to learn, or to give."""
-    peers, ballot = (A, B), Ballot(3, C, 1)
-    question = Collect(*HEAD, ballot, replace(choice_of(1, 2), result=RESULT), (C,))
-    group = alone(peers)
-    sibling = RoundGroup((1, 0), Seat(B, 0, 1, peers, signing_of(B)), WAITS, True)
-    sibling.advance(0, BASE, group.members, 0.0)
-    for either in (group, sibling):
-        relist(either, 2, (B,))
-    (hold,) = group.handle(C, question, 0.0)
-    assert isinstance(hold, Gather)
-    (held,) = to(C, group.collected(hold, RESULT, (), 0.0))
-    assert isinstance(held, Collected) and held.only_hold
-    (gather,) = sibling.handle(C, question, 0.0)
-    assert isinstance(gather, Gather)
-    if has_sibling_voted:
-        sibling.collected(gather, RESULT, (), 0.0)
-    for either in (group, sibling):
-        relist(either, 3, peers)
-    ask = next(m for m in to(B, group.tick(1.0)) if isinstance(m, VotesAsk))
-    (tell,) = to(A, sibling.handle(A, ask, 1.0))
-    learned = group.handle(B, tell, 1.0)
-    assert len(learned) == has_sibling_voted
-    for fetch in learned or group.handle(C, question, 1.0):
-        assert isinstance(fetch, Gather)
-        group.collected(fetch, RESULT, (), 1.0)
-    assert group.votes.may_vote and group.votes.accepted == Accepted(ballot, question.choice)
-    (vote,) = to(C, group.handle(C, question, 2.0))
-    assert isinstance(vote, Collected) and not vote.only_hold and vote.signature
-
-
-# ---- lost votes -------------------------------------------------------------------------------------------------
-
-
-def restarted(room: Room, island: int, peers: tuple[PeerId, ...], version: int = 2) -> None:
-    """All replicas of an island start again with nothing of what they knew."""
-    for peer in peers:
-        group = RoundGroup((1, 0), Seat(peer, island, version, peers, signing_of(peer)), WAITS)
-        group.confirm(version)
-        room.groups[peer] = group
-        room.silent.discard(peer)
-        for other in room.groups:
-            group.seen(other)
-        room.carry(peer, group.advance(0, BASE, room.members, room.now))
-
-
-def test_the_lower_of_two_islands_goes_on_after_it_lost_its_votes() -> None:
-    other = PeerId("a2")
-    room = Room((A, other), (B,))
-    restarted(room, 0, (A, other))
-    room.offer(A)
-    room.offer(B)
-    room.tick(1.0)
-    assert not room.groups[A].votes.may_vote
-    room.tick(WAITS.patience)
-    assert room.groups[A].votes.may_vote
-    room.tick(1.0)
-    assert room.groups[other].votes.may_vote
-    for _ in range(8):
-        room.tick(2.0)
-    assert set(room.chosen) == {A, other, B} and len(set(room.chosen.values())) == 1
-
-
-def test_a_lone_island_goes_on_after_it_lost_its_votes() -> None:
-    room = Room((A,))
-    restarted(room, 0, (A,))
-    room.offer(A)
-    for _ in range(8):
-        room.tick(2.0)
-    assert set(room.chosen) == {A}
-
-
-def test_two_islands_that_both_lost_their_votes_go_on() -> None:
-    room = Room((A,), (B,))
-    restarted(room, 0, (A,))
-    restarted(room, 1, (B,))
-    room.offer(A)
-    room.offer(B)
-    for _ in range(12):
-        room.tick(2.0)
-    assert set(room.chosen) == {A, B} and room.chosen[A] == room.chosen[B]
-
-
-def test_lost_votes_are_not_given_anew_while_another_member_is_silent() -> None:
-    room = Room((A,), (B,), (C,))
-    room.silent.add(C)
-    restarted(room, 0, (A,))
-    for peer in (A, B):
-        room.offer(peer)
-    for _ in range(12):
-        room.tick(2.0)
-    assert not room.groups[A].votes.may_vote and not room.chosen
-    room.silent.clear()
-    for _ in range(12):
-        room.tick(2.0)
-    assert set(room.chosen) == {A, B, C}
-
-
-def test_what_others_accepted_binds_who_lost_its_votes() -> None:
-    room, ballot = Room((A,), (B,)), Ballot(1, A, 1)
-    taken = replace(choice_of(0, 1), members=room.members)
-    room.carry(B, room.groups[B].handle(A, Collect(*HEAD, ballot, taken, ()), 0.0))
-    restarted(room, 0, (A,))
-    for _ in range(3):
-        room.tick(WAITS.patience)
-    votes = room.groups[A].votes
-    assert votes.accepted == Accepted(ballot, replace(taken, result=RESULT))
-    assert votes.promised > ballot and room.groups[B].votes.promised == votes.promised
-
-
-def test_what_the_lost_votes_took_part_in_is_refused_from_then_on() -> None:
-    room, old = Room((A,), (B,)), Ballot(400, B, 1)
-    restarted(room, 0, (A,))
-    for _ in range(3):
-        room.tick(WAITS.patience)
-    late = Collect(*HEAD, old, choice_of(0, 1), ())
-    (nack,) = to(B, room.groups[A].handle(B, late, room.now))
-    assert isinstance(nack, RoundNack) and nack.promised > old
-    assert room.groups[B].handle(B, late, room.now) == []
-    decided = decision({0: (A,)})
-    assert room.groups[B].handle(A, decided, room.now) == []
-    assert room.groups[B].handle(A, replace(decided, version=2), room.now) != []
-
-
-def test_a_promise_to_another_that_lost_its_votes_is_kept_when_voting_again() -> None:
-    group, asked = alone(version=2, is_first=False, islands=2), Ballot(5000, B, 3)
-    group.confirm(2)
-    group.tick(1.0)
-    ask = VotesAsk(*HEAD, 1, 3, (B,), asked)
-    (tell,) = to(B, group.handle(B, ask, 1.0))
-    assert isinstance(tell, VotesTell) and not tell.knows and tell.promised == asked
-    answer = VotesTell(*HEAD, 1, 3, (B,), False, 3, NO_BALLOT, None)
-    group.handle(B, answer, 2.0)
-    (again,) = [m for m in to(B, group.tick(9.0)) if isinstance(m, VotesAsk)]
-    group.handle(B, replace(answer, promised=again.ballot), 9.0)
-    group.tick(9.0 + WAITS.patience)
-    assert group.votes.may_vote and group.votes.promised >= asked
-
-
-def test_who_was_ahead_and_went_back_is_not_waited_for() -> None:
-    group = alone()
-    for peer in (B, C):
-        far = RoundOffer(1, 0, 7, b"far", 1 if peer == B else 2, 1, (peer,), 0, b"")
-        group.handle(peer, far, 0.0)
-    assert group.behind is not None and group.behind.peer == B
-    group.lost(B)
-    assert group.behind is None
-    group.handle(C, far, 0.0)
-    group.handle(C, replace(far, round=0, base=BASE), 0.0)
-    assert group.behind is None
 
 
 # ---- rounds and bases ---------------------------------------------------------------------------------------------

@@ -24,8 +24,8 @@ from swarmtrain.outer.roll import ReplicaList
 from swarmtrain.outer.signed import Signing, flaw, vote_text
 from swarmtrain.swarm.identity import Identity, peer_id_of, verify
 from swarmtrain.transport.messages import decode_round, encode_round
+from tests.outer.group_room import HEAD, RESULT, A, B, C, D, Room, alone, choice_of, decision, to
 from tests.outer.group_world import signing_of
-from tests.outer.test_group import HEAD, RESULT, A, B, C, D, Room, alone, choice_of, decision, to
 
 UNPROVEN = "a decision that its votes do not prove"
 UNSIGNED = "a vote that its voter did not sign"
