@@ -155,7 +155,10 @@ class Grid:
         optimizers = [replace(four, optimizer=name) for name in OPTIMIZERS]
         if four.islands > 2:
             # The fewer islands, the less is averaged away of what they learnt: momentum may be too much for two.
-            optimizers.append(replace(four, islands=2, optimizer="average"))
+            optimizers += [
+                replace(four, islands=2, inner_steps=steps, optimizer="average")
+                for steps in self.inner_steps
+            ]
         yield self._seeded(optimizers, "optimizers")
         synchronous = Row("", 0, 0)
         plain = [

@@ -274,6 +274,14 @@ class RoundGroup:
             effects += self._recover(now_seconds)
         return effects + self._here(self._chair.tick(now_seconds), now_seconds)
 
+    def again(self, now_seconds: float) -> list[Effect]:
+        """What was decided could not be had: try it once more, and greet all, as those who went on may have forgotten
+        this peer, and what they are at is not heard here."""
+        decided, self._now_seconds = self._decided, now_seconds
+        if self.choice is None or decided is None:
+            return []
+        return [*self._greet(), Gather(self.round, decided.ballot, self.choice, decided.holders)]
+
     # ---- messages ---------------------------------------------------------------------------------------------
 
     def handle(self, sender: PeerId, message: RoundMessage, now_seconds: float) -> list[Effect]:
@@ -460,10 +468,8 @@ class RoundGroup:
             self._chair.hear(message.ballot, Phase.ASKING, now_seconds)
             if may_tell:
                 votes.promise(message.ballot)  # where that is refused, the answer says why
-        knows, fence, promised, accepted = (
-            votes.may_vote, votes.fence, votes.promised, votes.accepted,
-        )  # fmt: skip
-        tell = VotesTell(*self._head, *self._speaker, knows, fence, promised, accepted)
+        knows, bound = (votes.may_vote, votes.fence), (votes.promised, votes.accepted)
+        tell = VotesTell(*self._head, *self._speaker, *knows, *bound)
         return [SendRound(sender, tell)] if may_tell else []
 
     def _hear_votes(self, sender: PeerId, message: VotesTell) -> list[Effect]:

@@ -74,6 +74,7 @@ class OuterRounds:
         self._version, self._roster, self._confirmed = 0, Roster.of(0, ()), 0
         self._gathering: dict[Place, asyncio.Task[None]] = {}
         self._unoffered_since: dict[Place, float] = {}
+        self._stuck_since: dict[Place, float] = {}
         self._begun_at: dict[Place, float] = {}
         self._absent_since: dict[tuple[int, ...], float] = {}
         self._said_absent: set[tuple[int, ...]] = set()
@@ -231,8 +232,19 @@ class OuterRounds:
         is_at_work = gathering is not None and not gathering.done()
         is_coming = choice is not None and (is_at_work or self._has(place, choice))
         self.group_states.look(place, group, is_coming)
+        self._try_again(place, group, choice is not None and not is_coming)
         group.kept_from = self.group_states.kept_from(place, group.round)
         self.payloads.keep_from(place, group.kept_from)
+
+    def _try_again(self, place: Place, group: RoundGroup, is_lacking: bool) -> None:
+        """Where what was decided could not be had, and nobody who is further on is heard."""
+        if not is_lacking or group.behind is not None:
+            self._stuck_since.pop(place, None)
+            return
+        now = now_seconds()
+        if now > self._stuck_since.setdefault(place, now) + self._waits.patience:
+            self._stuck_since[place] = now
+            self._act(place, group.again(now))
 
     # ---- payloads and results -----------------------------------------------------------------------------------
 

@@ -10,10 +10,18 @@ from swarmtrain.core.events import Noted, PeerJoined, RoundMerged
 from swarmtrain.core.types import PeerId
 from swarmtrain.experiments.virtual import VirtualPeer, VirtualRun
 from swarmtrain.outer.director import Place
-from swarmtrain.outer.effects import Behind
+from swarmtrain.outer.effects import Behind, Effect, SendRound
+from swarmtrain.outer.group import RoundGroup
 from swarmtrain.peer import group_states
 from swarmtrain.peer.group_states import MOST_STATES, GroupStates, _Guest
-from tests.experiments.island_worlds import choices, config_of, is_agreed, run_islands
+from swarmtrain.peer.merging import Job, Merging
+from tests.experiments.island_worlds import (
+    choices,
+    config_of,
+    is_agreed,
+    islands_of,
+    run_islands,
+)
 from tests.experiments.test_round_slices import machine
 from tests.experiments.test_rounds import acting, finishes
 
@@ -54,6 +62,35 @@ def test_it_takes_the_state_once_and_then_the_results_of_the_rounds_since() -> N
         assert [event.round for event in rest] == list(range(first.round + 1, ROUNDS + 1))
         assert rest[-1].state_received_bytes == STATE_BYTES
         assert choices(run)[stage, 0, ROUNDS - 1].pop()[0] == (0, 1, 2), "it counts at last"
+
+
+@pytest.mark.parametrize("tries_again", [True, False])
+def test_who_cannot_have_a_result_and_is_forgotten_by_those_who_went_on_finds_them(
+    tries_again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no member, and was lost for a while: they do not greet it. Nor did it greet, as its round was decided."""
+    result, advance = Merging.result, RoundGroup.advance
+    place = (1, 0)
+
+    async def lacking(self: Merging, job: Job) -> Any:
+        cannot = self.states._island == 2 and job.place == place and job.key.round == 0
+        return (None, (0,)) if cannot else await result(self, job)
+
+    def forget(self: RoundGroup, *rest: Any) -> list[Effect]:
+        effects = advance(self, *rest)
+        if self.island != 2 and self.place == place and self.round == 1:
+            self._roll.lists.pop(2, None)
+            self._roll._strangers.clear()
+        return [e for e in effects if not isinstance(e, SendRound) or e.to in self._roll.peers]
+
+    monkeypatch.setattr(Merging, "result", lacking)
+    monkeypatch.setattr(RoundGroup, "advance", forget)
+    if not tries_again:
+        monkeypatch.setattr(RoundGroup, "again", lambda self, now_seconds: [])
+    run = run_islands(config_of("outer.delay_steps=1", steps=40), islands_of(3))
+    caught_up = [event.round for event in merged(run, 1) if event.how == "catch_up"]
+    assert finishes(run, 9) is tries_again and bool(caught_up) is tries_again
+    assert is_agreed(run)
 
 
 def test_without_what_is_kept_for_it_it_would_never_come_in(

@@ -46,9 +46,9 @@ def test_nobody_believes_to_know_what_it_missed() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(500, 10_500, 1000))
+@pytest.mark.parametrize("first", range(500, 10_500, 500))
 def test_ten_thousand_runs(first: int) -> None:
-    check(run(first, first + 1000)[0])
+    check(run(first, first + 500)[0])
 
 
 # ---- each safeguard left out --------------------------------------------------------------------------------------
