@@ -51,7 +51,7 @@ ROUNDS_FOUND = {
     30015: "a newcomer asked a dead island for its contribution, and never those who had it by then; all waited for it",
     105171: "a chair froze as it told the last result, and an island ended the run without it, a moment before it came",
     131197: "the first island began when another had ended, as it lost nine messages in a row: no rounds are owed then",
-    134736: "a result could not be had, and those who had gone on had forgotten who wanted it: both were silent for ever",
+    134736: "a result could not be had, and who had gone on had forgotten who wanted it: both were silent for ever",
 }
 
 
