@@ -62,7 +62,9 @@ class Votes:
             self.fence, self._gathering, self._learning = version, None, None
             self._was_told, self._needed = False, None
         if self._needed is not None:
-            self._needed |= frozenset(peers)
+            # Who was on a list in between that was not heard here could vote as well.
+            follows = version == self.version + 1
+            self._needed = self._needed | frozenset(peers) if follows else None
         self.version, self.peers = version, tuple(sorted(peers))
 
     def confirm(self, version: int) -> None:

@@ -39,10 +39,9 @@ from swarmtrain.steps.ballot import (
     Fresh,
     Reseal,
     Scattered,
-    dated,
     epoch_of,
-    list_version,
     next_term,
+    renewed,
 )
 from swarmtrain.steps.conductor import StepConductor
 from swarmtrain.steps.effects import Effect, Send, Unsurvivable
@@ -102,10 +101,8 @@ class Conducting:
 
     def _revive(self, term: int, roster: Roster) -> list[Effect]:
         """The island is in an epoch that this peer's state is not of: it takes a whole state to go on."""
-        member, version = self._member, list_version(term, roster.version)
         # Nobody promised anything, so nobody here knows who was out of the newest list.
-        newcomers = [dated(entry, Roster.of(0, ()), version) for entry in roster.members]
-        roster = Roster(roster.version, tuple(newcomers))
+        member, roster = self._member, renewed(roster, term)
         self.conductor = StepConductor(self._me, self._plan, term, member.step, member.base, roster)
         self.conductor.is_elected = False
         effects = self.conductor.revive("a restore was left half done, and nobody conducts")
@@ -137,6 +134,8 @@ class Conducting:
                 self._director.heard(sender, message, now_seconds())
             return self.conductor.close() if self.conductor is not None else []
         if isinstance(message, Promise) and self.candidate is not None:
+            if self.candidate.is_stranger(message):
+                return self.lost(sender)
             self.candidate.promised(sender, message)
             return self._conclude_if_heard()
         if isinstance(message, Join) and self.conductor is None and self.candidate is None:

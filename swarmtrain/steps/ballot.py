@@ -47,6 +47,12 @@ def dated(member: Member, before: Roster, version: int) -> Member:
     return replace(member, since=known.since if known is not None and stays else version)
 
 
+def renewed(roster: Roster, term: int) -> Roster:
+    """`roster` where a conductor of `term` cannot know who was out of the newest list: all may have been."""
+    version = list_version(term, roster.version)
+    return Roster(roster.version, tuple(replace(m, since=version) for m in roster.members))
+
+
 @dataclass(frozen=True, slots=True)
 class Fresh:
     """Nobody has opened the step: open it."""
@@ -100,6 +106,12 @@ class Candidate:
             return []
         return [Send(peer, _question(self.term, self.step, self.base, self.roster))]
 
+    def is_stranger(self, message: Promise) -> bool:
+        """Whether it is of a process that took no part so far: one that did, under its name, may have promised or
+        prepared otherwise, and the majority counts on that (R8)."""
+        here = (message.step, message.base) == (self.step, self.base)
+        return not here and message.open is None and message.last is None
+
     def promised(self, sender: PeerId, message: Promise) -> None:
         if message.term == self.term and sender in self.roster:
             self.promises[sender] = message
@@ -151,22 +163,35 @@ class Candidate:
         heard = [e for p in self.promises.values() for e in (p.open, p.last, p.prepared) if e]
         if not heard:
             return roster
-        before = max(heard, key=lambda entry: (entry.term, entry.roster.version)).roster
+        newest = max((entry.term, entry.roster.version) for entry in heard)
+        before = {e.roster for e in heard if (e.term, e.roster.version) == newest}
         version = list_version(self.term, roster.version)
-        since = {m.peer: max(m.since, dated(m, before, version).since) for m in roster.members}
+        since = {
+            m.peer: max(m.since, *(dated(m, each, version).since for each in before))
+            for m in roster.members
+        }
         if all(since[member.peer] == member.since for member in roster.members):
             return roster
         members = tuple(replace(member, since=since[member.peer]) for member in roster.members)
         return Roster(roster.version, members)
 
+    def unsure(self, roster: Roster) -> Roster:
+        """`roster` before this ballot is over: not all have said who was out of the newest list."""
+        return renewed(roster, self.term)
+
     def merged(self, wanted: Prepared) -> Prepared:
-        """`wanted` with the sums of all its stages, gathered from the promises."""
+        """`wanted` with the sums of all its stages, gathered from the promises.
+
+        Its roster may be older than the newest list: who was out of that one is to hear of it from the decision, as
+        whoever knows may not be in it, and the conductor may die behind it.
+        """
         sums = {
             entry.stage: entry
             for peer in sorted(self.promises)
             for entry in self._sums(self.promises[peer], wanted)
         }
-        return replace(wanted, stages=tuple(sums[stage] for stage in sorted(sums)))
+        stages = tuple(sums[stage] for stage in sorted(sums))
+        return replace(wanted, roster=self.following(wanted.roster), stages=stages)
 
     def _is_here(self, promise: Promise) -> bool:
         """A peer that is behind tells of another step: its seals and prepares say nothing of this one."""

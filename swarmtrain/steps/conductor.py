@@ -115,9 +115,10 @@ class StepConductor:
 
     def revive(self, reason: str) -> list[Effect]:
         """A stage has no replica, or a restore was left half done: bring a whole state back (design.md 9)."""
+        roster = self.roster if self._ballot is None else self._ballot.unsure(self.roster)
         self.phase, self._ballot, self._acknowledging = "revive", None, None
         self._reviving = Reviving(
-            self.plan, self.term, self.roster, self.base_roster, self._membership.joining
+            self.plan, self.term, roster, self.base_roster, self._membership.joining
         )
         return self._reviving.start(self.step, reason)
 

@@ -1,11 +1,12 @@
 """Who takes over: also when the conductor promised its place to somebody who never took it."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 from swarmtrain.core.clock import run_virtual
 from swarmtrain.core.events import Event
-from swarmtrain.core.messages import Join, Nack
+from swarmtrain.core.messages import Join, Nack, Promise
 from swarmtrain.core.types import Digest, Member, PeerId, Roster
 from swarmtrain.peer.conducting import MOST_ASKED, Conducting
 from swarmtrain.steps.effects import Send
@@ -65,6 +66,23 @@ def test_of_many_edges_a_few_are_asked_at_a_time_and_all_in_turn():
         assert set(asked) == set(everybody.edges) - {ME}
         few = [PeerId(f"e{number:03}") for number in range(MOST_ASKED)]
         assert [e.to for e in here.ask_in(few) if isinstance(e, Send)][::2] == few
+
+    run_virtual(main())
+
+
+def test_a_process_started_again_under_its_name_is_lost_to_a_candidate():
+    """It counts in no majority, and is not waited for."""
+
+    async def main() -> None:
+        here = conducting()
+        here.stand(ROSTER, "nobody conducts")
+        candidate = here.candidate
+        assert candidate is not None
+        anew = Promise(candidate.term, 0, 0, b"of the beginning", 0, None, None, None)
+        here.handle(MIDDLE, anew)
+        assert not candidate.promises and list(here._lost) == [MIDDLE]
+        here.handle(MIDDLE, replace(anew, step=3, base=BASE))
+        assert list(candidate.promises) == [MIDDLE] and not here._lost
 
     run_virtual(main())
 

@@ -10,8 +10,6 @@ from swarmtrain.core.types import Member, Roster
 from swarmtrain.outer.votes import Votes
 from swarmtrain.steps import membership
 from swarmtrain.steps.ballot import Candidate
-from swarmtrain.steps.effects import Effect
-from swarmtrain.steps.member import StepMember
 from tests.steps.lists import explore
 from tests.steps.test_exploration import GOOD, setting_of
 from tests.steps.world import Kind, Verdict
@@ -40,9 +38,8 @@ def check(verdicts: dict[int, Verdict]) -> None:
 def test_nobody_believes_to_know_what_it_missed() -> None:
     verdicts, figures = run(0, 500)
     check(verdicts)
-    # It is about something: peers were dropped and came back, and lists were acted on, most of them at once.
+    # It is about something: peers were dropped and came back, and lists were acted on.
     assert figures["came back"] > 500 and figures["acted on"] > 5000
-    assert figures["not settled"] < figures["lists"] / 2
 
 
 @pytest.mark.slow
@@ -73,17 +70,6 @@ def conductors_do_not_ask_who_was_out(patch: Patch) -> None:
     patch.setattr(Candidate, "following", lambda self, roster: roster)
 
 
-def openings_are_forgotten(patch: Patch) -> None:
-    """What was opened, and not decided so, is not promised any more behind the step."""
-    real = StepMember._enter_step
-
-    def enter_step(self: StepMember, *rest: Any) -> list[Effect]:
-        self.ledger.open = None
-        return real(self, *rest)
-
-    patch.setattr(StepMember, "_enter_step", enter_step)
-
-
 def any_newer_list_confirms(patch: Patch) -> None:
     """A list counts as confirmed when a newer one is, of whatever conductor."""
 
@@ -92,18 +78,6 @@ def any_newer_list_confirms(patch: Patch) -> None:
             self._needed = frozenset(self.peers)
 
     patch.setattr(Votes, "confirm", confirm)
-
-
-def who_came_meanwhile_is_not_missed(patch: Patch) -> None:
-    """A list needs nobody who came since one was confirmed."""
-    real = Votes.set_peers
-
-    def set_peers(self: Votes, *rest: Any) -> None:
-        before = self._needed
-        real(self, *rest)
-        self._needed = self._needed and before
-
-    patch.setattr(Votes, "set_peers", set_peers)
 
 
 def who_is_back_knows_who_can_vote(patch: Patch) -> None:
@@ -121,9 +95,7 @@ HUNTS = [
     (any_list_is_acted_on, 0),
     (rosters_do_not_say_who_was_out, 0),
     (conductors_do_not_ask_who_was_out, 0),
-    (openings_are_forgotten, 0),
     (any_newer_list_confirms, 440),
-    (who_came_meanwhile_is_not_missed, 420),
     (who_is_back_knows_who_can_vote, 980),
 ]
 
