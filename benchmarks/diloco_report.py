@@ -94,6 +94,8 @@ def _synchronous(entry: Found, found: Sequence[Found]) -> float:
 
 def _plain(entry: Found, found: Sequence[Found]) -> float:
     row = entry["row"]
+    if not row["islands"]:
+        return 0.0
     same = {name: row[name] for name in ("seed", "islands", "inner_steps", "learning_rate")}
     group = "islands" if row["learning_rate"] is None else "learning rates"
     return _base(found, group=group, codec="none", **same)
