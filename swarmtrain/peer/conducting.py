@@ -134,9 +134,9 @@ class Conducting:
                 self._director.heard(sender, message, now_seconds())
             return self.conductor.close() if self.conductor is not None else []
         if isinstance(message, Promise) and self.candidate is not None:
-            if self.candidate.is_stranger(message):
-                return self.lost(sender)
             self.candidate.promised(sender, message)
+            if sender in self.candidate.strangers:
+                return self.lost(sender)
             return self._conclude_if_heard()
         if isinstance(message, Join) and self.conductor is None and self.candidate is None:
             return [Send(sender, Nack(self._member.term))]

@@ -343,7 +343,7 @@ class OuterRounds:
 
     async def prepare(self, commit: Commit) -> None:
         """Bring everything here that `commit` names. Raises StateError when that is not to be had in time."""
-        limit_seconds = 10 * self._waits.patience
+        limit_seconds, begun = 10 * self._waits.patience, now_seconds()
         for work in commit.closing.rounds:
             place = (work.stage, work.fragment)
             if work.stage not in self.states.stages or work.kind == RoundWorkKind.SEND:
@@ -354,7 +354,7 @@ class OuterRounds:
             except TimeoutError:
                 raise StateError(
                     f"what round {work.round} of stage {work.stage} came to did not get here",
-                    f"nobody gave it within {limit_seconds:g} s",
+                    f"nobody gave it within {now_seconds() - begun:.3g} s",
                     "this peer takes its state from a sibling",
                 ) from None
 
@@ -369,7 +369,15 @@ class OuterRounds:
                     async with asyncio.timeout(self._waits.patience):
                         await self._arrived.wait()
                 except TimeoutError:
-                    continue
+                    # Who goes on from a result keeps what it was made of no longer: a sibling's state is nearer.
+                    if not is_state and self._is_past(place):
+                        raise
+
+    def _is_past(self, place: Place) -> bool:
+        """Whether somebody is further on, and nobody here is at work on the round's result."""
+        group, gathering = self._groups.get(place), self._gathering.get(place)
+        is_at_work = gathering is not None and not gathering.done()
+        return group is not None and group.behind is not None and not is_at_work
 
     async def _fetch_named(self, place: Place, work: RoundWork) -> bool:
         """Whether the outer state that a decision names could be had, from siblings or the group."""

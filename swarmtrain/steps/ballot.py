@@ -4,6 +4,7 @@ A candidate asks the roster of the last commit for promises. With promises from 
 the terms before it may have decided, and only then conducts.
 """
 
+import itertools
 from dataclasses import dataclass, replace
 
 from swarmtrain.core.messages import Commit, NewTerm, Open, Prepared, Promise, StageSum
@@ -95,6 +96,9 @@ class Candidate:
     def __init__(self, peer: PeerId, term: int, step: int, base: Digest, roster: Roster) -> None:
         self.peer, self.term, self.step, self.base, self.roster = peer, term, step, base, roster
         self.promises: dict[PeerId, Promise] = {}
+        self.strangers: set[PeerId] = set()
+        """Who took no part so far, under the name of one that did and may have promised or prepared otherwise: they are
+        not of the majority that R8 counts on."""
 
     def start(self) -> list[Effect]:
         """Ask everybody in the base roster; repeat it to ask those again who have not answered."""
@@ -106,15 +110,19 @@ class Candidate:
             return []
         return [Send(peer, _question(self.term, self.step, self.base, self.roster))]
 
-    def is_stranger(self, message: Promise) -> bool:
-        """Whether it is of a process that took no part so far: one that did, under its name, may have promised or
-        prepared otherwise, and the majority counts on that (R8)."""
-        here = (message.step, message.base) == (self.step, self.base)
-        return not here and message.open is None and message.last is None
-
     def promised(self, sender: PeerId, message: Promise) -> None:
-        if message.term == self.term and sender in self.roster:
+        if message.term != self.term or sender not in self.roster:
+            return
+        if self._is_strange(message):
+            self.strangers.add(sender)
+        if sender not in self.strangers:  # also once it has taken others' state
             self.promises[sender] = message
+
+    def _is_strange(self, message: Promise) -> bool:
+        """Whoever is in another epoch is no stranger: newcomers may host what is restored."""
+        here = (message.step, message.base) == (self.step, self.base)
+        has_nothing = message.open is None and message.last is None
+        return has_nothing and not here and message.epoch == epoch_of(self.term)
 
     @property
     def has_majority(self) -> bool:
@@ -139,7 +147,8 @@ class Candidate:
         if not decisions and self._lacks_a_stage(mine):
             return Scattered()
         if decisions:
-            return Decided(max(decisions, key=lambda commit: commit.step))
+            newest = max(decisions, key=lambda commit: commit.step)
+            return Decided(replace(newest, roster=self.following(newest.roster)))
         here = [promise for promise in self.promises.values() if self._is_here(promise)]
         heads = [(p.open.step, p.open.base, p.open) for p in here if p.open is not None]
         opens = [entry for *head, entry in heads if head == [self.step, self.base]]
@@ -163,13 +172,13 @@ class Candidate:
         heard = [e for p in self.promises.values() for e in (p.open, p.last, p.prepared) if e]
         if not heard:
             return roster
-        newest = max((entry.term, entry.roster.version) for entry in heard)
-        before = {e.roster for e in heard if (e.term, e.roster.version) == newest}
+        rosters = {id(entry.roster): entry.roster.members for entry in heard}  # thousands are alike
+        newest = max(heard, key=lambda entry: (entry.term, entry.roster.version)).roster
         version = list_version(self.term, roster.version)
-        since = {
-            m.peer: max(m.since, *(dated(m, each, version).since for each in before))
-            for m in roster.members
-        }
+        since = {m.peer: max(m.since, dated(m, newest, version).since) for m in roster.members}
+        # A decision of an older list may have been told with dates that the openings of its time have not.
+        for member in itertools.chain.from_iterable(rosters.values()):
+            since[member.peer] = max(since.get(member.peer, 0), member.since)
         if all(since[member.peer] == member.since for member in roster.members):
             return roster
         members = tuple(replace(member, since=since[member.peer]) for member in roster.members)

@@ -9,7 +9,9 @@ from swarmtrain.core.config import load_config
 from swarmtrain.data.stream import load_corpus
 from swarmtrain.experiments.faults import Chances, Fault
 from swarmtrain.experiments.scenario import read_scenario
-from swarmtrain.experiments.sweep import run_seed
+from swarmtrain.experiments.sweep import Verdict, run_seed
+from swarmtrain.experiments.virtual import VirtualRun
+from swarmtrain.peer.rounds import OuterRounds
 
 SCENARIOS = Path(__file__).parents[2] / "deploy" / "scenarios"
 FOUND = {
@@ -51,17 +53,30 @@ ROUNDS_FOUND = {
     30015: "a newcomer asked a dead island for its contribution, and never those who had it by then; all waited for it",
     105171: "a chair froze as it told the last result, and an island ended the run without it, a moment before it came",
     131197: "the first island began when another had ended, as it lost nine messages in a row: no rounds are owed then",
+    143945: "a peer waited ten seconds for a result of which its sibling, gone on, kept nothing; then rounds were over",
+    141968: "like 143945, in two rounds one after the other",
     134736: "a result could not be had, and who had gone on had forgotten who wanted it: both were silent for ever",
 }
 
 
 @pytest.mark.parametrize("seed", sorted(ROUNDS_FOUND))
 def test_a_seed_of_the_rounds_that_failed_once_ends_well(seed: int) -> None:
-    file = read_scenario(SCENARIOS / "rounds.toml")
-    config = load_config([file.run], [*file.overrides, f"run.seed={seed}"])
-    run, verdict = run_seed(config, file.scenario, load_corpus(config.data, None))
+    run, verdict = run_of_rounds(seed)
     assert verdict.outcome == "ok", (ROUNDS_FOUND[seed], verdict.reason)
     assert len(run.injected) == verdict.faults > 0
+
+
+def test_who_waits_for_what_nobody_keeps_any_more_costs_others_their_rounds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(OuterRounds, "_is_past", lambda self, place: False)
+    assert run_of_rounds(143945)[1].outcome == "stalled"
+
+
+def run_of_rounds(seed: int) -> tuple[VirtualRun, Verdict]:
+    file = read_scenario(SCENARIOS / "rounds.toml")
+    config = load_config([file.run], [*file.overrides, f"run.seed={seed}"])
+    return run_seed(config, file.scenario, load_corpus(config.data, None))
 
 
 def test_an_exception_that_nobody_waits_for_is_a_failure_of_the_program() -> None:

@@ -82,7 +82,9 @@ def test_a_process_started_again_under_its_name_is_lost_to_a_candidate():
         here.handle(MIDDLE, anew)
         assert not candidate.promises and list(here._lost) == [MIDDLE]
         here.handle(MIDDLE, replace(anew, step=3, base=BASE))
-        assert list(candidate.promises) == [MIDDLE] and not here._lost
+        assert not candidate.promises, "it has others' state by now"
+        here.handle(OTHER, replace(anew, step=3, base=BASE))
+        assert list(candidate.promises) == [OTHER] and OTHER not in here._lost
 
     run_virtual(main())
 

@@ -48,7 +48,8 @@ class ListWorld(World):
         votes = self.votes.get(actor.peer)
         if votes is None:
             seat = Seat(actor.peer, 0, version, peers, signing_of(actor.peer))
-            is_first = since == 0 and actor.member.step == 0
+            begins = actor.member.step == 0 and version == list_version(actor.member.term, 1)
+            is_first = begins and not since
             votes = self.votes[actor.peer] = Votes(seat, is_first)
             votes.fence = 0 if is_first else version
         elif version > votes.version:

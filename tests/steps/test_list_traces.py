@@ -11,12 +11,12 @@ import pytest
 from swarmtrain.core.messages import Decision, Join, Open, Promise
 from swarmtrain.core.types import Member, PeerId, Roster
 from swarmtrain.outer.votes import Votes
-from swarmtrain.steps.ballot import Candidate, list_version, next_term
+from swarmtrain.steps.ballot import Candidate, Decided, list_version, next_epoch, next_term
 from swarmtrain.steps.conductor import StepConductor
 from swarmtrain.steps.effects import Send
 from swarmtrain.steps.member import StepMember
 from tests.steps.actor import Actor
-from tests.steps.examples import BASE, OPEN
+from tests.steps.examples import BASE, OPEN, commit_of
 from tests.steps.lists import Listed, ListExplorer, ListWorld
 from tests.steps.world import Parcel, Setting, Violation
 
@@ -210,6 +210,8 @@ def test_a_restore_in_the_middle_of_a_ballot_takes_nobody_for_one_who_was_there(
     is_careful: bool, monkeypatch: Patch
 ) -> None:
     """A decision that is spread is of a step before the one in which `q` voted alone."""
+    # As where nobody whom the first ballot heard knew of that list.
+    monkeypatch.setattr(Candidate, "following", lambda self, roster: roster)
     if not is_careful:
         monkeypatch.setattr(Candidate, "unsure", lambda self, roster: roster)
     script = Script()
@@ -255,11 +257,21 @@ def test_a_process_started_again_under_its_name_counts_in_no_majority() -> None:
     there.ledger.open = replace(OPEN, step=3, base=b"base 3")
     candidate = Candidate(one, next_term(OPEN.term, 1), 3, b"base 3", roster)
     (question, *_) = [e.message for e in candidate.start() if isinstance(e, Send)]
-    assert not candidate.is_stranger(promise_of(there, question))
-    assert candidate.is_stranger(promise_of(anew, question))
+    candidate.promised(one, promise_of(there, question))
+    candidate.promised(other, promise_of(anew, question))
+    assert list(candidate.promises) == [one] and candidate.strangers == {other}
+    anew.step, anew.base = 3, b"base 3"
+    candidate.promised(other, promise_of(anew, question))
+    assert list(candidate.promises) == [one], "though it has its siblings' state by now"
     begins = Candidate(one, next_term(candidate.term, 1), 0, BASE, roster)
     (question, *_) = [e.message for e in begins.start() if isinstance(e, Send)]
-    assert not begins.is_stranger(promise_of(anew, question)), "as all are when a run begins"
+    begins.promised(other, promise_of(StepMember(other, stages, 0, BASE), question))
+    assert not begins.strangers, "as all are when a run begins"
+    restored = next_epoch(begins.term)
+    after = Candidate(one, restored, 3, b"base 3", roster)
+    (question, *_) = [e.message for e in after.start() if isinstance(e, Send)]
+    after.promised(other, promise_of(StepMember(other, stages, 0, BASE), question))
+    assert not after.strangers, "it may be on its way to what is restored"
 
 
 def test_what_was_opened_is_promised_behind_the_step_too() -> None:
@@ -273,3 +285,30 @@ def test_what_was_opened_is_promised_behind_the_step_too() -> None:
     assert isinstance(question, Send)
     promise = promise_of(member, question.message)
     assert isinstance(promise.open, Open) and promise.open.roster == OPEN.roster
+
+
+# ---- a decision that is older than a list --------------------------------------------------------------------------
+
+
+def test_a_decision_that_is_spread_says_who_was_out_of_a_newer_list() -> None:
+    """Whoever knows of that list may not be in the roster of the decision, and is not asked again."""
+    roster, out = OPEN.roster, OPEN.roster.peers[-1]
+    newer = OPEN.term + (1 << 16)
+    listed = replace(OPEN, term=newer, roster=roster.without(out))
+    commit = replace(commit_of(), roster=roster)
+    candidate = Candidate(roster.peers[0], next_term(newer, 1), OPEN.step, OPEN.base, roster)
+    answer = Promise(candidate.term, 0, OPEN.step, OPEN.base, 1, None, None, listed)
+    candidate.promised(roster.peers[0], answer)
+    candidate.promised(roster.peers[1], replace(answer, step=OPEN.step + 1, last=commit, open=None))
+    found = candidate.outcome()
+    assert isinstance(found, Decided)
+    told = found.commit.roster.member(out)
+    assert told is not None and told.since > list_version(newer, roster.version + 1)
+    assert found.commit == replace(commit, roster=found.commit.roster)
+    # Whoever hears of it behind newer openings, which know of no dates, says so all the same.
+    later = replace(OPEN, term=candidate.term + (1 << 16))
+    following = Candidate(roster.peers[0], next_term(later.term, 1), 1, b"", roster)
+    both = replace(answer, term=following.term, last=found.commit, open=later)
+    following.promised(roster.peers[0], both)
+    again = following.following(roster).member(out)
+    assert again is not None and again.since == told.since
