@@ -195,8 +195,8 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Reopen:
-    """Admits the listed items again, so that missing runs can be re-driven; all in `roster` have closed the step with it,
-    which is what it says where it lists none."""
+    """Admits the listed items again, so that missing runs can be re-driven. All in `roster` have closed the step with it:
+    where it lists nothing it says only that."""
 
     term: int
     step: int
@@ -334,8 +334,10 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """No prepare of a lower term will be finished by this peer from now on; `epoch` is that of its parameters, `open` the
-    newest opening that it took, of this step or an earlier one."""
+    """No prepare of a lower term will be finished by this peer from now on; `epoch` is that of its parameters.
+
+    `open` is the newest opening that it took, of this step or an earlier one.
+    """
 
     term: int
     epoch: int
