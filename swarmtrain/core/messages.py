@@ -195,8 +195,8 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Reopen:
-    """Admits the listed items again, so that missing runs can be re-driven. All in `roster` have closed the step with it:
-    where it lists nothing it says only that."""
+    """Admits the listed items again, so that missing runs can be re-driven. All in `roster` have closed the step with
+    it: where it lists nothing it says only that."""
 
     term: int
     step: int
