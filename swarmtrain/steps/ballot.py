@@ -158,7 +158,7 @@ class Candidate:
         prepared = [promise.prepared for promise in here if promise.prepared is not None]
         if prepared:
             highest = max(prepared, key=lambda entry: (entry.term, entry.seal))
-            if self._all_prepared(highest):
+            if self._all_prepared(highest) and self._is_whole(highest):
                 return Complete(highest, opening)
         return Reseal(opening, max(promise.seal for promise in here))
 
@@ -172,6 +172,8 @@ class Candidate:
         heard = [e for p in self.promises.values() for e in (p.open, p.last, p.prepared) if e]
         if not heard:
             return roster
+        if self._may_be_decided():
+            return self.unsure(roster)
         rosters = {id(entry.roster): entry.roster.members for entry in heard}  # thousands are alike
         newest = max(heard, key=lambda entry: (entry.term, entry.roster.version)).roster
         version = list_version(self.term, roster.version)
@@ -221,11 +223,26 @@ class Candidate:
         return own.stages if (own.term, own.seal) == (wanted.term, wanted.seal) else ()
 
     def _all_prepared(self, wanted: Prepared) -> bool:
-        """Every promised member of the sealed roster holds this prepare, and together all its stages."""
-        sealed = [peer for peer in self.promises if peer in wanted.roster]
-        sums = [self._sums(self.promises[peer], wanted) for peer in sealed]
+        """Whether every promised member of the sealed roster holds this prepare."""
+        return all(
+            self._sums(self.promises[p], wanted) for p in self.promises if p in wanted.roster
+        )
+
+    def _is_whole(self, wanted: Prepared) -> bool:
+        """Whether they have the sums of all stages."""
         covered = {stage for member in wanted.roster.members for stage in member.stages}
-        return all(sums) and {entry.stage for own in sums for entry in own} == covered
+        sums = [self._sums(promise, wanted) for promise in self.promises.values()]
+        return {entry.stage for own in sums for entry in own} == covered
+
+    def _may_be_decided(self) -> bool:
+        """Whether those who cannot be reached may have decided what is redone here, and gone on to lists that nobody
+        here has heard of (R10)."""
+        here = [promise for promise in self.promises.values() if self._is_here(promise)]
+        prepared = [promise.prepared for promise in here if promise.prepared is not None]
+        if not prepared:
+            return False
+        highest = max(prepared, key=lambda entry: (entry.term, entry.seal))
+        return self._all_prepared(highest) and not self._is_whole(highest)
 
 
 _question = remembered(2)(NewTerm)

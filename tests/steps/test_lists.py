@@ -70,6 +70,11 @@ def conductors_do_not_ask_who_was_out(patch: Patch) -> None:
     patch.setattr(Candidate, "following", lambda self, roster: roster)
 
 
+def what_is_redone_was_not_decided(patch: Patch) -> None:
+    """Those who cannot be reached are taken not to have gone on (R10)."""
+    patch.setattr(Candidate, "_may_be_decided", lambda self: False)
+
+
 def any_newer_list_confirms(patch: Patch) -> None:
     """A list counts as confirmed when a newer one is, of whatever conductor."""
 
@@ -95,6 +100,7 @@ HUNTS = [
     (any_list_is_acted_on, 0),
     (rosters_do_not_say_who_was_out, 0),
     (conductors_do_not_ask_who_was_out, 0),
+    (what_is_redone_was_not_decided, 10_470),
     (any_newer_list_confirms, 440),
     (who_is_back_knows_who_can_vote, 980),
 ]
